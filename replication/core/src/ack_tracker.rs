@@ -1,0 +1,276 @@
+//! Who holds what: the marks of every copy, and what they add up to.
+//!
+//! **Owns**: received and durable marks per copy, how a copy stands, the count behind a level.
+//! **Does not own**: the home's own marks (`home`), what a level asks for (proto), who waits
+//! (`waiters`).
+//!
+//! Everything here comes from the wire: nothing is believed beyond what this home has made durable.
+
+use domicile_proto::{Achieved, AckLevel, Epoch, RegionId, Seq};
+
+use crate::config::PartitionConfig;
+use crate::epochs::Epochs;
+use crate::event::{AckFault, Event};
+use crate::mark::Mark;
+use crate::region_set::{REGIONS_MAX, RegionSet};
+use crate::status::Standing;
+
+/// What a level comes down to: counts of other regions. Levels with equal needs are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// Copies that must have received.
+    pub(crate) received: usize,
+    /// Copies that must have made durable.
+    pub(crate) durable: usize,
+}
+
+impl Needs {
+    /// What `level` needs where there are `copies` copies.
+    pub(crate) fn of(level: AckLevel, copies: usize) -> Self {
+        Self {
+            received: level.received_needed(copies),
+            durable: level.durable_needed(copies),
+        }
+    }
+}
+
+/// What one copy is known to hold.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyMarks {
+    /// Which region.
+    pub(crate) region: RegionId,
+    /// How it stands.
+    pub(crate) standing: Standing,
+    received: Mark,
+    durable: Mark,
+    index: usize,
+}
+
+impl CopyMarks {
+    /// The last record it has in memory or on disk.
+    pub(crate) fn received_upto(&self) -> Seq {
+        self.received.upto()
+    }
+
+    /// The last record it has on disk.
+    pub(crate) fn durable_upto(&self) -> Seq {
+        self.durable.upto()
+    }
+
+    fn restart_at(&mut self, received_upto: Seq, durable_upto: Seq) {
+        self.durable = Mark::at(durable_upto);
+        self.received = Mark::at(received_upto.max(durable_upto));
+    }
+}
+
+/// How far a copy says it is, and in which reign its log ends or to which it answers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) region: RegionId,
+    pub(crate) received_upto: Seq,
+    pub(crate) durable_upto: Seq,
+}
+
+impl Claim {
+    fn upto(self) -> Seq {
+        self.received_upto.max(self.durable_upto)
+    }
+}
+
+/// The marks of all copies of one partition.
+#[derive(Debug, Clone)]
+pub(crate) struct AckTracker {
+    copies: Vec<CopyMarks>,
+    home_index: usize,
+}
+
+impl AckTracker {
+    /// No copy has said anything yet.
+    pub(crate) fn new(config: &PartitionConfig) -> Self {
+        let all = config.regions.iter().enumerate();
+        let copies: Vec<CopyMarks> = all
+            .filter(|(_, region)| **region != config.home_region)
+            .map(|(index, region)| CopyMarks {
+                region: *region,
+                standing: Standing::Detached,
+                received: Mark::at(Seq::NONE),
+                durable: Mark::at(Seq::NONE),
+                index,
+            })
+            .collect();
+        let home_index = config.index_of(config.home_region);
+        let home_index = home_index.expect("a validated config lists the home's region");
+        let (actual, limit) = (copies.len(), REGIONS_MAX);
+        assert!(actual < limit, "{actual} copies, limit below {limit}");
+        Self { copies, home_index }
+    }
+
+    /// The copies, in the keyspace's order.
+    pub(crate) fn copies(&self) -> &[CopyMarks] {
+        &self.copies
+    }
+
+    /// A copy said what it has: its marks start again from there.
+    pub(crate) fn attach(
+        &mut self,
+        claim: Claim,
+        epoch: Option<Epoch>,
+        epochs: &Epochs,
+        home_durable: Mark,
+    ) -> Option<Event> {
+        let Some(copy) = self
+            .copies
+            .iter_mut()
+            .find(|copy| copy.region == claim.region)
+        else {
+            return Some(Event::UnknownCopy {
+                region: claim.region,
+            });
+        };
+        let (region, upto, end) = (claim.region, claim.upto(), home_durable.upto());
+        let is_prefix =
+            upto == Seq::NONE || epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
+        if !is_prefix {
+            copy.standing = Standing::Diverged;
+            copy.restart_at(Seq::NONE, Seq::NONE);
+            return Some(Event::CopyDiverged {
+                region,
+                epoch,
+                upto,
+                appended_upto: end,
+            });
+        }
+        let had_upto = copy.durable_upto();
+        copy.standing = Standing::Attached;
+        copy.restart_at(claim.received_upto, claim.durable_upto);
+        let has_upto = copy.durable_upto();
+        (has_upto < had_upto).then_some(Event::CopyRegressed {
+            region,
+            had_upto,
+            has_upto,
+        })
+    }
+
+    /// The copy may restart: what it had only received no longer counts.
+    pub(crate) fn detach(&mut self, region: RegionId) -> Option<Event> {
+        let Some(copy) = self.copies.iter_mut().find(|copy| copy.region == region) else {
+            return Some(Event::UnknownCopy { region });
+        };
+        if copy.standing == Standing::Attached {
+            copy.standing = Standing::Detached;
+        }
+        let durable_upto = copy.durable_upto();
+        copy.restart_at(durable_upto, durable_upto);
+        None
+    }
+
+    /// A copy says how far it is. Marks only grow, and never beyond the home's own durable one.
+    pub(crate) fn ack(
+        &mut self,
+        claim: Claim,
+        epoch: Epoch,
+        present: Epoch,
+        home_durable: Mark,
+    ) -> Option<Event> {
+        let Claim {
+            region,
+            received_upto,
+            durable_upto,
+        } = claim;
+        let Some(copy) = self.copies.iter_mut().find(|copy| copy.region == region) else {
+            return Some(Event::UnknownCopy { region });
+        };
+        let ignored = |cause| Some(Event::AckIgnored { region, cause });
+        if epoch != present {
+            return ignored(AckFault::ForeignEpoch { epoch });
+        }
+        match copy.standing {
+            Standing::Detached => return ignored(AckFault::NotAttached),
+            Standing::Diverged => return ignored(AckFault::Diverged),
+            Standing::Attached => {}
+        }
+        let end = home_durable.upto();
+        let received_grew = copy.received.raise(claim.upto().min(end));
+        let durable_grew = copy.durable.raise(durable_upto.min(end));
+        let (received, durable) = (copy.received, copy.durable);
+        assert!(
+            durable <= received,
+            "{region}: durable {durable} above received {received}"
+        );
+        if claim.upto() > end {
+            let claimed_upto = claim.upto();
+            return Some(Event::AckClamped {
+                region,
+                claimed_upto,
+                durable_upto: end,
+            });
+        }
+        let regressed = claim.upto() < received.upto() || durable_upto < durable.upto();
+        if regressed && !received_grew && !durable_grew {
+            return ignored(AckFault::Regressed {
+                received_upto,
+                durable_upto,
+            });
+        }
+        None
+    }
+
+    /// Up to where the copies fulfil `needs`: the k-th best received and the q-th best durable
+    /// mark. The home's own mark is the caller's to consider.
+    pub(crate) fn met_upto(&self, needs: Needs) -> Option<Seq> {
+        let received = self.best(needs.received, CopyMarks::received_upto);
+        let durable = self.best(needs.durable, CopyMarks::durable_upto);
+        match (received, durable) {
+            (Some(received), Some(durable)) => Some(received.min(durable)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The `rank`-th best of a mark; `None` for rank zero, which asks for nothing.
+    fn best(&self, rank: usize, mark: fn(&CopyMarks) -> Seq) -> Option<Seq> {
+        if rank == 0 {
+            return None;
+        }
+        let count = self.copies.len();
+        assert!(rank <= count, "level needs {rank} copies of {count}");
+        let mut marks = [Seq::NONE; REGIONS_MAX];
+        for (slot, copy) in marks.iter_mut().zip(&self.copies) {
+            *slot = mark(copy);
+        }
+        marks[..count].sort_unstable();
+        Some(marks[count - rank])
+    }
+
+    /// The furthest durable mark of all copies; `None` if there is no copy.
+    pub(crate) fn best_durable(&self) -> Option<Seq> {
+        self.copies.iter().map(CopyMarks::durable_upto).max()
+    }
+
+    /// The least durable mark of all copies; `None` if there is no copy.
+    pub(crate) fn least_durable(&self) -> Option<Seq> {
+        self.copies.iter().map(CopyMarks::durable_upto).min()
+    }
+
+    /// In how many copies a record is.
+    pub(crate) fn achieved(&self, seq: Seq) -> Achieved {
+        let count = |mark: fn(&CopyMarks) -> Seq| {
+            self.copies.iter().filter(|copy| mark(copy) >= seq).count() as u8
+        };
+        Achieved {
+            received: count(CopyMarks::received_upto),
+            durable: count(CopyMarks::durable_upto),
+            copies: self.copies.len() as u8,
+        }
+    }
+
+    /// The regions that hold a record durably.
+    pub(crate) fn durable_in(&self, seq: Seq, home_durable: Mark) -> RegionSet {
+        let home = if home_durable.covers(seq) {
+            RegionSet::EMPTY.with(self.home_index)
+        } else {
+            RegionSet::EMPTY
+        };
+        let holding = self.copies.iter().filter(|copy| copy.durable.covers(seq));
+        holding.fold(home, |set, copy| set.with(copy.index))
+    }
+}

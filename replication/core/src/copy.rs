@@ -1,0 +1,304 @@
+//! A partition at a copy: one that follows.
+//!
+//! **Owns**: which segments are taken, the copy's marks, what its readers may see.
+//! **Does not own**: a segment's bytes and checksums (proto, checked by the receiver).
+
+use domicile_proto::{AckLevel, ChainHash, Epoch, SegmentHeader, Seq};
+
+use crate::config::PartitionConfig;
+use crate::effect::{Effect, RejectCause};
+use crate::event::Event;
+use crate::home::Phase;
+use crate::input::Input;
+use crate::mark::Mark;
+use crate::moment::Moment;
+use crate::recovered::Recovered;
+use crate::refusal::Refusal;
+use crate::status::{Counters, PartitionStatus, Role, RpoPressure};
+
+/// The state of a copy. Between steps `visible <= durable <= received` holds.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    config: PartitionConfig,
+    /// The reign of the last record, below which no segment is taken.
+    epoch: Option<Epoch>,
+    /// The chain hash after the last record received.
+    chain: ChainHash,
+    received: Mark,
+    durable: Mark,
+    visible: Mark,
+    /// Up to where the home has made this log visible, as far as it was heard.
+    home_visible: Mark,
+    /// A watermark of a reign from which no segment has come: whether it is about this log is only
+    /// known once one has.
+    foreseen: Option<(Epoch, Seq)>,
+    opened: Moment,
+    phase: Phase,
+    counters: Counters,
+}
+
+impl Copy {
+    /// A copy that goes on where its log ends.
+    pub(crate) fn open(config: PartitionConfig, recovered: Recovered, now: Moment) -> Self {
+        let Recovered {
+            epoch,
+            last_seq,
+            chain,
+            ..
+        } = recovered;
+        let visible = Mark::at(recovered.visible_upto.min(last_seq));
+        Self {
+            config,
+            epoch,
+            chain,
+            received: Mark::at(last_seq),
+            durable: Mark::at(last_seq),
+            visible,
+            home_visible: visible,
+            foreseen: None,
+            opened: now,
+            phase: Phase::Opened,
+            counters: Counters::default(),
+        }
+    }
+
+    /// One step.
+    pub(crate) fn step(&mut self, input: Input, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Opened {
+            self.phase = Phase::Running;
+        }
+        match input {
+            Input::Write(write) => {
+                self.counters.refused += 1;
+                let refusal = Refusal::NotHome {
+                    home_region: self.config.home_region,
+                };
+                effects.push(Effect::Reply {
+                    ticket: write.ticket,
+                    result: Err(refusal),
+                });
+            }
+            Input::Received { header, chain } => self.on_segment(&header, chain, effects),
+            _ if self.phase == Phase::Poisoned => {}
+            Input::Durable { upto } => {
+                let received = self.received;
+                assert!(
+                    received.covers(upto),
+                    "durable up to {upto}, received up to {received}"
+                );
+                if self.durable.raise(upto) {
+                    self.send_ack(effects);
+                }
+            }
+            Input::Watermark {
+                epoch,
+                visible_upto,
+            } => {
+                self.on_watermark(epoch, visible_upto, effects);
+            }
+            Input::Poisoned => {
+                self.phase = Phase::Poisoned;
+                effects.push(Effect::Event(Event::Stopped));
+            }
+            Input::CopyAttached { .. } | Input::CopyDetached { .. } | Input::Ack { .. } => {
+                effects.push(Effect::Event(Event::Misdirected {
+                    input: input.name(),
+                }));
+            }
+            Input::Tick => {}
+        }
+        self.raise_visible(effects);
+    }
+
+    fn on_segment(&mut self, header: &SegmentHeader, chain: ChainHash, effects: &mut Vec<Effect>) {
+        if let Err(cause) = self.check(header, chain) {
+            self.counters.rejected += 1;
+            effects.push(Effect::Reject { cause });
+            if matches!(cause, RejectCause::Duplicate { .. }) {
+                self.send_ack(effects);
+            }
+            return;
+        }
+        let (last_seq, epoch) = (header.last_seq(), header.epoch);
+        assert!(
+            self.epoch.is_none_or(|e| e <= epoch),
+            "{epoch} taken after {:?}",
+            self.epoch
+        );
+        self.epoch = Some(epoch);
+        self.chain = chain;
+        self.received.raise(last_seq);
+        // Its chain holds, so this log is a prefix of the home's and the mark is about it. Nothing
+        // beyond the segment can have been visible when it was written.
+        self.home_visible.raise(header.visible_upto.min(last_seq));
+        if let Some((foreseen, upto)) = self.foreseen
+            && foreseen <= epoch
+        {
+            self.foreseen = None;
+            if foreseen == epoch {
+                self.home_visible.raise(upto);
+            }
+        }
+        self.counters.stored += 1;
+        effects.push(Effect::Store);
+        self.send_ack(effects);
+    }
+
+    fn check(&self, header: &SegmentHeader, chain: ChainHash) -> Result<(), RejectCause> {
+        if self.phase == Phase::Poisoned {
+            return Err(RejectCause::Poisoned);
+        }
+        let (actual, expected) = (header.partition, self.config.partition);
+        if actual != expected {
+            return Err(RejectCause::WrongPartition { actual, expected });
+        }
+        if let Some(promised) = self.epoch.filter(|promised| header.epoch < *promised) {
+            return Err(RejectCause::StaleEpoch {
+                actual: header.epoch,
+                promised,
+            });
+        }
+        let (upto, first_seq, last_seq) =
+            (self.received.upto(), header.first_seq, header.last_seq());
+        let expected = upto.next();
+        if first_seq > expected {
+            return Err(RejectCause::Gap {
+                expected,
+                actual: first_seq,
+            });
+        }
+        // The same last record under another hash: the same places were written twice.
+        if last_seq == upto && chain != self.chain {
+            let (at, expected, actual) = (first_seq, self.chain, chain);
+            return Err(RejectCause::ChainMismatch {
+                at,
+                expected,
+                actual,
+            });
+        }
+        if last_seq <= upto {
+            return Err(RejectCause::Duplicate { upto });
+        }
+        if first_seq < expected {
+            return Err(RejectCause::Overlap {
+                expected,
+                first_seq,
+                last_seq,
+            });
+        }
+        if header.previous != self.chain {
+            let (at, expected, actual) = (first_seq, self.chain, header.previous);
+            return Err(RejectCause::ChainMismatch {
+                at,
+                expected,
+                actual,
+            });
+        }
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, epoch: Epoch, visible_upto: Seq, effects: &mut Vec<Effect>) {
+        match self.epoch {
+            Some(present) if epoch < present => {
+                effects.push(Effect::Event(Event::WatermarkIgnored { epoch }));
+            }
+            Some(present) if epoch == present => {
+                self.home_visible.raise(visible_upto);
+            }
+            _ => {
+                let known = self.foreseen.unwrap_or((epoch, Seq::NONE));
+                self.foreseen = Some(known.max((epoch, visible_upto)));
+            }
+        }
+    }
+
+    fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
+        let durable = self.durable.upto();
+        // An asynchronous home ships only what its readers see already.
+        let goal = match self.config.ack {
+            AckLevel::Async => durable,
+            _ => self.home_visible.upto().min(durable),
+        };
+        if self.phase == Phase::Running && self.visible.raise(goal) {
+            effects.push(Effect::Visible {
+                upto: self.visible.upto(),
+            });
+        }
+        let (visible, durable, received) = (self.visible, self.durable, self.received);
+        assert!(
+            visible <= durable,
+            "visible {visible} above durable {durable}"
+        );
+        assert!(
+            durable <= received,
+            "durable {durable} above received {received}"
+        );
+    }
+
+    fn send_ack(&self, effects: &mut Vec<Effect>) {
+        let (received_upto, durable_upto) = (self.received.upto(), self.durable.upto());
+        effects.push(Effect::SendAck {
+            received_upto,
+            durable_upto,
+        });
+    }
+
+    /// The reign of the last record.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// The chain hash after the last record received.
+    pub(crate) fn chain(&self) -> ChainHash {
+        self.chain
+    }
+
+    /// Reads of the newest are the home's to serve.
+    pub(crate) fn read_gate(&self) -> Result<Seq, Refusal> {
+        Err(Refusal::NotHome {
+            home_region: self.config.home_region,
+        })
+    }
+
+    /// A copy has no timers; the first step is due at once.
+    pub(crate) fn next_timeout(&self) -> Option<Moment> {
+        (self.phase == Phase::Opened).then_some(self.opened)
+    }
+
+    /// The partition's policy.
+    pub(crate) fn config(&self) -> &PartitionConfig {
+        &self.config
+    }
+
+    /// The last record received, durable, visible.
+    pub(crate) fn marks(&self) -> (Seq, Seq, Seq) {
+        (
+            self.received.upto(),
+            self.durable.upto(),
+            self.visible.upto(),
+        )
+    }
+
+    /// The copy at a glance.
+    pub(crate) fn status(&self) -> PartitionStatus {
+        let (appended_upto, durable_upto, visible_upto) = self.marks();
+        PartitionStatus {
+            role: Role::Copy,
+            epoch: self.epoch,
+            appended_upto,
+            durable_upto,
+            visible_upto,
+            recovering_upto: None,
+            copies: Vec::new(),
+            degraded: None,
+            effective_level: self.config.ack,
+            rpo_pressure: RpoPressure::Free,
+            in_flight_records: appended_upto.since(visible_upto),
+            in_flight_bytes: 0,
+            waiters: 0,
+            requests: 0,
+            poisoned: self.phase == Phase::Poisoned,
+            counters: self.counters,
+        }
+    }
+}

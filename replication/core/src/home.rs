@@ -1,0 +1,304 @@
+//! A partition at its home: the one that sequences.
+//!
+//! **Owns**: the home's marks and every part of its state; which input goes where.
+//! **Does not own**: letting writes in (`admission`), what marks set free (`settlement`), what is
+//! shown (`overview`).
+
+use domicile_proto::{AckLevel, Epoch, Position, RecordHead, RecordKind, RequestId, Seq, Version};
+
+use crate::ack_tracker::{AckTracker, Claim, Needs};
+use crate::config::{ConfigError, PartitionConfig};
+use crate::degrade::Degrade;
+use crate::delayed::Delayed;
+use crate::effect::{Effect, RejectCause};
+use crate::epochs::Epochs;
+use crate::event::Event;
+use crate::in_flight::InFlight;
+use crate::input::Input;
+use crate::lag::Lag;
+use crate::mark::Mark;
+use crate::moment::Moment;
+use crate::receipt::Receipt;
+use crate::recovered::Recovered;
+use crate::requests::Requests;
+use crate::rpo_guard::RpoGuard;
+use crate::status::{Counters, Rpo};
+use crate::waiters::Waiters;
+
+/// Bytes of a mark's record, which has no body: the head alone.
+const MARK_BYTES: u32 = domicile_proto::record::RECORD_HEAD_BYTES as u32;
+
+/// The state of a home. Between steps `visible <= durable <= appended` holds.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) config: PartitionConfig,
+    /// What the keyspace's level needs.
+    pub(crate) needs: Needs,
+    pub(crate) epochs: Epochs,
+    pub(crate) appended: Mark,
+    pub(crate) durable: Mark,
+    pub(crate) visible: Mark,
+    /// The last record when the node started: readers wait until it is visible.
+    pub(crate) recovering_upto: Seq,
+    pub(crate) opened: Moment,
+    pub(crate) phase: Phase,
+    pub(crate) acks: AckTracker,
+    pub(crate) waiters: Waiters,
+    pub(crate) delayed: Delayed,
+    pub(crate) in_flight: InFlight,
+    pub(crate) requests: Requests,
+    pub(crate) lag: Lag,
+    pub(crate) guard: RpoGuard,
+    pub(crate) degrade: Degrade,
+    pub(crate) counters: Counters,
+}
+
+/// Where a partition is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No step was made so far.
+    Opened,
+    /// The normal course.
+    Running,
+    /// The store failed.
+    Poisoned,
+}
+
+impl Home {
+    /// A home that goes on where its log ends.
+    ///
+    /// # Errors
+    /// A config or a history that cannot be.
+    pub(crate) fn open(
+        config: PartitionConfig,
+        recovered: Recovered,
+        now: Moment,
+    ) -> Result<Self, ConfigError> {
+        let Recovered {
+            epoch,
+            epoch_history,
+            last_seq,
+            requests,
+            ..
+        } = recovered;
+        let epochs = Epochs::new(epoch_history, epoch.ok_or(ConfigError::NoEpoch)?, last_seq)?;
+        // From disk: a mark beyond the log's end means no more than the end.
+        let visible_upto = recovered.visible_upto.min(last_seq);
+        let degraded_since = recovered.degraded_since.filter(|since| *since <= last_seq);
+        let copies = config.copies();
+        let needs = Needs::of(config.ack, copies);
+        Ok(Self {
+            needs,
+            epochs,
+            appended: Mark::at(last_seq),
+            durable: Mark::at(last_seq),
+            visible: Mark::at(visible_upto),
+            recovering_upto: last_seq,
+            opened: now,
+            phase: Phase::Opened,
+            acks: AckTracker::new(&config),
+            waiters: Waiters::new(needs),
+            delayed: Delayed::default(),
+            in_flight: InFlight::new(config.window, last_seq),
+            requests: Requests::recover(requests, last_seq),
+            lag: Lag::new(last_seq, recovered.bytes, now, copies),
+            guard: RpoGuard::new(config.max_rpo),
+            degrade: Degrade::new(config.ack_timeout, degraded_since, now),
+            counters: Counters::default(),
+            config,
+        })
+    }
+
+    /// One step.
+    pub(crate) fn step(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
+        if self.phase == Phase::Opened {
+            self.phase = Phase::Running;
+            self.ship(effects);
+            self.settle(now, effects);
+        }
+        match input {
+            // Known requests are answered even when nothing else is done any more.
+            Input::Write(write) => return self.write(now, write, effects),
+            Input::Received { .. } => return self.reject(effects),
+            _ if self.phase == Phase::Poisoned => return,
+            Input::Poisoned => return self.stop(effects),
+            Input::Durable { upto } => self.on_durable(upto, effects),
+            Input::CopyAttached {
+                region,
+                received_upto,
+                durable_upto,
+                epoch,
+            } => {
+                let claim = Claim {
+                    region,
+                    received_upto,
+                    durable_upto,
+                };
+                let event = self.acks.attach(claim, epoch, &self.epochs, self.durable);
+                effects.extend(event.map(Effect::Event));
+            }
+            Input::CopyDetached { region } => {
+                effects.extend(self.acks.detach(region).map(Effect::Event));
+            }
+            Input::Ack {
+                region,
+                epoch,
+                received_upto,
+                durable_upto,
+            } => {
+                let claim = Claim {
+                    region,
+                    received_upto,
+                    durable_upto,
+                };
+                self.on_ack(claim, epoch, effects);
+            }
+            Input::Watermark { .. } => {
+                effects.push(Effect::Event(Event::Misdirected {
+                    input: input.name(),
+                }));
+            }
+            Input::Tick => {}
+        }
+        self.settle(now, effects);
+    }
+
+    fn on_ack(&mut self, claim: Claim, epoch: Epoch, effects: &mut Vec<Effect>) {
+        let event = self
+            .acks
+            .ack(claim, epoch, self.epochs.present(), self.durable);
+        if matches!(event, Some(Event::AckIgnored { .. })) {
+            self.counters.acks_ignored += 1;
+        }
+        effects.extend(event.map(Effect::Event));
+        if let Some(upto) = self.acks.least_durable() {
+            self.lag.forget_upto(upto);
+        }
+    }
+
+    fn on_durable(&mut self, upto: Seq, effects: &mut Vec<Effect>) {
+        let appended = self.appended;
+        assert!(
+            appended.covers(upto),
+            "durable up to {upto}, appended up to {appended}"
+        );
+        if self.durable.raise(upto) {
+            self.ship(effects);
+        }
+    }
+
+    fn ship(&self, effects: &mut Vec<Effect>) {
+        let upto = self.durable.upto();
+        if self.config.copies() > 0 && upto > Seq::NONE {
+            effects.push(Effect::Ship { upto });
+        }
+    }
+
+    fn reject(&mut self, effects: &mut Vec<Effect>) {
+        self.counters.rejected += 1;
+        let home_region = self.config.home_region;
+        let cause = RejectCause::NotACopy { home_region };
+        effects.push(Effect::Reject { cause });
+    }
+
+    /// Up to where a level is met: here and at the copies that it needs.
+    pub(crate) fn met_upto(&self, needs: Needs) -> Seq {
+        let durable = self.durable.upto();
+        self.acks
+            .met_upto(needs)
+            .map_or(durable, |met| met.min(durable))
+    }
+
+    /// What would be lost of everything that this home has acknowledged, or will without asking
+    /// anybody else, if the best copy took over now. Nothing where there is no copy.
+    pub(crate) fn loss(&self, now: Moment) -> Rpo {
+        let Some(best) = self.acks.best_durable() else {
+            return Rpo::default();
+        };
+        if self.acks_alone() {
+            self.lag.between(best, self.appended.upto(), 0, now)
+        } else {
+            self.lag
+                .between(best, self.visible.upto(), self.in_flight.bytes(), now)
+        }
+    }
+
+    /// Whether a write is acknowledged once it is durable here, so that all that is appended is as
+    /// good as acknowledged.
+    pub(crate) fn acks_alone(&self) -> bool {
+        self.needs.received == 0 || self.degrade.began().is_some()
+    }
+
+    /// Appends a mark. Marks are let in whatever is in flight: there are two in a degraded stretch.
+    pub(crate) fn append_mark(
+        &mut self,
+        kind: RecordKind,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Seq {
+        let seq = self.appended.upto().next();
+        self.appended.raise(seq);
+        self.in_flight.push(seq, MARK_BYTES, Vec::new(), now);
+        self.lag.record(seq, MARK_BYTES, now);
+        let head = RecordHead {
+            kind,
+            level: self.config.ack,
+            hlc: self.requests.newest(),
+            generation: 0,
+            request_id: mark_id(self.epochs.present(), seq),
+        };
+        effects.push(Effect::AppendMark {
+            seq,
+            head,
+            visible_upto: self.visible.upto(),
+        });
+        seq
+    }
+
+    /// The place of a record.
+    pub(crate) fn position(&self, seq: Seq) -> Position {
+        Position {
+            epoch: self.epochs.of(seq),
+            seq,
+        }
+    }
+
+    /// The version of the cells that a record wrote.
+    pub(crate) fn version(&self, seq: Seq) -> Version {
+        Version {
+            generation: 0,
+            epoch: self.epochs.of(seq),
+            seq,
+        }
+    }
+
+    /// The truth about a record, as of now.
+    pub(crate) fn receipt(&self, seq: Seq, asked: AckLevel, origin: Origin) -> Receipt {
+        let achieved = self.acks.achieved(seq);
+        let is_degraded = self.degrade.is_in_force(self.durable.upto());
+        Receipt {
+            position: self.position(seq),
+            version: self.version(seq),
+            asked,
+            achieved,
+            durable_in: self.acks.durable_in(seq, self.durable),
+            degraded: is_degraded || !achieved.meets(asked),
+            duplicate: origin == Origin::Remembered,
+        }
+    }
+}
+
+/// Whether a request made its record or found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was appended for it.
+    Appended,
+    /// It was there, under the same request id.
+    Remembered,
+}
+
+/// A mark is nobody's request, yet a record has an id: its place, which no client library makes.
+fn mark_id(epoch: Epoch, seq: Seq) -> RequestId {
+    let id = u128::from(epoch.node.get()) << 64 | u128::from(seq.get());
+    RequestId::new(id).expect("a node id is not zero")
+}

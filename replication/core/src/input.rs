@@ -1,0 +1,90 @@
+//! What can happen to a partition.
+//!
+//! **Owns**: the closed list of inputs, who sends each and what must hold.
+//! **Does not own**: what follows from them (`home`, `copy`).
+
+use domicile_proto::{ChainHash, Epoch, RegionId, SegmentHeader, Seq};
+
+use crate::write::Write;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Sent by the front of the node, to a home. Answered by exactly one
+    /// [`Effect::Reply`](crate::Effect::Reply) for its ticket, now or later.
+    Write(Write),
+    /// Sent by the commit thread, to both roles: our own journal holds everything up to here.
+    /// Never beyond what was appended.
+    Durable {
+        /// The last durable record.
+        upto: Seq,
+    },
+    /// Sent by the peer's connection, to a home: a copy (re)connected and said what it has.
+    /// Untrusted.
+    CopyAttached {
+        /// Which copy.
+        region: RegionId,
+        /// The last record it has in memory or on disk.
+        received_upto: Seq,
+        /// The last record it has on disk.
+        durable_upto: Seq,
+        /// The reign of its last record; `None` if it has none.
+        epoch: Option<Epoch>,
+    },
+    /// Sent by the peer's connection, to a home: the copy may have restarted, so what it had only
+    /// received no longer counts.
+    CopyDetached {
+        /// Which copy.
+        region: RegionId,
+    },
+    /// Sent by a copy, to a home; may be late, doubled, out of order. Untrusted.
+    Ack {
+        /// Which copy.
+        region: RegionId,
+        /// The reign of the home that it answers to (said when the stream was opened): not that of
+        /// the copy's last record.
+        epoch: Epoch,
+        /// The last record it has in memory or on disk.
+        received_upto: Seq,
+        /// The last record it has on disk.
+        durable_upto: Seq,
+    },
+    /// Sent by the receiver, to a copy: a segment was decoded and its checksums hold. The driver
+    /// made sure beforehand that the store has room for it. Otherwise untrusted.
+    Received {
+        /// What it says of itself.
+        header: SegmentHeader,
+        /// The chain hash after it.
+        chain: ChainHash,
+    },
+    /// Sent by the home's beat, to a copy. Untrusted.
+    Watermark {
+        /// The home's reign.
+        epoch: Epoch,
+        /// Up to where its records are visible.
+        visible_upto: Seq,
+    },
+    /// Sent by the driver when [`next_timeout`](crate::Partition::next_timeout) is due, and once
+    /// after opening: what recovery allows at once comes out of that first one.
+    Tick,
+    /// Sent by the commit thread: the store has failed for good.
+    Poisoned,
+}
+
+impl Input {
+    /// Its name, for reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "write",
+            Self::Durable { .. } => "durable",
+            Self::CopyAttached { .. } => "copy attached",
+            Self::CopyDetached { .. } => "copy detached",
+            Self::Ack { .. } => "ack",
+            Self::Received { .. } => "received",
+            Self::Watermark { .. } => "watermark",
+            Self::Tick => "tick",
+            Self::Poisoned => "poisoned",
+        }
+    }
+}

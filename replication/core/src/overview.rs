@@ -1,0 +1,106 @@
+//! What a home shows of itself: reads may go on, requests became what, how it stands.
+//!
+//! **Owns**: the queries of a home; none changes anything.
+//! **Does not own**: the shapes (`status`, `receipt`), reading cells (storage).
+
+use domicile_proto::{AckLevel, RequestId, Seq};
+
+use crate::home::{Home, Origin, Phase};
+use crate::moment::Moment;
+use crate::receipt::Outcome;
+use crate::refusal::Refusal;
+use crate::status::{CopyStatus, PartitionStatus, Role};
+
+impl Home {
+    /// Whether everything that may have been seen before a restart is visible again.
+    pub(crate) fn check_recovered(&self) -> Result<(), Refusal> {
+        let (visible_upto, needed_upto) = (self.visible.upto(), self.recovering_upto);
+        if visible_upto < needed_upto {
+            return Err(Refusal::Recovering {
+                visible_upto,
+                needed_upto,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether reads are served, and up to where.
+    pub(crate) fn read_gate(&self) -> Result<Seq, Refusal> {
+        if self.phase == Phase::Poisoned {
+            return Err(Refusal::Poisoned);
+        }
+        self.check_recovered()?;
+        Ok(self.visible.upto())
+    }
+
+    /// What became of a request.
+    pub(crate) fn outcome(&self, request_id: RequestId) -> Outcome {
+        let Some(known) = self.requests.get(request_id) else {
+            return Outcome::Unknown;
+        };
+        let receipt = self.receipt(known.seq, known.level, Origin::Appended);
+        if self.visible.covers(known.seq) {
+            Outcome::Known(receipt)
+        } else {
+            Outcome::Pending(receipt)
+        }
+    }
+
+    /// When the next thing happens by itself.
+    pub(crate) fn next_timeout(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Opened => Some(self.opened),
+            Phase::Poisoned => None,
+            Phase::Running => {
+                let (waiter, held) = (self.waiters.next_timeout(), self.delayed.next_due());
+                [waiter, held, self.degraded_due()]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            }
+        }
+    }
+
+    /// The home at a glance.
+    pub(crate) fn status(&self, now: Moment) -> PartitionStatus {
+        let visible_upto = self.visible.upto();
+        let copies = self.acks.copies().iter().map(|copy| CopyStatus {
+            region: copy.region,
+            standing: copy.standing,
+            received_upto: copy.received_upto(),
+            durable_upto: copy.durable_upto(),
+            potential: self.lag.between(
+                copy.durable_upto(),
+                visible_upto,
+                self.in_flight.bytes(),
+                now,
+            ),
+        });
+        let is_degraded = self.degrade.is_in_force(self.durable.upto());
+        PartitionStatus {
+            role: Role::Home,
+            epoch: Some(self.epochs.present()),
+            appended_upto: self.appended.upto(),
+            durable_upto: self.durable.upto(),
+            visible_upto,
+            recovering_upto: self
+                .check_recovered()
+                .is_err()
+                .then_some(self.recovering_upto),
+            copies: copies.collect(),
+            degraded: self.degrade.range(),
+            effective_level: if is_degraded {
+                AckLevel::Async
+            } else {
+                self.config.ack
+            },
+            rpo_pressure: self.guard.pressure(),
+            in_flight_records: self.appended.upto().since(visible_upto),
+            in_flight_bytes: self.in_flight.bytes(),
+            waiters: self.waiters.len() + self.delayed.len(),
+            requests: self.requests.len(),
+            poisoned: self.phase == Phase::Poisoned,
+            counters: self.counters,
+        }
+    }
+}

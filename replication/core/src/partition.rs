@@ -1,0 +1,206 @@
+//! One partition on one node: the crate's public noun.
+//!
+//! **Owns**: the entrance to both roles, the rule that time does not go back.
+//! **Does not own**: what the roles do (`home`, `copy`).
+
+use domicile_proto::{ChainHash, Epoch, RequestId, Seq};
+
+use crate::config::{ConfigError, PartitionConfig};
+use crate::copy::Copy;
+use crate::effect::Effect;
+use crate::home::Home;
+use crate::input::Input;
+use crate::moment::Moment;
+use crate::receipt::Outcome;
+use crate::recovered::Recovered;
+use crate::refusal::Refusal;
+use crate::status::{PartitionStatus, Role};
+
+/// One partition, as a pure state machine: no clock, no disk, no network, no chance.
+///
+/// - Marks only grow: visible <= durable <= appended (or received), between any two steps.
+/// - Every ticket is answered by exactly one reply, however the partition ends.
+/// - A receipt is given only when its level is met, or says that it is degraded.
+/// - What is visible is met: at the keyspace's level, or degraded on record.
+#[derive(Debug)]
+pub struct Partition {
+    now: Moment,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Home(Box<Home>),
+    Copy(Box<Copy>),
+}
+
+impl Partition {
+    /// A partition whose home this node is. Step [`Input::Tick`] once after it: what recovery
+    /// allows at once (ship, visible) comes out of the first step.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration or what was recovered cannot be.
+    pub fn home(
+        config: PartitionConfig,
+        recovered: Recovered,
+        now: Moment,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        check_role(&config, Role::Home)?;
+        let home = Home::open(config, recovered, now)?;
+        Ok(Self {
+            now,
+            state: State::Home(Box::new(home)),
+        })
+    }
+
+    /// A partition that this node follows. Step [`Input::Tick`] once after it.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration cannot be.
+    pub fn copy(
+        config: PartitionConfig,
+        recovered: Recovered,
+        now: Moment,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        check_role(&config, Role::Copy)?;
+        let copy = Copy::open(config, recovered, now);
+        Ok(Self {
+            now,
+            state: State::Copy(Box::new(copy)),
+        })
+    }
+
+    /// Takes one input and appends what is to be done about it to `effects`, in order.
+    ///
+    /// A `now` before the last one counts as the last one.
+    pub fn step(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
+        self.now = self.now.max(now);
+        match &mut self.state {
+            State::Home(home) => home.step(self.now, input, effects),
+            State::Copy(copy) => copy.step(input, effects),
+        }
+    }
+
+    /// When to step [`Input::Tick`], unless another step moves it. `None`: not before another step.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Moment> {
+        match &self.state {
+            State::Home(home) => home.next_timeout(),
+            State::Copy(copy) => copy.next_timeout(),
+        }
+    }
+
+    /// Whether this node may serve reads of the newest, and up to where they see.
+    ///
+    /// # Errors
+    /// [`Refusal::NotHome`]; [`Refusal::Recovering`] while something that was visible before a
+    /// restart may not be so yet: try again; [`Refusal::Poisoned`].
+    pub fn read_gate(&self, _now: Moment) -> Result<Seq, Refusal> {
+        match &self.state {
+            State::Home(home) => home.read_gate(),
+            State::Copy(copy) => copy.read_gate(),
+        }
+    }
+
+    /// What became of a request. A copy knows none.
+    #[must_use]
+    pub fn outcome(&self, request_id: RequestId) -> Outcome {
+        match &self.state {
+            State::Home(home) => home.outcome(request_id),
+            State::Copy(_) => Outcome::Unknown,
+        }
+    }
+
+    /// The partition at a glance, with ages as of `now`.
+    #[must_use]
+    pub fn status(&self, now: Moment) -> PartitionStatus {
+        match &self.state {
+            State::Home(home) => home.status(self.now.max(now)),
+            State::Copy(copy) => copy.status(),
+        }
+    }
+
+    /// What it is here.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match &self.state {
+            State::Home(_) => Role::Home,
+            State::Copy(_) => Role::Copy,
+        }
+    }
+
+    /// Its policy.
+    #[must_use]
+    pub fn config(&self) -> &PartitionConfig {
+        match &self.state {
+            State::Home(home) => &home.config,
+            State::Copy(copy) => copy.config(),
+        }
+    }
+
+    /// The home's reign; at a copy that of its last record.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        match &self.state {
+            State::Home(home) => Some(home.epochs.present()),
+            State::Copy(copy) => copy.epoch(),
+        }
+    }
+
+    /// The last record appended (home) or received (copy).
+    #[must_use]
+    pub fn appended_upto(&self) -> Seq {
+        self.marks().0
+    }
+
+    /// The last record on disk here.
+    #[must_use]
+    pub fn durable_upto(&self) -> Seq {
+        self.marks().1
+    }
+
+    /// The last record that readers may see here.
+    #[must_use]
+    pub fn visible_upto(&self) -> Seq {
+        self.marks().2
+    }
+
+    /// At a copy: the chain hash after the last record received.
+    #[must_use]
+    pub fn chain(&self) -> Option<ChainHash> {
+        match &self.state {
+            State::Home(_) => None,
+            State::Copy(copy) => Some(copy.chain()),
+        }
+    }
+
+    fn marks(&self) -> (Seq, Seq, Seq) {
+        match &self.state {
+            State::Home(home) => (
+                home.appended.upto(),
+                home.durable.upto(),
+                home.visible.upto(),
+            ),
+            State::Copy(copy) => copy.marks(),
+        }
+    }
+}
+
+fn check_role(config: &PartitionConfig, role: Role) -> Result<(), ConfigError> {
+    let (home_region, own_region) = (config.home_region, config.own_region);
+    let (opened_as, fits) = match role {
+        Role::Home => ("home", home_region == own_region),
+        Role::Copy => ("copy", home_region != own_region),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(ConfigError::Role {
+            opened_as,
+            home_region,
+            own_region,
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! A write as the core sees it: everything but the value.
+//!
+//! **Owns**: the request's shape.
+//! **Does not own**: the record's body, which stays with the driver under the ticket.
+
+use std::fmt;
+
+use bytes::Bytes;
+use domicile_proto::{AckLevel, Hlc, RequestId, Version};
+
+use crate::moment::Moment;
+
+/// The driver's handle of one waiting caller; answered exactly once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// The ticket with this number; the driver never uses a number twice.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "t{}", self.0)
+    }
+}
+
+/// What a record does to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Sets its value.
+    Put,
+    /// Removes it.
+    Delete,
+}
+
+/// What a key has to be for a write to take place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Not there.
+    Absent,
+    /// There, in any version.
+    Present,
+    /// There in exactly this version.
+    Version(Version),
+}
+
+impl Expected {
+    /// Whether a key whose newest version is `current` is as expected.
+    #[must_use]
+    pub fn holds(self, current: Option<Version>) -> bool {
+        match self {
+            Self::Absent => current.is_none(),
+            Self::Present => current.is_some(),
+            Self::Version(version) => current == Some(version),
+        }
+    }
+}
+
+/// One condition of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Precondition {
+    /// The key it is about; need not be written by the same write.
+    pub key: Bytes,
+    /// What it has to be.
+    pub expected: Expected,
+    /// Its version among the applied cells, read under the lock under which this is stepped.
+    pub observed: Option<Version>,
+}
+
+/// One write. Its record's body stays with the driver, under the ticket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Whom to answer.
+    pub ticket: Ticket,
+    /// The id under which it is done at most once.
+    pub request_id: RequestId,
+    /// The hash of its content: the same id with another one is an error.
+    pub fingerprint: u64,
+    /// Bytes of the encoded record.
+    pub bytes: u32,
+    /// The keys that it changes, in the order of its operations.
+    pub keys: Vec<(Bytes, KeyChange)>,
+    /// What has to hold.
+    pub preconditions: Vec<Precondition>,
+    /// The level asked for; `None`: the keyspace's.
+    pub level: Option<AckLevel>,
+    /// Its stamp, above every stamp given before.
+    pub hlc: Hlc,
+    /// Until when the caller waits.
+    pub deadline: Moment,
+}
