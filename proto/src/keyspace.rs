@@ -90,7 +90,7 @@ pub struct Keyspace {
 pub enum KeyspaceError {
     /// No region at all, or one named twice.
     #[error(
-        "keyspace {keyspace}: {regions} regions of which {distinct} distinct, at least 1 and no duplicates expected"
+        "keyspace {keyspace}: {regions} regions of which {distinct} distinct, 1 or more, each once"
     )]
     Regions {
         /// Which keyspace.

@@ -1,4 +1,4 @@
-//! The words of Domicile: checked names, positions, codecs and error reasons, shared by every crate.
+//! The words of Domicile: checked names, positions, codecs and error reasons of every crate.
 //!
 //! Map:
 //! - [`identity`]: who and where: regions, nodes, keyspaces, partitions, request ids
@@ -11,6 +11,7 @@
 //! - [`segment`]: the records of one partition in one group commit as one checksummed block
 //! - [`limits`]: the sizes that every door enforces
 //! - [`reason`]: stable reason codes of errors
+//! - `wire`: reading fields from bytes that nobody vouches for
 //! - `v1`: the generated gRPC messages (feature `grpc`)
 //!
 //! This crate never does IO, reads no clock and starts no thread.

@@ -13,7 +13,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// and segment limits below are derived from it.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// Most operations in one batch: 1,024. A batch is one record; its cells are applied under one lock.
+/// Most operations in one batch: 1,024. A batch is one record, its cells are applied under one
+/// lock: twice as many block readers twice as long.
 pub const BATCH_OPERATIONS_MAX: usize = 1024;
 
 /// Largest record: a batch may carry 4 MiB in all, plus its keys and framing.

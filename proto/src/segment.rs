@@ -21,6 +21,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::hash::hash64;
+use crate::hlc::Hlc;
 use crate::identity::{NodeId, PartitionId};
 use crate::limits::{RECORD_BYTES_MAX, SEGMENT_BYTES_MAX, check_len};
 use crate::position::{Epoch, Seq};
@@ -242,6 +243,14 @@ impl Segment {
     #[must_use]
     pub fn chain(&self) -> ChainHash {
         ChainHash(hash64(&self.bytes))
+    }
+
+    /// When its first record was sequenced; `None` if the payload is not records.
+    #[must_use]
+    pub fn first_hlc(&self) -> Option<Hlc> {
+        let start = SEGMENT_HEADER_BYTES + 8;
+        let bits = self.bytes.get(start..start + 8)?;
+        bits.try_into().ok().map(|bits| Hlc::from_bits(u64::from_le_bytes(bits)))
     }
 
     /// Its records with their places.

@@ -87,6 +87,7 @@ fn a_segment_reads_back() {
     assert_eq!((records[0].0, records[1].0), (Seq::new(41), Seq::new(42)));
     assert_eq!(records[1].1.body.operations().unwrap().len(), 2);
     assert_eq!(read.header().last_seq(), Seq::new(42));
+    assert_eq!(read.first_hlc(), Some(Hlc::from_bits(99)));
 }
 
 #[test]

@@ -1,0 +1,28 @@
+//! The driver: partitions as slots, and the only caller of the core's `step`.
+//!
+//! ```text
+//!   write, segment, ack, tick           commit thread
+//!            |                               |
+//!            v                               v
+//!   +-- slot lock: core.step ------------- Durable --+
+//!   |     Append, Store -> store queue               |
+//!   |     Visible       -> cells.advance             |
+//!   |     Reply, Ship   -> outbox                    |
+//!   +------------------------------------------------+
+//!            | unlocked
+//!            v
+//!   outbox.deliver: replies, wake shippers, wake readers
+//! ```
+
+mod outbox;
+mod requests;
+mod signals;
+mod slot;
+mod timers;
+mod work;
+
+pub(crate) use outbox::ReplyTo;
+pub(crate) use requests::remembered_requests;
+pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal};
+pub(crate) use slot::Slot;
+pub(crate) use work::{Driver, PreparedWrite};

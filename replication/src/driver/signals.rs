@@ -1,0 +1,86 @@
+//! What wakes the tasks of a stream: the home's shipper and the copy's ack sender.
+//!
+//! **Owns**: the marks that wait to be told to the other side, coalesced per partition.
+//! **Does not own**: the streams (shipping).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use domicile_core::Moment;
+use domicile_proto::{ChainHash, Epoch, PartitionId, Seq};
+use tokio::sync::Notify;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The home's side: there is something to ship to one peer.
+#[derive(Debug, Default)]
+pub(crate) struct ShipSignal {
+    pub(crate) notify: Notify,
+    watermarks: Mutex<BTreeMap<PartitionId, (Epoch, Seq)>>,
+}
+
+impl ShipSignal {
+    /// A watermark moved; it rides on the next segment or beat.
+    pub(crate) fn watermark(&self, partition: PartitionId, epoch: Epoch, visible_upto: Seq) {
+        lock(&self.watermarks).insert(partition, (epoch, visible_upto));
+    }
+
+    pub(crate) fn take_watermarks(&self) -> BTreeMap<PartitionId, (Epoch, Seq)> {
+        std::mem::take(&mut *lock(&self.watermarks))
+    }
+
+    pub(crate) fn has_watermarks(&self) -> bool {
+        !lock(&self.watermarks).is_empty()
+    }
+}
+
+/// What a copy holds of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldMark {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) received_upto: Seq,
+    pub(crate) durable_upto: Seq,
+    pub(crate) chain: Option<ChainHash>,
+}
+
+/// What the copy knows of the stream from one home region.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct StreamState {
+    /// When the last beat arrived that said everything durable had been sent before it.
+    pub(crate) caught_up_at: Option<Moment>,
+    /// Half the measured round trip, subtracted from arrival to estimate when the home spoke.
+    pub(crate) one_way_us: u64,
+    /// The home's wall clock minus ours, in ms.
+    pub(crate) skew_ms: i64,
+    /// Whether a stream is open.
+    pub(crate) receiving: bool,
+}
+
+/// The copy's side: there is something to acknowledge to one home region.
+#[derive(Debug, Default)]
+pub(crate) struct SourceSignal {
+    pub(crate) notify: Notify,
+    acks: Mutex<BTreeMap<PartitionId, HeldMark>>,
+    stream: Mutex<StreamState>,
+}
+
+impl SourceSignal {
+    pub(crate) fn ack(&self, partition: PartitionId, mark: HeldMark) {
+        lock(&self.acks).insert(partition, mark);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn take_acks(&self) -> BTreeMap<PartitionId, HeldMark> {
+        std::mem::take(&mut *lock(&self.acks))
+    }
+
+    pub(crate) fn stream(&self) -> StreamState {
+        *lock(&self.stream)
+    }
+
+    pub(crate) fn update_stream(&self, update: impl FnOnce(&mut StreamState)) {
+        update(&mut lock(&self.stream));
+    }
+}

@@ -1,0 +1,217 @@
+//! One partition on this node: its core, the callers that wait on it, and its cells.
+//!
+//! **Owns**: the lock under which the core steps and records enter the commit queue in order.
+//! **Does not own**: carrying out effects (`work`).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use domicile_core::{Effect, Moment, Partition, PartitionStatus, Ticket};
+use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, RegionId, Seq};
+use domicile_storage::cells::PartitionCells;
+use tokio::sync::Notify;
+
+use super::outbox::Waiter;
+use super::signals::{HeldMark, StreamState, lock};
+use crate::clock::Clock;
+use crate::error::Error;
+
+/// Segments whose arrival is remembered to tell how fresh the applied state is; beyond it the
+/// oldest are forgotten and staleness is overestimated. Twice as many cost twice the memory.
+const ARRIVALS_MAX: usize = 1024;
+
+/// One partition on this node.
+pub(crate) struct Slot {
+    pub(crate) partition: PartitionId,
+    pub(crate) keyspace: Arc<Keyspace>,
+    pub(crate) home: RegionId,
+    pub(crate) is_home: bool,
+    pub(crate) cells: Arc<PartitionCells>,
+    state: Mutex<SlotState>,
+    reads_open: AtomicBool,
+    applied: Notify,
+    readers_waiting: AtomicUsize,
+}
+
+/// What changes under the slot's lock.
+pub(super) struct SlotState {
+    pub(super) core: Partition,
+    pub(super) waiters: HashMap<Ticket, Waiter>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) armed: Option<Moment>,
+    pub(super) alarm: Option<String>,
+    pub(super) arrivals: VecDeque<(Seq, Hlc)>,
+    next_ticket: u64,
+    fresh_hlc: Hlc,
+    fresh_at: Option<Moment>,
+}
+
+impl SlotState {
+    pub(super) fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        Ticket::new(self.next_ticket)
+    }
+
+    pub(super) fn held(&self) -> HeldMark {
+        let core = &self.core;
+        HeldMark {
+            epoch: core.epoch(),
+            received_upto: core.appended_upto(),
+            durable_upto: core.durable_upto(),
+            chain: core.chain(),
+        }
+    }
+
+    pub(super) fn arrived(&mut self, last_seq: Seq, hlc: Option<Hlc>) {
+        if self.arrivals.len() == ARRIVALS_MAX {
+            self.arrivals.pop_front();
+        }
+        if let Some(hlc) = hlc {
+            self.arrivals.push_back((last_seq, hlc));
+        }
+    }
+
+    fn refresh(&mut self, applied_upto: Seq, stream: StreamState) {
+        while let Some((seq, hlc)) = self.arrivals.front() {
+            if *seq > applied_upto {
+                break;
+            }
+            self.fresh_hlc = self.fresh_hlc.max(*hlc);
+            self.arrivals.pop_front();
+        }
+        if applied_upto >= self.core.appended_upto() {
+            self.fresh_at = self.fresh_at.max(stream.caught_up_at);
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn new(
+        keyspace: Arc<Keyspace>,
+        core: Partition,
+        cells: Arc<PartitionCells>,
+        home: RegionId,
+        is_home: bool,
+    ) -> Self {
+        let state = SlotState {
+            core,
+            waiters: HashMap::new(),
+            effects: Vec::new(),
+            armed: None,
+            alarm: None,
+            arrivals: VecDeque::new(),
+            next_ticket: 0,
+            fresh_hlc: Hlc::ZERO,
+            fresh_at: None,
+        };
+        Self {
+            partition: cells.partition(),
+            keyspace,
+            home,
+            is_home,
+            cells,
+            state: Mutex::new(state),
+            reads_open: AtomicBool::new(false),
+            applied: Notify::new(),
+            readers_waiting: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, SlotState> {
+        lock(&self.state)
+    }
+
+    /// Whether the home may answer linearizable reads.
+    pub(crate) fn check_reads_open(&self, now: Moment) -> Result<(), Error> {
+        if self.reads_open.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.lock().core.read_gate(now)?;
+        self.reads_open.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn close_reads(&self) {
+        self.reads_open.store(false, Ordering::Release);
+    }
+
+    /// The place up to which a read of `applied_upto` has seen the history.
+    pub(crate) fn position(&self, applied_upto: Seq) -> Option<Position> {
+        let epoch: Option<Epoch> = self.lock().core.epoch();
+        epoch
+            .filter(|_| applied_upto > Seq::NONE)
+            .map(|epoch| Position {
+                epoch,
+                seq: applied_upto,
+            })
+    }
+
+    pub(crate) fn held_mark(&self) -> HeldMark {
+        self.lock().held()
+    }
+
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.lock().core.epoch()
+    }
+
+    pub(crate) fn status(&self, now: Moment) -> (PartitionStatus, Option<String>) {
+        let state = self.lock();
+        (state.core.status(now), state.alarm.clone())
+    }
+
+    /// How far behind its home this copy's applied state may be. Two bounds, the smaller holds: the
+    /// age of the last beat that found nothing left to send, and the age of the newest record
+    /// applied (everything its home wrote before it is applied too).
+    pub(crate) fn staleness(&self, now: Moment, stream: StreamState) -> Duration {
+        let mut state = self.lock();
+        let applied_upto = self.cells.applied_upto();
+        state.refresh(applied_upto, stream);
+        let one_way = Duration::from_micros(stream.one_way_us);
+        let by_beat = state.fresh_at.map(|at| now.since(at) + one_way);
+        let home_now_ms = Clock::wall_ms().saturating_add_signed(stream.skew_ms);
+        let by_record = (state.fresh_hlc > Hlc::ZERO)
+            .then(|| Duration::from_millis(home_now_ms.saturating_sub(state.fresh_hlc.wall_ms())));
+        match (by_beat, by_record) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => Duration::MAX,
+        }
+    }
+
+    /// Whether callers wait for their writes.
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.lock().waiters.is_empty()
+    }
+
+    pub(super) fn wake_readers(&self) {
+        if self.readers_waiting.load(Ordering::Acquire) > 0 {
+            self.applied.notify_waiters();
+        }
+    }
+
+    /// Waits until everything up to `seq` is applied. The caller bounds the time.
+    pub(crate) async fn wait_applied(&self, seq: Seq) {
+        self.readers_waiting.fetch_add(1, Ordering::AcqRel);
+        let counted = CountedReader(&self.readers_waiting);
+        loop {
+            let mut notified = std::pin::pin!(self.applied.notified());
+            notified.as_mut().enable();
+            if self.cells.applied_upto() >= seq {
+                break;
+            }
+            notified.await;
+        }
+        drop(counted);
+    }
+}
+
+/// Keeps the count right when a waiting read is dropped.
+struct CountedReader<'slot>(&'slot AtomicUsize);
+
+impl Drop for CountedReader<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,472 @@
+//! The driver itself: brings inputs to cores and carries out what they answer.
+//!
+//! **Owns**: the slots of this node, the order of effects, the hand-over to storage.
+//! **Does not own**: threads and sockets (node, shipping), decisions (the core).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use domicile_core::{
+    Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
+    Precondition as CoreCondition, RejectCause, Write,
+};
+use domicile_proto::{
+    AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId,
+    Segment, Seq, record::RecordBody,
+};
+use domicile_storage::{CommitSink, Committed, Store, StoreError};
+
+use super::outbox::{Outbox, ReplyTo, Waiter};
+use super::signals::{HeldMark, ShipSignal, SourceSignal};
+use super::slot::{Slot, SlotState};
+use super::timers::Timers;
+use crate::call::{Expected, Precondition};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::receipt::Receipt;
+
+/// A write that has passed every check that needs no lock.
+#[derive(Debug)]
+pub(crate) struct PreparedWrite {
+    pub(crate) request_id: RequestId,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) body: RecordBody,
+    pub(crate) preconditions: Vec<Precondition>,
+    pub(crate) level: Option<AckLevel>,
+    pub(crate) deadline: Moment,
+}
+
+/// What an input brings along that the core does not see.
+enum Cargo {
+    Nothing,
+    Body(RecordBody),
+    Segment(Segment),
+}
+
+/// All partitions of one node.
+pub(crate) struct Driver {
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) timers: Timers,
+    pub(crate) ship_signals: BTreeMap<RegionId, Arc<ShipSignal>>,
+    pub(crate) source_signals: BTreeMap<RegionId, Arc<SourceSignal>>,
+    slots: HashMap<PartitionId, Arc<Slot>>,
+    closing: AtomicBool,
+}
+
+impl Driver {
+    pub(crate) fn new(clock: Arc<Clock>, store: Arc<Store>, peers: &[RegionId]) -> Self {
+        let ship = peers
+            .iter()
+            .map(|id| (*id, Arc::new(ShipSignal::default())));
+        let source = peers
+            .iter()
+            .map(|id| (*id, Arc::new(SourceSignal::default())));
+        Self {
+            clock,
+            store,
+            timers: Timers::default(),
+            ship_signals: ship.collect(),
+            source_signals: source.collect(),
+            slots: HashMap::new(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Adds a partition; only while the node is being opened.
+    pub(crate) fn add(
+        &mut self,
+        keyspace: Arc<domicile_proto::Keyspace>,
+        core: domicile_core::Partition,
+        home: RegionId,
+        is_home: bool,
+    ) {
+        let partition = core.config().partition;
+        let cells = self.store.cells(partition);
+        let slot = Arc::new(Slot::new(keyspace, core, cells, home, is_home));
+        let replaced = self.slots.insert(partition, slot);
+        assert!(replaced.is_none(), "partition {partition} was added twice");
+    }
+
+    pub(crate) fn slot(&self, partition: PartitionId) -> Option<&Arc<Slot>> {
+        self.slots.get(&partition)
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.slots.values()
+    }
+
+    /// From now on writes are refused with `DRAINING`.
+    pub(crate) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the store can take a write now; if not, the caller waits and asks again.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        !self.store.is_stalled() && self.store.has_room(bytes as u64)
+    }
+
+    /// Hands a write to its home's core. The answer goes to `reply`, at once or later.
+    pub(crate) fn submit(&self, slot: &Slot, write: PreparedWrite, reply: ReplyTo) {
+        if self.closing.load(Ordering::Acquire) {
+            return reply.send(Err(Error::new(Reason::Draining, "the node is closing")));
+        }
+        let mut outbox = Outbox::default();
+        let mut state = slot.lock();
+        let preconditions = match observe(slot, write.preconditions) {
+            Ok(preconditions) => preconditions,
+            Err(error) => {
+                drop(state);
+                return reply.send(Err(error));
+            }
+        };
+        let ticket = state.ticket();
+        let bytes = u32::try_from(Record::encoded_len(&write.body)).unwrap_or(u32::MAX);
+        let change = |operation: Operation| match operation {
+            Operation::Put { key, .. } => (key, KeyChange::Put),
+            Operation::Delete { key } => (key, KeyChange::Delete),
+        };
+        let input = Input::Write(Write {
+            ticket,
+            request_id: write.request_id,
+            fingerprint: write.body.fingerprint(),
+            bytes,
+            keys: write.operations.into_iter().map(change).collect(),
+            preconditions,
+            level: write.level,
+            hlc: self.clock.stamp(),
+            deadline: write.deadline,
+        });
+        state.waiters.insert(
+            ticket,
+            Waiter {
+                reply,
+                request_id: write.request_id,
+            },
+        );
+        self.step(
+            slot,
+            &mut state,
+            input,
+            Cargo::Body(write.body),
+            &mut outbox,
+        );
+        drop(state);
+        self.deliver(outbox);
+    }
+
+    /// Takes a segment from its home. The bytes' checksums hold already.
+    ///
+    /// # Errors
+    /// Why the core refuses it; a duplicate is refused too, and acknowledged again.
+    pub(crate) fn receive(&self, slot: &Slot, segment: Segment) -> Result<(), RejectCause> {
+        let mut outbox = Outbox::default();
+        let mut state = slot.lock();
+        let (header, chain) = (*segment.header(), segment.chain());
+        let hlc = segment.first_hlc();
+        let input = Input::Received { header, chain };
+        let rejected = self.step(
+            slot,
+            &mut state,
+            input,
+            Cargo::Segment(segment),
+            &mut outbox,
+        );
+        if rejected.is_none() {
+            state.arrived(header.last_seq(), hlc);
+        }
+        drop(state);
+        self.deliver(outbox);
+        rejected.map_or(Ok(()), Err)
+    }
+
+    /// Brings any other input to a slot.
+    pub(crate) fn input(&self, slot: &Slot, input: Input) {
+        let mut outbox = Outbox::default();
+        let mut state = slot.lock();
+        self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
+        drop(state);
+        self.deliver(outbox);
+    }
+
+    /// A copy said what it holds.
+    pub(crate) fn ack(&self, slot: &Slot, region: RegionId, epoch: Epoch, mark: HeldMark) {
+        let HeldMark {
+            received_upto,
+            durable_upto,
+            ..
+        } = mark;
+        self.input(
+            slot,
+            Input::Ack {
+                region,
+                epoch,
+                received_upto,
+                durable_upto,
+            },
+        );
+    }
+
+    /// What became of a write, if its id is still remembered.
+    pub(crate) fn outcome(&self, slot: &Slot, request_id: RequestId) -> Option<Receipt> {
+        match slot.lock().core.outcome(request_id) {
+            Outcome::Known(receipt) | Outcome::Pending(receipt) => {
+                Some(public_receipt(slot, &receipt, request_id))
+            }
+            Outcome::Unknown => None,
+        }
+    }
+
+    /// Ticks every partition whose time has come.
+    pub(crate) fn tick(&self) {
+        for partition in self.timers.due(self.clock.now()) {
+            let Some(slot) = self.slot(partition) else {
+                continue;
+            };
+            let mut outbox = Outbox::default();
+            let mut state = slot.lock();
+            state.armed = None;
+            self.step(slot, &mut state, Input::Tick, Cargo::Nothing, &mut outbox);
+            drop(state);
+            self.deliver(outbox);
+        }
+    }
+
+    fn deliver(&self, mut outbox: Outbox) {
+        if outbox.ship {
+            self.ship_signals
+                .values()
+                .for_each(|signal| signal.notify.notify_one());
+        }
+        outbox.deliver_replies();
+    }
+
+    fn step(
+        &self,
+        slot: &Slot,
+        state: &mut SlotState,
+        input: Input,
+        cargo: Cargo,
+        outbox: &mut Outbox,
+    ) -> Option<RejectCause> {
+        let mut effects = std::mem::take(&mut state.effects);
+        let now = self.clock.now();
+        state.core.step(now, input, &mut effects);
+        let mut rejected = None;
+        let mut cargo = Some(cargo);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Append {
+                    seq,
+                    head,
+                    visible_upto,
+                    ..
+                } => {
+                    let Some(Cargo::Body(body)) = cargo.take() else {
+                        panic!("{}: an append without a body at {seq}", slot.partition);
+                    };
+                    self.append(slot, state, seq, visible_upto, Record { head, body });
+                }
+                Effect::AppendMark {
+                    seq,
+                    head,
+                    visible_upto,
+                } => {
+                    let head = RecordHead {
+                        hlc: self.clock.stamp(),
+                        ..head
+                    };
+                    let record = Record {
+                        head,
+                        body: RecordBody::mark(),
+                    };
+                    self.append(slot, state, seq, visible_upto, record);
+                }
+                Effect::Store => {
+                    let Some(Cargo::Segment(segment)) = cargo.take() else {
+                        panic!("{}: a store without a segment", slot.partition);
+                    };
+                    if let Err(error) = self.store.submit_segment(segment) {
+                        state.alarm = Some(error.to_string());
+                        rejected = Some(RejectCause::Poisoned);
+                    }
+                }
+                Effect::Reply { ticket, result } => reply(slot, state, ticket, result, outbox),
+                Effect::Reject { cause } => rejected = Some(cause),
+                Effect::Ship { .. } => outbox.ship = true,
+                Effect::Visible { upto } => self.make_visible(slot, state, upto),
+                Effect::SendAck { .. } => {
+                    if let Some(source) = self.source_signals.get(&slot.home) {
+                        source.ack(slot.partition, state.held());
+                    }
+                }
+                Effect::Event(event) => self.note(slot, state, event),
+            }
+        }
+        state.effects = effects;
+        self.arm(slot, state);
+        if rejected == Some(RejectCause::Poisoned) && state.alarm.is_some() {
+            self.poison(slot, state, outbox);
+        }
+        rejected
+    }
+
+    fn append(
+        &self,
+        slot: &Slot,
+        state: &mut SlotState,
+        seq: Seq,
+        visible_upto: Seq,
+        record: Record,
+    ) {
+        let epoch = state.core.epoch().expect("a home has an epoch");
+        if let Err(error) =
+            self.store
+                .submit_record(slot.partition, epoch, seq, visible_upto, record)
+        {
+            // The commit thread reports the failure to every slot; the waiter stays until then.
+            state.alarm = Some(error.to_string());
+            tracing::error!(partition = %slot.partition, %seq, %error, "the store refused a record");
+        }
+    }
+
+    fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq) {
+        slot.cells.advance(upto);
+        slot.wake_readers();
+        if slot.is_home && slot.keyspace.ack != AckLevel::Async {
+            let Some(epoch) = state.core.epoch() else {
+                return;
+            };
+            for signal in self.ship_signals.values() {
+                signal.watermark(slot.partition, epoch, upto);
+                signal.notify.notify_one();
+            }
+        }
+    }
+
+    fn poison(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
+        slot.close_reads();
+        let mut effects = Vec::new();
+        state
+            .core
+            .step(self.clock.now(), Input::Poisoned, &mut effects);
+        for effect in effects {
+            if let Effect::Reply { ticket, result } = effect {
+                reply(slot, state, ticket, result, outbox);
+            }
+        }
+    }
+
+    fn arm(&self, slot: &Slot, state: &mut SlotState) {
+        if let Some(at) = state.core.next_timeout()
+            && state.armed.is_none_or(|armed| at < armed)
+        {
+            state.armed = Some(at);
+            self.timers.arm(at, slot.partition);
+        }
+    }
+
+    fn note(&self, slot: &Slot, state: &mut SlotState, event: Event) {
+        let partition = slot.partition;
+        match &event {
+            Event::CopyDiverged { .. } | Event::CopyRegressed { .. } => {
+                tracing::error!(%partition, ?event, "a copy does not follow this home's log");
+                state.alarm = Some(format!("{event:?}"));
+            }
+            Event::DegradeBegan { .. } | Event::DegradeEnded { .. } => {
+                tracing::warn!(%partition, ?event, "acknowledgement level changed");
+            }
+            Event::AckIgnored { .. } => tracing::debug!(%partition, ?event, "ack ignored"),
+            _ => tracing::info!(%partition, ?event, "event"),
+        }
+    }
+}
+
+impl CommitSink for Driver {
+    fn durable(&self, commits: &[Committed]) {
+        let mut outbox = Outbox::default();
+        for commit in commits {
+            let Some(slot) = self.slot(commit.partition) else {
+                continue;
+            };
+            let mut state = slot.lock();
+            let input = Input::Durable {
+                upto: commit.last_seq,
+            };
+            self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
+        }
+        self.deliver(outbox);
+    }
+
+    fn failed(&self, error: &StoreError) {
+        tracing::error!(%error, "the store has failed; no further write is acknowledged");
+        for slot in self.slots() {
+            let mut outbox = Outbox::default();
+            let mut state = slot.lock();
+            state.alarm = Some(error.to_string());
+            self.poison(slot, &mut state, &mut outbox);
+            drop(state);
+            self.deliver(outbox);
+        }
+    }
+}
+
+/// Reads the versions that preconditions are about. Under the slot's lock, so that nothing comes
+/// between what was seen and the write.
+fn observe(slot: &Slot, preconditions: Vec<Precondition>) -> Result<Vec<CoreCondition>, Error> {
+    let observe = |condition: Precondition| {
+        let cell = slot.cells.get(&condition.key)?.cell;
+        let expected = match condition.expected {
+            Expected::Absent => CoreExpected::Absent,
+            Expected::Version(version) => CoreExpected::Version(version),
+        };
+        let observed = cell.map(|cell| cell.version);
+        Ok(CoreCondition {
+            key: condition.key,
+            expected,
+            observed,
+        })
+    };
+    preconditions.into_iter().map(observe).collect()
+}
+
+fn reply(
+    slot: &Slot,
+    state: &mut SlotState,
+    ticket: domicile_core::Ticket,
+    result: Result<domicile_core::Receipt, domicile_core::Refusal>,
+    outbox: &mut Outbox,
+) {
+    let Some(Waiter { reply, request_id }) = state.waiters.remove(&ticket) else {
+        return;
+    };
+    let result = match result {
+        Ok(receipt) => Ok(public_receipt(slot, &receipt, request_id)),
+        Err(refusal) => Err(Error::from(refusal).with("request_id", request_id)),
+    };
+    outbox.replies.push((reply, result));
+}
+
+/// The core's receipt with regions instead of bits.
+pub(crate) fn public_receipt(
+    slot: &Slot,
+    receipt: &domicile_core::Receipt,
+    request_id: RequestId,
+) -> Receipt {
+    let regions = &slot.keyspace.regions;
+    let durable_in = receipt
+        .durable_in
+        .iter()
+        .filter_map(|index| regions.get(index).copied());
+    Receipt {
+        partition: slot.partition,
+        version: receipt.version,
+        asked: receipt.asked,
+        achieved: receipt.achieved.level(),
+        durable_in: durable_in.collect(),
+        request_id,
+        degraded: receipt.degraded,
+        duplicate: receipt.duplicate,
+    }
+}

@@ -1,0 +1,34 @@
+//! The rules of Domicile at work: the driver of the core, shipping between regions, and the node.
+//!
+//! Map:
+//! - [`node`]: the embedded API: open, write, read, scan, status, close
+//! - [`call`], [`receipt`], [`error`], [`options`]: what goes into it and what comes out
+//! - `driver`: partitions as slots; the only caller of the core's `step`
+//! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
+//! - `peers`: connections between nodes, the peer service, forwarding
+//! - `clock`: the node's monotone, wall and hybrid clocks
+//! - `topology`: who is home of what and who may hold what
+//!
+//! This crate never decides when a write is acknowledged (the core does) and never touches a file
+//! (storage does).
+
+pub mod call;
+mod clock;
+mod driver;
+pub mod error;
+pub mod node;
+pub mod options;
+mod peers;
+pub mod receipt;
+mod shipping;
+mod topology;
+
+pub use call::{
+    Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
+    ScanCall, ScanPage, SessionMark, WriteCall,
+};
+pub use error::Error;
+pub use node::status::{Detail, NodeStatus};
+pub use node::{KeyspaceHandle, Node, NodeBuilder};
+pub use options::{Engine, NodeOptions, RegionSpec};
+pub use receipt::Receipt;

@@ -1,0 +1,219 @@
+//! The handle by which an application holds a node.
+//!
+//! **Owns**: the public calls; ending the node's tasks when the last handle goes.
+//! **Does not own**: what the calls do (their own files).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use domicile_proto::{Keyspace, Name, NodeId, Reason, RegionId, RequestId};
+use tokio::sync::mpsc;
+
+use super::builder::NodeBuilder;
+use super::handle::KeyspaceHandle;
+use super::interior::NodeCore;
+use super::open::Threads;
+use super::status::{Detail, NodeStatus};
+use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
+use crate::error::Error;
+use crate::options::{NodeOptions, RegionSpec};
+use crate::receipt::Receipt;
+
+/// A node: one data directory, opened. Clones share it.
+///
+/// Dropping the last handle ends its tasks without waiting; [`Node::close`] is what guarantees an
+/// orderly end. Acknowledged writes are safe either way.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<NodeCore>,
+    threads: Mutex<Option<Threads>>,
+    peer_address: Option<SocketAddr>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.driver.begin_closing();
+        self.core.closed.send_replace(true);
+    }
+}
+
+impl Node {
+    /// A builder for an embedded node with its data in `data`.
+    pub fn builder(data: impl Into<PathBuf>) -> NodeBuilder {
+        NodeBuilder::new(data.into())
+    }
+
+    /// Opens a node. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Options that contradict each other; a directory that is held, damaged or of another node; an
+    /// address in use.
+    pub async fn open(options: NodeOptions) -> Result<Self, Error> {
+        let (core, threads, opened) = super::open::open(options).await?;
+        let threads = Mutex::new(Some(threads));
+        let peer_address = opened.peer_address;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                core,
+                threads,
+                peer_address,
+            }),
+        })
+    }
+
+    pub(crate) fn core(&self) -> &Arc<NodeCore> {
+        &self.inner.core
+    }
+
+    /// The own region's name.
+    #[must_use]
+    pub fn region(&self) -> &Name {
+        &self.core().topology.own.name
+    }
+
+    /// The own node id, minted with the data directory.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.core().store.node_id()
+    }
+
+    /// Where peers may dial in, as bound.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.inner.peer_address
+    }
+
+    /// All regions of the cluster.
+    #[must_use]
+    pub fn regions(&self) -> &[RegionSpec] {
+        &self.core().topology.regions
+    }
+
+    /// The name of a region; its id in text if it is unknown.
+    #[must_use]
+    pub fn region_name(&self, region: RegionId) -> String {
+        let spec = self.core().topology.region(region);
+        spec.map_or_else(|| region.to_string(), |spec| spec.name.to_string())
+    }
+
+    /// A hash of regions and keyspaces; nodes whose digests differ refuse each other.
+    #[must_use]
+    pub fn policy_digest(&self) -> u64 {
+        self.core().topology.digest()
+    }
+
+    /// All keyspaces.
+    #[must_use]
+    pub fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
+        self.core().topology.keyspaces().cloned().collect()
+    }
+
+    /// A keyspace's policy.
+    ///
+    /// # Errors
+    /// `KEYSPACE_NOT_FOUND`.
+    pub fn policy(&self, name: &str) -> Result<Arc<Keyspace>, Error> {
+        let found = self.core().topology.keyspace_named(name).cloned();
+        found.ok_or_else(|| {
+            let shown: String = name.chars().take(64).collect();
+            Error::new(Reason::KeyspaceNotFound, format!("no keyspace {shown:?}"))
+        })
+    }
+
+    /// A keyspace to work with.
+    ///
+    /// # Errors
+    /// `KEYSPACE_NOT_FOUND`.
+    pub fn keyspace(&self, name: &str) -> Result<KeyspaceHandle, Error> {
+        Ok(KeyspaceHandle::new(self.clone(), self.policy(name)?))
+    }
+
+    /// Does a write, here or at its home, and waits for its level. It is submitted when the future
+    /// is first polled; dropping the future later does not undo it.
+    pub fn write(
+        &self,
+        call: WriteCall,
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send + 'static {
+        let core = Arc::clone(self.core());
+        async move { core.write(call).await }
+    }
+
+    /// Submits a write at once; its result arrives on `results` with its tag. The caller bounds how
+    /// many are outstanding. Must be called within a tokio runtime.
+    pub fn write_tagged(
+        &self,
+        call: WriteCall,
+        tag: u64,
+        results: &mpsc::UnboundedSender<(u64, Result<Receipt, Error>)>,
+    ) {
+        let core = self.core();
+        let keyspace = Arc::clone(&call.keyspace);
+        if let Some(checked) = core.write_at_once(call, tag, results) {
+            let (core, results) = (Arc::clone(core), results.clone());
+            tokio::spawn(async move {
+                let result = core.write_checked(&keyspace, checked).await;
+                // A caller that has gone away needs no answer.
+                drop(results.send((tag, result)));
+            });
+        }
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    /// An invalid key, no reachable home, a session that a takeover cut off.
+    pub async fn read(&self, call: ReadCall) -> Result<ReadAnswer, Error> {
+        self.core().read(call).await
+    }
+
+    /// Reads one page of a range.
+    ///
+    /// # Errors
+    /// As [`Node::read`]; a limit outside 1 to 10,000.
+    pub async fn scan(&self, call: ScanCall) -> Result<ScanPage, Error> {
+        self.core().scan(call).await
+    }
+
+    /// What became of a write: its receipt as of now, or `None` if the id is not remembered.
+    ///
+    /// # Errors
+    /// No reachable home.
+    pub async fn outcome(
+        &self,
+        keyspace: &Arc<Keyspace>,
+        key: Bytes,
+        request_id: RequestId,
+    ) -> Result<Option<Receipt>, Error> {
+        self.core().outcome(keyspace, key, request_id).await
+    }
+
+    /// What this node knows of itself, its peers and its partitions.
+    #[must_use]
+    pub fn status(&self, detail: Detail) -> NodeStatus {
+        super::status::status(self.core(), detail)
+    }
+
+    /// Ends the node in order: refuses new writes, waits up to 5 s for those in flight, flushes,
+    /// releases the directory. A second call does nothing.
+    ///
+    /// # Errors
+    /// The final flush failed; acknowledged writes are in the journal nevertheless.
+    pub async fn close(&self) -> Result<(), Error> {
+        let threads = self
+            .inner
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match threads {
+            Some(threads) => super::close::close(Arc::clone(self.core()), threads).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What all parts of a node share.
+//!
+//! **Owns**: the references between topology, driver, store and links; the signal to end.
+//! **Does not own**: threads and tasks (`open` starts, `close` ends them).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
+use domicile_storage::Store;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::driver::{Driver, Slot};
+use crate::error::Error;
+use crate::peers::PeerLink;
+use crate::topology::Topology;
+
+/// How long a call waits that does not say: longer than any keyspace's default, so that the
+/// keyspace's policy decides and not this.
+pub(super) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The inside of a node.
+pub(crate) struct NodeCore {
+    pub(crate) topology: Topology,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) links: BTreeMap<RegionId, Arc<PeerLink>>,
+    pub(crate) started: Instant,
+    pub(crate) closed: watch::Sender<bool>,
+}
+
+/// Where a call goes.
+pub(super) enum Route {
+    /// This node is the home.
+    Here(Arc<Slot>),
+    /// Another region is.
+    There(Arc<PeerLink>),
+}
+
+impl NodeCore {
+    /// Resolves once the node is closing.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut closed = self.closed.subscribe();
+        async move {
+            // An error means that the sender is gone, and with it the node.
+            drop(closed.wait_for(|closed| *closed).await);
+        }
+    }
+
+    pub(crate) fn link(&self, region: RegionId) -> Option<&Arc<PeerLink>> {
+        self.links.get(&region)
+    }
+
+    /// Refuses what this region may not even pass on.
+    pub(super) fn check_residency(&self, keyspace: &Keyspace) -> Result<(), Error> {
+        let own = &self.topology.own;
+        if keyspace.regions.contains(&own.id) {
+            return Ok(());
+        }
+        let message = format!(
+            "keyspace {} may not be handled in region {}",
+            keyspace.name, own.name
+        );
+        Err(Error::new(Reason::DataResidency, message)
+            .with("keyspace", &keyspace.name)
+            .with("region", &own.name))
+    }
+
+    pub(super) fn route(
+        &self,
+        partition: PartitionId,
+        forwarding: crate::call::Forwarding,
+    ) -> Result<Route, Error> {
+        let home = Topology::home_of(partition);
+        if home == self.topology.own.id {
+            let slot = self.driver.slot(partition).cloned();
+            let missing = || {
+                Error::new(
+                    Reason::KeyspaceNotFound,
+                    format!("no partition {partition}"),
+                )
+            };
+            return slot.map(Route::Here).ok_or_else(missing);
+        }
+        let name = self
+            .topology
+            .region(home)
+            .map_or(String::new(), |r| r.name.to_string());
+        if forwarding == crate::call::Forwarding::LocalOnly {
+            let own = &self.topology.own.name;
+            let error = Error::new(
+                Reason::WrongHome,
+                format!("the home of this key is region {name}, this is {own}"),
+            );
+            let endpoint = self
+                .link(home)
+                .and_then(|link| link.spec.peer_address.clone());
+            return Err(error
+                .with("home", name)
+                .with("endpoint", endpoint.unwrap_or_default()));
+        }
+        match self.link(home) {
+            Some(link) => Ok(Route::There(Arc::clone(link))),
+            None => {
+                let message = format!("no link to home region {name}");
+                Err(Error::new(Reason::NoHome, message).with("home", name))
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The node: the embedded database, and what the server's doors stand on.
+
+mod builder;
+mod close;
+mod embedded;
+mod handle;
+mod interior;
+mod open;
+mod read;
+mod request_id;
+mod scan;
+pub mod status;
+mod write;
+
+pub use builder::NodeBuilder;
+pub use embedded::Node;
+pub use handle::{KeyspaceHandle, Read, Scan, Write};
+pub(crate) use interior::NodeCore;
+pub(crate) use scan::{PartitionRows, PartitionScan};

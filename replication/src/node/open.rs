@@ -1,0 +1,247 @@
+//! Opening a node: recover, build the partitions, start threads and tasks.
+//!
+//! **Owns**: the order in which things start, so that nothing is served before it is recovered.
+//! **Does not own**: recovery itself (storage), what the tasks do (driver, shipping, peers).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
+use domicile_proto::{Epoch, PartitionId, Reason, RegionId, Seq};
+use domicile_storage::disk::OsDisk;
+use domicile_storage::{
+    CommitThread, EngineChoice, RecoveredPartition, Recovery, Store, StoreOptions,
+};
+use tokio::sync::watch;
+
+use super::interior::NodeCore;
+use crate::clock::Clock;
+use crate::driver::{Driver, remembered_requests};
+use crate::error::Error;
+use crate::options::{Engine, NodeOptions};
+use crate::peers::{PeerLink, PeerListener};
+use crate::shipping::run_shipper;
+use crate::topology::Topology;
+
+/// How often the flusher looks whether the overlay wants flushing. The overlay takes seconds to
+/// fill, so this only has to be well below that.
+const FLUSH_POLL: Duration = Duration::from_millis(50);
+
+/// A quiet node flushes this often, so that a restart has little to replay.
+const FLUSH_IDLE: Duration = Duration::from_secs(10);
+
+/// What ends with the node.
+pub(super) struct Threads {
+    pub(super) commit: CommitThread,
+    pub(super) flusher: JoinHandle<()>,
+}
+
+/// Opens everything. Must be called within a runtime.
+pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads, Opened), Error> {
+    let topology = Topology::new(&options)?;
+    let listener = match options.listen {
+        Some(address) => Some(PeerListener::bind(address).await?),
+        None => None,
+    };
+    let peer_address = listener.as_ref().map(|listener| listener.address);
+    let held = topology.partitions();
+    let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
+    let own = topology.own.id;
+    let recover = move || recover(&options, &held, &peers, own);
+    let recovered = tokio::task::spawn_blocking(recover).await;
+    let driver = recovered.map_err(|error| {
+        Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}"))
+    })??;
+    let driver = Arc::new(driver);
+    let mut links = BTreeMap::new();
+    for spec in topology.peers() {
+        let ship = Arc::clone(&driver.ship_signals[&spec.id]);
+        let source = Arc::clone(&driver.source_signals[&spec.id]);
+        links.insert(
+            spec.id,
+            Arc::new(PeerLink::new(spec.clone(), ship, source)?),
+        );
+    }
+    let core = Arc::new(NodeCore {
+        topology,
+        clock: Arc::clone(&driver.clock),
+        store: Arc::clone(&driver.store),
+        driver: Arc::clone(&driver),
+        links,
+        started: Instant::now(),
+        closed: watch::Sender::new(false),
+    });
+    let threads = start_threads(&core)?;
+    for slot in driver.slots() {
+        driver.input(slot, Input::Tick);
+    }
+    tokio::spawn(run_timers(Arc::clone(&core)));
+    if let Some(listener) = listener {
+        tokio::spawn(listener.serve(Arc::clone(&core)));
+    }
+    for link in core.links.values() {
+        tokio::spawn(run_shipper(Arc::clone(&core), Arc::clone(link)));
+    }
+    Ok((core, threads, Opened { peer_address }))
+}
+
+/// What is known only once the node is open.
+pub(super) struct Opened {
+    pub(super) peer_address: Option<std::net::SocketAddr>,
+}
+
+type Held = [(Arc<domicile_proto::Keyspace>, PartitionId)];
+
+fn recover(
+    options: &NodeOptions,
+    held: &Held,
+    peers: &[RegionId],
+    own: RegionId,
+) -> Result<Driver, Error> {
+    let store_options = StoreOptions {
+        journal_file_bytes: options.journal_file_bytes,
+        engine_cache_bytes: options.engine_cache_bytes,
+        overlay_bytes_max: options.overlay_bytes_max,
+        engine: match options.engine {
+            Engine::Sled => EngineChoice::Sled,
+            Engine::Memory => EngineChoice::Memory,
+        },
+        ..StoreOptions::default()
+    };
+    let (store, recovery) = Store::open(Arc::new(OsDisk::new()), &options.data, store_options)?;
+    report(&recovery);
+    let found = recovery
+        .partitions
+        .into_iter()
+        .map(|each| (each.partition, each));
+    let mut found: BTreeMap<PartitionId, RecoveredPartition> = found.collect();
+    let homed = held
+        .iter()
+        .filter(|(_, partition)| Topology::home_of(*partition) == own);
+    let last_seq = |id: &PartitionId| found.get(id).map_or(Seq::NONE, |each| each.last_seq);
+    let tails = homed
+        .map(|(_, partition)| (*partition, last_seq(partition)))
+        .collect();
+    let mut requests = remembered_requests(&store, &tails)?;
+    let clock = Arc::new(Clock::new());
+    let newest = requests.values().flatten().map(|request| request.hlc).max();
+    newest.map(|hlc| clock.observe(hlc));
+    let node_id = recovery.node_id;
+    let mut driver = Driver::new(clock, store, peers);
+    for (keyspace, partition) in held {
+        let home = Topology::home_of(*partition);
+        let is_home = home == own;
+        let recovered = Recovered {
+            requests: requests.remove(partition).unwrap_or_default(),
+            ..recovered_state(found.remove(partition), is_home, node_id)
+        };
+        let config = PartitionConfig::of(keyspace, *partition, own, home);
+        let opened = match is_home {
+            true => Partition::home(config, recovered, Moment::START),
+            false => Partition::copy(config, recovered, Moment::START),
+        };
+        let core = opened.map_err(|error| {
+            Error::new(
+                Reason::InvalidArgument,
+                format!("partition {partition}: {error}"),
+            )
+        })?;
+        driver.add(Arc::clone(keyspace), core, home, is_home);
+    }
+    for partition in found.keys() {
+        tracing::warn!(%partition, "the journal holds a partition that is not configured");
+    }
+    Ok(driver)
+}
+
+fn recovered_state(
+    found: Option<RecoveredPartition>,
+    is_home: bool,
+    node: domicile_proto::NodeId,
+) -> Recovered {
+    match found {
+        Some(found) => Recovered {
+            epoch: Some(found.epoch),
+            epoch_history: found.epoch_history,
+            last_seq: found.last_seq,
+            chain: found.chain,
+            visible_upto: found.visible_upto,
+            ..Recovered::default()
+        },
+        // A home's first reign. Homes are static, so nobody else mints one for this partition.
+        None => Recovered {
+            epoch: is_home.then_some(Epoch { counter: 1, node }),
+            ..Recovered::default()
+        },
+    }
+}
+
+fn report(recovery: &Recovery) {
+    let Recovery {
+        node_id,
+        created,
+        replayed_records,
+        elapsed,
+        ..
+    } = recovery;
+    let elapsed_ms = elapsed.as_millis() as u64;
+    tracing::info!(node = %node_id, created, replayed_records, elapsed_ms, "store opened");
+    if let Some(torn) = &recovery.torn_tail {
+        tracing::warn!(
+            ?torn,
+            "an unfinished commit at the end of the journal was cut off"
+        );
+    }
+    if let Some(why) = &recovery.engine_rebuilt {
+        tracing::warn!(%why, "the engine was rebuilt from the journal");
+    }
+}
+
+fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
+    let sink: Arc<dyn domicile_storage::CommitSink> = Arc::clone(&core.driver) as _;
+    let commit = CommitThread::spawn(Arc::clone(&core.store), sink)?;
+    let node = Arc::clone(core);
+    let flusher = std::thread::Builder::new()
+        .name("domicile-flush".to_owned())
+        .spawn(move || run_flusher(&node))
+        .map_err(|error| {
+            Error::new(
+                Reason::StorePoisoned,
+                format!("cannot start the flusher: {error}"),
+            )
+        })?;
+    Ok(Threads { commit, flusher })
+}
+
+fn run_flusher(core: &NodeCore) {
+    let closed = core.closed.subscribe();
+    let mut last = Instant::now();
+    while !*closed.borrow() {
+        if core.store.needs_flush() || last.elapsed() >= FLUSH_IDLE {
+            if let Err(error) = core.store.flush_once() {
+                tracing::error!(%error, "flushing cells into the engine failed; it is tried again");
+                std::thread::sleep(FLUSH_IDLE / 10);
+            }
+            last = Instant::now();
+        } else {
+            std::thread::sleep(FLUSH_POLL);
+        }
+    }
+}
+
+async fn run_timers(core: Arc<NodeCore>) {
+    let driver = Arc::clone(&core.driver);
+    let closed = core.closed();
+    let mut closed = std::pin::pin!(closed);
+    loop {
+        let earlier = driver.timers.earlier.notified();
+        let wait = driver.timers.next().map(|at| at.since(driver.clock.now()));
+        tokio::select! {
+            () = &mut closed => return,
+            () = earlier => continue,
+            () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => driver.tick(),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Reads of one key, by declared freshness.
+//!
+//! **Owns**: what each consistency waits for, and when it goes to the home instead.
+//! **Does not own**: cells (storage), forwarding (peers).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::{PartitionId, Reason, Seq};
+use domicile_storage::cells::Cell;
+
+use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
+use crate::call::{Consistency, Entry, ReadAnswer, ReadCall, SessionMark};
+use crate::driver::Slot;
+use crate::error::Error;
+use crate::topology::Topology;
+
+impl NodeCore {
+    /// Reads one key.
+    pub(crate) async fn read(&self, call: ReadCall) -> Result<ReadAnswer, Error> {
+        domicile_proto::limits::check_key(&call.key)?;
+        self.check_residency(&call.keyspace)?;
+        let partition = call.keyspace.partition_of(&call.key);
+        let timeout = call.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        if self
+            .may_answer(partition, &call.consistency, timeout)
+            .await?
+        {
+            let Some(slot) = self.driver.slot(partition) else {
+                let message = format!("no partition {partition}");
+                return Err(Error::new(Reason::KeyspaceNotFound, message));
+            };
+            return self.read_slot(slot, call.key);
+        }
+        match self.route(partition, call.forwarding)? {
+            Route::Here(slot) => self.read_slot(&slot, call.key),
+            Route::There(link) => {
+                let from = self.topology.own.name.as_str();
+                let rows = link
+                    .forward_get(&call.keyspace, from, call.key, timeout)
+                    .await?;
+                Ok(ReadAnswer {
+                    entry: rows.entries.into_iter().next(),
+                    partition,
+                    position: rows.position,
+                    staleness: Duration::ZERO,
+                    region: Topology::home_of(partition),
+                })
+            }
+        }
+    }
+
+    /// Whether this node's state of a partition is fresh enough; waits for a session's mark.
+    pub(super) async fn may_answer(
+        &self,
+        partition: PartitionId,
+        consistency: &Consistency,
+        timeout: Duration,
+    ) -> Result<bool, Error> {
+        let Some(slot) = self.driver.slot(partition) else {
+            return Ok(false);
+        };
+        if slot.is_home {
+            slot.check_reads_open(self.clock.now())?;
+        }
+        match consistency {
+            Consistency::Home => Ok(slot.is_home),
+            Consistency::Local => Ok(true),
+            Consistency::Bounded(bound) => Ok(slot.is_home || self.staleness(slot) <= *bound),
+            Consistency::Session(marks) => self.wait_session(slot, marks, timeout).await,
+        }
+    }
+
+    async fn wait_session(
+        &self,
+        slot: &Slot,
+        marks: &[SessionMark],
+        timeout: Duration,
+    ) -> Result<bool, Error> {
+        let marks = marks.iter().filter(|mark| mark.partition == slot.partition);
+        let Some(wanted) = marks.map(|mark| mark.position.seq).max() else {
+            return Ok(true);
+        };
+        if slot.cells.applied_upto() >= wanted {
+            return Ok(true);
+        }
+        let reached = slot.held_mark().received_upto;
+        if slot.is_home && wanted > reached {
+            return Err(session_lost(slot, wanted, reached));
+        }
+        let waited = tokio::time::timeout(timeout, slot.wait_applied(wanted)).await;
+        match waited {
+            Ok(()) => Ok(true),
+            Err(_) if slot.is_home => {
+                let message = format!("position {wanted} not visible within {timeout:?}");
+                Err(Error::new(Reason::Recovering, message))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// How far behind its home a slot's applied state may be.
+    pub(super) fn staleness(&self, slot: &Slot) -> Duration {
+        if slot.is_home {
+            return Duration::ZERO;
+        }
+        let stream = self
+            .driver
+            .source_signals
+            .get(&slot.home)
+            .map(|source| source.stream());
+        slot.staleness(self.clock.now(), stream.unwrap_or_default())
+    }
+
+    fn read_slot(&self, slot: &Slot, key: Bytes) -> Result<ReadAnswer, Error> {
+        // Before the read: what it sees can only be fresher than this says.
+        let staleness = self.staleness(slot);
+        let read = slot.cells.get(&key)?;
+        Ok(ReadAnswer {
+            entry: read.cell.and_then(|cell| entry_of(key, cell)),
+            partition: slot.partition,
+            position: slot.position(read.applied_upto),
+            staleness,
+            region: self.topology.own.id,
+        })
+    }
+}
+
+/// A cell as callers see it; `None` for a deleted one.
+pub(super) fn entry_of(key: Bytes, cell: Cell) -> Option<Entry> {
+    let value = cell.value?;
+    Some(Entry {
+        key,
+        value,
+        version: cell.version,
+        written_at_ms: cell.hlc.wall_ms(),
+    })
+}
+
+fn session_lost(slot: &Slot, wanted: Seq, reached: Seq) -> Error {
+    let partition = slot.partition;
+    let message = format!("the session saw {partition} up to {wanted}, the log ends at {reached}");
+    Error::new(Reason::SessionLost, message)
+        .with("fork", reached)
+        .with("lost_from", reached.next())
+        .with("lost_upto", wanted)
+}

@@ -1,0 +1,93 @@
+//! How a node is opened: everything it must be told, already checked.
+//!
+//! **Owns**: the plain options of a node and their defaults.
+//! **Does not own**: files, flags and environment (the server's `config`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use domicile_proto::{Keyspace, Name, RegionId};
+use domicile_storage::StoreOptions;
+
+/// Which engine serves the cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// sled, on disk.
+    #[default]
+    Sled,
+    /// Memory; rebuilt from the journal at every open.
+    Memory,
+}
+
+/// One region of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionSpec {
+    /// Its name.
+    pub name: Name,
+    /// Its id.
+    pub id: RegionId,
+    /// Where its node listens for peers, as `http://host:port`; `None` for the own region.
+    pub peer_address: Option<String>,
+}
+
+impl RegionSpec {
+    /// A region whose id follows from its name.
+    #[must_use]
+    pub fn new(name: Name, peer_address: Option<String>) -> Self {
+        let id = RegionId::of(&name);
+        Self {
+            name,
+            id,
+            peer_address,
+        }
+    }
+}
+
+/// Everything a node must be told.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// The cluster; nodes of another one are refused.
+    pub cluster: Name,
+    /// The own region.
+    pub region: Name,
+    /// All regions, the own one included.
+    pub regions: Vec<RegionSpec>,
+    /// All keyspaces.
+    pub keyspaces: Vec<Keyspace>,
+    /// Where peers may dial in; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Which engine serves the cells.
+    pub engine: Engine,
+    /// The engine's cache, in bytes.
+    pub engine_cache_bytes: u64,
+    /// Cells in memory that the engine does not have yet, in bytes.
+    pub overlay_bytes_max: u64,
+    /// Size of a journal file, in bytes.
+    pub journal_file_bytes: u64,
+}
+
+impl NodeOptions {
+    /// One region named `local`, no peers, no keyspaces yet.
+    ///
+    /// # Panics
+    /// Never: the names used are within the grammar.
+    #[must_use]
+    pub fn single(data: impl Into<PathBuf>) -> Self {
+        let region = Name::new("local").expect("a constant within the grammar");
+        let store = StoreOptions::default();
+        Self {
+            cluster: Name::new("domicile").expect("a constant within the grammar"),
+            regions: vec![RegionSpec::new(region.clone(), None)],
+            region,
+            keyspaces: Vec::new(),
+            listen: None,
+            data: data.into(),
+            engine: Engine::Sled,
+            engine_cache_bytes: store.engine_cache_bytes,
+            overlay_bytes_max: store.overlay_bytes_max,
+            journal_file_bytes: store.journal_file_bytes,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Checked values to and from the messages between nodes.
+//!
+//! **Owns**: reading marks, positions and partitions that a peer sent.
+//! **Does not own**: the generated messages (proto).
+
+use bytes::Bytes;
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq, WireError, v1};
+
+use crate::driver::HeldMark;
+
+pub(crate) fn partition_of_bytes(bytes: &[u8]) -> Result<PartitionId, WireError> {
+    let array: [u8; PartitionId::BYTES] = bytes.try_into().map_err(|_| WireError::Truncated {
+        what: "partition",
+        actual: bytes.len(),
+        needed: PartitionId::BYTES,
+    })?;
+    PartitionId::from_bytes(array).map_err(|_| WireError::Invalid {
+        what: "partition region",
+        actual: 0,
+    })
+}
+
+pub(crate) fn read_epoch(counter: u64, node: u64) -> Option<Epoch> {
+    NodeId::new(node).ok().map(|node| Epoch { counter, node })
+}
+
+pub(crate) fn mark_message(partition: PartitionId, mark: HeldMark) -> v1::CopyMark {
+    v1::CopyMark {
+        partition: Bytes::copy_from_slice(&partition.to_bytes()),
+        epoch_counter: mark.epoch.map_or(0, |epoch| epoch.counter),
+        epoch_node: mark.epoch.map_or(0, |epoch| epoch.node.get()),
+        received_upto: mark.received_upto.get(),
+        durable_upto: mark.durable_upto.get(),
+        chain: mark.chain.map_or(0, ChainHash::bits),
+    }
+}
+
+pub(crate) fn read_mark(message: &v1::CopyMark) -> Result<(PartitionId, HeldMark), WireError> {
+    let partition = partition_of_bytes(&message.partition)?;
+    let mark = HeldMark {
+        epoch: read_epoch(message.epoch_counter, message.epoch_node),
+        received_upto: Seq::new(message.received_upto),
+        durable_upto: Seq::new(message.durable_upto),
+        chain: Some(ChainHash::from_bits(message.chain)),
+    };
+    Ok((partition, mark))
+}

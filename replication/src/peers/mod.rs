@@ -1,0 +1,11 @@
+//! Connections between nodes: the links this node dials, the service it answers on, forwarding.
+
+mod forward;
+mod link;
+mod listener;
+mod messages;
+mod service;
+
+pub(crate) use link::PeerLink;
+pub(crate) use listener::PeerListener;
+pub(crate) use messages::{mark_message, partition_of_bytes, read_epoch, read_mark};

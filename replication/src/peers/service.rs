@@ -1,0 +1,280 @@
+//! The peer service: streams of segments and forwarded requests that other nodes send here.
+//!
+//! **Owns**: turning messages into calls and answers into messages.
+//! **Does not own**: what a stream does (shipping), what a call does (node).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::record::RecordBody;
+use domicile_proto::v1::peer_server::Peer;
+use domicile_proto::v1::{self, forward_request, forward_response};
+use domicile_proto::{AckLevel, KeyspaceId, Reason, RequestId};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::messages::partition_of_bytes;
+use crate::call::{
+    Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, WriteCall,
+};
+use crate::error::Error;
+use crate::node::{NodeCore, PartitionScan};
+use crate::receipt::Receipt;
+use crate::shipping::Receiver;
+
+/// Answers between the receiver and the connection. Acks are coalesced, so few are ever waiting.
+const ANSWERS_MAX: usize = 64;
+
+/// The service on the peer port.
+pub(super) struct PeerService {
+    node: Arc<NodeCore>,
+}
+
+impl PeerService {
+    pub(super) fn new(node: Arc<NodeCore>) -> Self {
+        Self { node }
+    }
+
+    async fn answer(
+        &self,
+        request: v1::ForwardRequest,
+        timeout: Option<Duration>,
+    ) -> Result<forward_response::Response, Error> {
+        if request.hops != 1 {
+            let message = format!("forwarded {} times, limit 1", request.hops);
+            return Err(Error::new(Reason::WrongHome, message));
+        }
+        let missing = || Error::new(Reason::InvalidArgument, "an empty forward request");
+        match request.request.ok_or_else(missing)? {
+            forward_request::Request::Write(write) => {
+                let receipt = self.node.write(self.write_call(write, timeout)?).await?;
+                let keyspace = self.keyspace_of(&receipt)?;
+                Ok(forward_response::Response::Receipt(receipt_message(
+                    &receipt,
+                    &keyspace.regions,
+                )))
+            }
+            forward_request::Request::Get(get) => self.get(get, timeout).await,
+            forward_request::Request::Scan(scan) => self.scan(&scan),
+            forward_request::Request::Outcome(outcome) => {
+                let keyspace = self.keyspace(outcome.keyspace)?;
+                let request_id = read_request_id(&outcome.request_id)?;
+                let known = self
+                    .node
+                    .outcome_here(&keyspace, &outcome.key, request_id)?;
+                Ok(match known {
+                    None => forward_response::Response::Unknown(true),
+                    Some(receipt) => forward_response::Response::Receipt(receipt_message(
+                        &receipt,
+                        &keyspace.regions,
+                    )),
+                })
+            }
+        }
+    }
+
+    fn keyspace(&self, id: u32) -> Result<Arc<domicile_proto::Keyspace>, Error> {
+        let id = KeyspaceId::new(id);
+        let found = self.node.topology.keyspace(id).cloned();
+        found.ok_or_else(|| Error::new(Reason::KeyspaceNotFound, format!("no keyspace {id}")))
+    }
+
+    fn keyspace_of(&self, receipt: &Receipt) -> Result<Arc<domicile_proto::Keyspace>, Error> {
+        self.keyspace(receipt.partition.keyspace.get())
+    }
+
+    fn write_call(
+        &self,
+        write: v1::ForwardWrite,
+        timeout: Option<Duration>,
+    ) -> Result<WriteCall, Error> {
+        let keyspace = self.keyspace(write.keyspace)?;
+        let (_, operations) = RecordBody::from_untrusted(write.body)?;
+        let level = match write.ack.as_str() {
+            "" => None,
+            text => Some(read_level(text)?),
+        };
+        let preconditions = write.preconditions.into_iter().map(read_precondition);
+        Ok(WriteCall {
+            keyspace,
+            operations,
+            preconditions: preconditions.collect::<Result<_, _>>()?,
+            level,
+            request_id: Some(read_request_id(&write.request_id)?),
+            timeout,
+            forwarding: Forwarding::LocalOnly,
+        })
+    }
+
+    async fn get(
+        &self,
+        get: v1::ForwardGet,
+        timeout: Option<Duration>,
+    ) -> Result<forward_response::Response, Error> {
+        let call = ReadCall {
+            keyspace: self.keyspace(get.keyspace)?,
+            key: get.key,
+            consistency: Consistency::Home,
+            timeout,
+            forwarding: Forwarding::LocalOnly,
+        };
+        let answer = self.node.read(call).await?;
+        Ok(forward_response::Response::Rows(v1::ForwardRows {
+            rows: answer.entry.into_iter().map(row_message).collect(),
+            more: false,
+            resume_after: Bytes::new(),
+            applied_upto: answer.position.map_or(0, |position| position.seq.get()),
+            epoch_counter: answer.position.map_or(0, |position| position.epoch.counter),
+            epoch_node: answer
+                .position
+                .map_or(0, |position| position.epoch.node.get()),
+        }))
+    }
+
+    fn scan(&self, scan: &v1::ForwardScan) -> Result<forward_response::Response, Error> {
+        let direction = if scan.reverse {
+            Direction::Backward
+        } else {
+            Direction::Forward
+        };
+        let rows = self.node.scan_partition_at_home(&PartitionScan {
+            partition: partition_of_bytes(&scan.partition)?,
+            from: scan.from.clone(),
+            upto: scan.upto.clone(),
+            after: scan.after.clone(),
+            direction,
+            limit: scan.limit as usize,
+        })?;
+        Ok(forward_response::Response::Rows(v1::ForwardRows {
+            rows: rows.entries.into_iter().map(row_message).collect(),
+            more: rows.resume_after.is_some(),
+            resume_after: rows.resume_after.unwrap_or_default(),
+            applied_upto: rows.position.map_or(0, |position| position.seq.get()),
+            epoch_counter: rows.position.map_or(0, |position| position.epoch.counter),
+            epoch_node: rows
+                .position
+                .map_or(0, |position| position.epoch.node.get()),
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type ShipStream = ReceiverStream<Result<v1::CopyFrame, Status>>;
+
+    async fn ship(
+        &self,
+        request: Request<Streaming<v1::ShipFrame>>,
+    ) -> Result<Response<Self::ShipStream>, Status> {
+        let (answers, stream) = mpsc::channel(ANSWERS_MAX);
+        let receiver = Receiver::new(Arc::clone(&self.node), answers);
+        tokio::spawn(receiver.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<v1::ForwardRequest>,
+    ) -> Result<Response<v1::ForwardResponse>, Status> {
+        let timeout = timeout_of(&request);
+        let answer = self.answer(request.into_inner(), timeout).await;
+        let response = answer.unwrap_or_else(|error| {
+            forward_response::Response::Error(v1::ForwardError {
+                reason: error.reason().to_string(),
+                message: error.to_string(),
+                metadata: error
+                    .metadata()
+                    .clone()
+                    .into_iter()
+                    .collect::<HashMap<_, _>>(),
+            })
+        });
+        Ok(Response::new(v1::ForwardResponse {
+            response: Some(response),
+        }))
+    }
+}
+
+/// The caller's remaining time, from the header that gRPC carries it in.
+fn timeout_of<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Reason::InvalidArgument, message)
+}
+
+fn read_level(text: &str) -> Result<AckLevel, Error> {
+    text.parse()
+        .map_err(|e: domicile_proto::level::AckLevelError| invalid(e.to_string()))
+}
+
+fn read_request_id(bytes: &[u8]) -> Result<RequestId, Error> {
+    let array: Result<[u8; 16], _> = bytes.try_into();
+    let array =
+        array.map_err(|_| invalid(format!("request id of {} bytes, 16 expected", bytes.len())))?;
+    RequestId::new(u128::from_be_bytes(array)).map_err(|error| invalid(error.to_string()))
+}
+
+fn read_precondition(message: v1::ForwardPrecondition) -> Result<Precondition, Error> {
+    let expected = match message.expected_version.as_str() {
+        "" => Expected::Absent,
+        text => {
+            let version = text.parse();
+            Expected::Version(
+                version
+                    .map_err(|e: domicile_proto::position::VersionError| invalid(e.to_string()))?,
+            )
+        }
+    };
+    Ok(Precondition {
+        key: message.key,
+        expected,
+    })
+}
+
+fn receipt_message(receipt: &Receipt, regions: &[domicile_proto::RegionId]) -> v1::ForwardReceipt {
+    let bit = |region| {
+        regions
+            .iter()
+            .position(|each| each == region)
+            .map_or(0, |at| 1 << at)
+    };
+    v1::ForwardReceipt {
+        partition: Bytes::copy_from_slice(&receipt.partition.to_bytes()),
+        version: receipt.version.to_string(),
+        asked: receipt.asked.to_string(),
+        achieved: receipt.achieved.to_string(),
+        durable_in: receipt
+            .durable_in
+            .iter()
+            .map(bit)
+            .fold(0, |bits, bit: u64| bits | bit),
+        degraded: receipt.degraded,
+        duplicate: receipt.duplicate,
+        request_id: Bytes::copy_from_slice(&receipt.request_id.get().to_be_bytes()),
+    }
+}
+
+fn row_message(entry: Entry) -> v1::ForwardRow {
+    v1::ForwardRow {
+        key: entry.key,
+        value: entry.value,
+        version: entry.version.to_string(),
+        hlc: domicile_proto::Hlc::at_ms(entry.written_at_ms).bits(),
+    }
+}

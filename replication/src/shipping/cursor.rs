@@ -1,0 +1,110 @@
+//! Where a shipper stands in the journal, and which record of each partition comes next.
+//!
+//! **Owns**: picking, from the journal's mix of partitions, what one peer still needs and may have.
+//! **Does not own**: reading files (storage), sending (shipper).
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use domicile_proto::{PartitionId, Seq};
+use domicile_storage::{JournalChunk, Place, Store, StoreError};
+
+/// Bytes that one read of the journal asks for, and so about the size of a frame in catch-up.
+/// Larger frames delay the beats behind them; smaller ones cost more calls a byte.
+pub(super) const READ_BYTES: usize = 256 << 10;
+
+/// A place in the journal and, per partition that the peer may have, the next record it lacks.
+#[derive(Debug)]
+pub(super) struct ShipCursor {
+    place: Place,
+    next: BTreeMap<PartitionId, Seq>,
+}
+
+/// What one advance found.
+#[derive(Debug, Default)]
+pub(super) struct Picked {
+    /// Whole segments, one after the other.
+    pub(super) bytes: Bytes,
+    /// How many records they hold.
+    pub(super) records: u64,
+}
+
+impl ShipCursor {
+    /// A cursor at the first segment that any of `next` lacks. `durable` tells how far each
+    /// partition's log reaches.
+    pub(super) fn new(
+        store: &Store,
+        next: BTreeMap<PartitionId, Seq>,
+        durable: impl Fn(PartitionId) -> Seq,
+    ) -> Self {
+        // The end first: what becomes durable after it lies behind it.
+        let end = store.durable_end();
+        let lacking = next
+            .iter()
+            .filter(|(partition, seq)| **seq <= durable(**partition));
+        let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(Place::START));
+        let place = starts.min().unwrap_or(end).min(end);
+        Self { place, next }
+    }
+
+    /// Goes back for a partition whose copy lacks records from `seq` on.
+    pub(super) fn rewind(&mut self, store: &Store, partition: PartitionId, seq: Seq) {
+        if let Some(next) = self.next.get_mut(&partition) {
+            *next = seq;
+            let place = store.locate(partition, seq).unwrap_or(Place::START);
+            self.place = self.place.min(place);
+        }
+    }
+
+    /// Ships no more of a partition.
+    pub(super) fn forget(&mut self, partition: PartitionId) {
+        self.next.remove(&partition);
+    }
+
+    /// Whether everything before `end` has been looked at.
+    pub(super) fn is_at(&self, end: Place) -> bool {
+        self.place >= end
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Takes what the peer lacks out of a chunk that was read at [`ShipCursor::place`].
+    pub(super) fn pick(&mut self, chunk: &JournalChunk) -> Picked {
+        let mut wanted = Vec::new();
+        for (_, segment) in &chunk.segments {
+            let header = segment.header();
+            let Some(next) = self.next.get_mut(&header.partition) else {
+                continue;
+            };
+            // Not `!=`: after a rewind for one partition the others' segments come by again.
+            if header.first_seq == *next {
+                *next = header.last_seq().next();
+                wanted.push(segment);
+            }
+        }
+        self.place = chunk.next;
+        let records = wanted
+            .iter()
+            .map(|segment| u64::from(segment.header().count))
+            .sum();
+        let bytes = match wanted.as_slice() {
+            [only] => only.bytes().clone(),
+            several => {
+                let len = several.iter().map(|segment| segment.bytes().len()).sum();
+                let mut bytes = BytesMut::with_capacity(len);
+                several
+                    .iter()
+                    .for_each(|segment| bytes.extend_from_slice(segment.bytes()));
+                bytes.freeze()
+            }
+        };
+        Picked { bytes, records }
+    }
+
+    /// Reads the next chunk before `end`.
+    pub(super) fn read(&self, store: &Store, end: Place) -> Result<JournalChunk, StoreError> {
+        store.read(self.place, end, READ_BYTES)
+    }
+}

@@ -1,0 +1,272 @@
+//! The copy's end of a stream: checks what comes, stores it, says what it holds.
+//!
+//! **Owns**: one task a stream; residency at the receiver; the answer to each kind of damage.
+//! **Does not own**: accepting or refusing by epoch and sequence (the core).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_core::{Input, RejectCause};
+use domicile_proto::v1::{self, copy_frame, ship_frame};
+use domicile_proto::{Hlc, Segment, Seq};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::compression::plain_bytes;
+use super::shipper::PROTOCOL;
+use crate::clock::Clock;
+use crate::driver::{Slot, SourceSignal};
+use crate::node::NodeCore;
+use crate::options::RegionSpec;
+use crate::peers::{mark_message, partition_of_bytes, read_epoch};
+
+/// How often a receiver that has no room asks again; meanwhile it reads nothing, and the sender's
+/// window fills.
+const ROOM_POLL: Duration = Duration::from_millis(1);
+
+/// Largest frame of segments accepted, uncompressed.
+const FRAME_BYTES_MAX: usize = 12 << 20;
+
+type Answers = mpsc::Sender<Result<v1::CopyFrame, Status>>;
+
+/// One stream from one home.
+pub(crate) struct Receiver {
+    node: Arc<NodeCore>,
+    answers: Answers,
+}
+
+impl Receiver {
+    pub(crate) fn new(node: Arc<NodeCore>, answers: Answers) -> Self {
+        Self { node, answers }
+    }
+
+    /// Serves the stream until it ends, either side fails, or a newer stream replaces it.
+    pub(crate) async fn run(self, mut frames: Streaming<v1::ShipFrame>) {
+        let ended = match self.greet(&mut frames).await {
+            Ok((source, signal)) => {
+                signal.update_stream(|stream| stream.receiving = true);
+                let ended = tokio::select! {
+                    () = self.node.closed() => Err(Status::unavailable("the node is closing")),
+                    ended = self.serve(&mut frames, &source, &signal) => ended,
+                };
+                signal.update_stream(|stream| stream.receiving = false);
+                ended
+            }
+            Err(status) => Err(status),
+        };
+        if let Err(status) = ended {
+            tracing::warn!(error = %status.message(), "a stream of segments ended");
+            drop(self.answers.send(Err(status)).await);
+        }
+    }
+
+    /// Reads the hello, checks that both sides are configured alike, answers with what is held.
+    async fn greet(
+        &self,
+        frames: &mut Streaming<v1::ShipFrame>,
+    ) -> Result<(RegionSpec, Arc<SourceSignal>), Status> {
+        let first = frames.message().await?.and_then(|frame| frame.frame);
+        let Some(ship_frame::Frame::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("the first frame must be a hello"));
+        };
+        let topology = &self.node.topology;
+        let refuse = |text: String| Err(Status::failed_precondition(text));
+        if hello.protocol != PROTOCOL {
+            return refuse(format!(
+                "peer protocol {}, supported {PROTOCOL}",
+                hello.protocol
+            ));
+        }
+        if hello.cluster != topology.cluster.as_str() {
+            return refuse(format!(
+                "cluster {:?}, this is {:?}",
+                hello.cluster, topology.cluster
+            ));
+        }
+        if hello.policy_digest != topology.digest() {
+            let own = &topology.own.name;
+            return refuse(format!(
+                "regions or keyspaces are configured differently at {own}"
+            ));
+        }
+        let source = topology.region_named(&hello.region);
+        let Some(source) = source.filter(|region| region.id != topology.own.id) else {
+            return refuse(format!("region {:?} is not a peer here", hello.region));
+        };
+        let Some(signal) = self.node.driver.source_signals.get(&source.id) else {
+            return refuse(format!("region {:?} is not a peer here", hello.region));
+        };
+        let slots = self
+            .node
+            .driver
+            .slots()
+            .filter(|slot| slot.home == source.id);
+        let hello = v1::CopyHello {
+            protocol: PROTOCOL,
+            region: topology.own.name.to_string(),
+            node: self.node.store.node_id().get(),
+            policy_digest: topology.digest(),
+            marks: slots
+                .map(|slot| mark_message(slot.partition, slot.held_mark()))
+                .collect(),
+        };
+        self.answer(copy_frame::Frame::Hello(hello)).await?;
+        tracing::info!(peer = %source.name, "receiving from peer");
+        Ok((source.clone(), Arc::clone(signal)))
+    }
+
+    async fn serve(
+        &self,
+        frames: &mut Streaming<v1::ShipFrame>,
+        source: &RegionSpec,
+        signal: &SourceSignal,
+    ) -> Result<(), Status> {
+        loop {
+            tokio::select! {
+                frame = frames.message() => match frame?.map(|frame| frame.frame) {
+                    None => return Ok(()),
+                    Some(Some(ship_frame::Frame::Segments(segments))) => {
+                        self.take_segments(source, segments).await?;
+                        self.send_acks(signal).await?;
+                    }
+                    Some(Some(ship_frame::Frame::Beat(beat))) => {
+                        self.take_beat(source, signal, &beat).await?;
+                    }
+                    Some(_) => return Err(Status::invalid_argument("an unexpected frame")),
+                },
+                () = signal.notify.notified() => self.send_acks(signal).await?,
+            }
+        }
+    }
+
+    async fn send_acks(&self, signal: &SourceSignal) -> Result<(), Status> {
+        let acks = signal.take_acks();
+        if acks.is_empty() {
+            return Ok(());
+        }
+        let marks = acks
+            .into_iter()
+            .map(|(partition, mark)| mark_message(partition, mark));
+        self.answer(copy_frame::Frame::Acks(v1::Acks {
+            marks: marks.collect(),
+        }))
+        .await
+    }
+
+    async fn take_segments(&self, source: &RegionSpec, frame: v1::Segments) -> Result<(), Status> {
+        let corrupt = |error: domicile_proto::WireError| Status::data_loss(error.to_string());
+        let mut bytes: Bytes = plain_bytes(frame, FRAME_BYTES_MAX).map_err(corrupt)?;
+        while !self.node.driver.has_room(bytes.len()) {
+            tokio::time::sleep(ROOM_POLL).await;
+        }
+        while !bytes.is_empty() {
+            let segment = Segment::decode_front(&mut bytes).map_err(corrupt)?;
+            segment.records().map_err(corrupt)?;
+            self.take_segment(source, segment).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_segment(&self, source: &RegionSpec, segment: Segment) -> Result<(), Status> {
+        let header = *segment.header();
+        let Some(slot) = self.held_slot(source, &segment) else {
+            let keyspace = header.partition.keyspace;
+            let message = format!("{keyspace} from {}: not to be held here", source.name);
+            return self.reject(&segment, "RESIDENCY", message, Seq::NONE).await;
+        };
+        let cause = match self.node.driver.receive(slot, segment.clone()) {
+            Ok(()) | Err(RejectCause::Duplicate { .. }) => return Ok(()),
+            Err(cause) => cause,
+        };
+        let (code, expected) = match &cause {
+            RejectCause::Gap { expected, .. } => ("GAP", *expected),
+            RejectCause::Overlap { .. } => ("OVERLAP", Seq::NONE),
+            RejectCause::StaleEpoch { .. } => ("STALE_EPOCH", Seq::NONE),
+            RejectCause::ChainMismatch { .. } => ("CHAIN_MISMATCH", Seq::NONE),
+            RejectCause::Poisoned => ("STORE_POISONED", Seq::NONE),
+            _ => ("REFUSED", Seq::NONE),
+        };
+        self.reject(&segment, code, cause.to_string(), expected)
+            .await
+    }
+
+    /// The slot of a segment that this source may send and this region may hold.
+    fn held_slot(&self, source: &RegionSpec, segment: &Segment) -> Option<&Arc<Slot>> {
+        let slot = self.node.driver.slot(segment.header().partition)?;
+        (slot.home == source.id && slot.keyspace.regions.contains(&source.id)).then_some(slot)
+    }
+
+    async fn reject(
+        &self,
+        segment: &Segment,
+        cause: &str,
+        message: String,
+        expected: Seq,
+    ) -> Result<(), Status> {
+        let partition = segment.header().partition;
+        tracing::warn!(%partition, cause, %message, "segment refused");
+        let rejection = v1::Rejection {
+            partition: Bytes::copy_from_slice(&partition.to_bytes()),
+            cause: cause.to_owned(),
+            message,
+            expected_seq: expected.get(),
+        };
+        self.answer(copy_frame::Frame::Rejection(rejection)).await
+    }
+
+    async fn take_beat(
+        &self,
+        source: &RegionSpec,
+        signal: &SourceSignal,
+        beat: &v1::Beat,
+    ) -> Result<(), Status> {
+        for watermark in &beat.watermarks {
+            let partition = partition_of_bytes(&watermark.partition)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let epoch = read_epoch(watermark.epoch_counter, watermark.epoch_node);
+            let (Some(slot), Some(epoch)) = (self.node.driver.slot(partition), epoch) else {
+                continue;
+            };
+            if slot.home == source.id {
+                let visible_upto = Seq::new(watermark.visible_upto);
+                self.node.driver.input(
+                    slot,
+                    Input::Watermark {
+                        epoch,
+                        visible_upto,
+                    },
+                );
+            }
+        }
+        let hlc = Hlc::from_bits(beat.hlc);
+        if !self.node.clock.observe(hlc) {
+            tracing::warn!(peer = %source.name, %hlc, "the peer's clock is far ahead; not followed");
+        }
+        let now = self.node.clock.now();
+        let one_way_us = self
+            .node
+            .link(source.id)
+            .map_or(0, |link| link.status().rtt_us / 2);
+        signal.update_stream(|stream| {
+            stream.one_way_us = one_way_us;
+            let home_now_ms = hlc.wall_ms() + one_way_us / 1000;
+            stream.skew_ms = home_now_ms.cast_signed() - Clock::wall_ms().cast_signed();
+            if beat.caught_up {
+                stream.caught_up_at = Some(now);
+            }
+        });
+        let echo = v1::BeatEcho {
+            sent_us: beat.sent_us,
+            hlc: self.node.clock.head().bits(),
+            applied: Vec::new(),
+        };
+        self.answer(copy_frame::Frame::Echo(echo)).await
+    }
+
+    async fn answer(&self, frame: copy_frame::Frame) -> Result<(), Status> {
+        let frame = v1::CopyFrame { frame: Some(frame) };
+        let sent = self.answers.send(Ok(frame)).await;
+        sent.map_err(|_| Status::cancelled("the home has gone away"))
+    }
+}

@@ -1,0 +1,156 @@
+//! Who is home of what, and who may hold what: the static map of this version.
+//!
+//! **Owns**: the checked regions and keyspaces, the partitions they imply, the digest by which two
+//! nodes know that they were configured alike.
+//! **Does not own**: changing it (a control plane, later; an assignment reaches a slot as one input).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domicile_proto::hash::hash64;
+use domicile_proto::{Keyspace, KeyspaceId, Name, PartitionId, Reason, RegionId};
+
+use crate::error::Error;
+use crate::options::{NodeOptions, RegionSpec};
+
+/// The map of one cluster, as one node sees it.
+#[derive(Debug)]
+pub(crate) struct Topology {
+    pub(crate) cluster: Name,
+    pub(crate) own: RegionSpec,
+    pub(crate) regions: Vec<RegionSpec>,
+    keyspaces: BTreeMap<KeyspaceId, Arc<Keyspace>>,
+    names: BTreeMap<Name, KeyspaceId>,
+}
+
+impl Topology {
+    /// Checks the options as a whole.
+    pub(crate) fn new(options: &NodeOptions) -> Result<Self, Error> {
+        let invalid = |message: String| Error::new(Reason::InvalidArgument, message);
+        let mut seen: BTreeMap<RegionId, &Name> = BTreeMap::new();
+        for region in &options.regions {
+            if let Some(other) = seen.insert(region.id, &region.name) {
+                let (name, id) = (&region.name, region.id);
+                return Err(invalid(format!(
+                    "regions {other} and {name} share the id {id}"
+                )));
+            }
+        }
+        let own = options
+            .regions
+            .iter()
+            .find(|region| region.name == options.region);
+        let Some(own) = own.cloned() else {
+            return Err(invalid(format!(
+                "own region {} is not among the regions",
+                options.region
+            )));
+        };
+        let mut keyspaces = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for keyspace in &options.keyspaces {
+            let keyspace = keyspace
+                .clone()
+                .validate()
+                .map_err(|e| invalid(e.to_string()))?;
+            if let Some(id) = keyspace.regions.iter().find(|id| !seen.contains_key(id)) {
+                return Err(invalid(format!(
+                    "keyspace {}: unknown region {id}",
+                    keyspace.name
+                )));
+            }
+            names.insert(keyspace.name.clone(), keyspace.id());
+            let keyspace = Arc::new(keyspace);
+            if let Some(other) = keyspaces.insert(keyspace.id(), Arc::clone(&keyspace)) {
+                let (a, b) = (&other.name, &keyspace.name);
+                return Err(invalid(format!(
+                    "keyspaces {a} and {b} share the id {}",
+                    other.id()
+                )));
+            }
+        }
+        let (cluster, regions) = (options.cluster.clone(), options.regions.clone());
+        Ok(Self {
+            cluster,
+            own,
+            regions,
+            keyspaces,
+            names,
+        })
+    }
+
+    pub(crate) fn keyspace_named(&self, name: &str) -> Option<&Arc<Keyspace>> {
+        let name = Name::new(name).ok()?;
+        self.keyspaces.get(self.names.get(&name)?)
+    }
+
+    pub(crate) fn keyspace(&self, id: KeyspaceId) -> Option<&Arc<Keyspace>> {
+        self.keyspaces.get(&id)
+    }
+
+    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
+        self.keyspaces.values()
+    }
+
+    pub(crate) fn region(&self, id: RegionId) -> Option<&RegionSpec> {
+        self.regions.iter().find(|region| region.id == id)
+    }
+
+    pub(crate) fn region_named(&self, name: &str) -> Option<&RegionSpec> {
+        self.regions
+            .iter()
+            .find(|region| region.name.as_str() == name)
+    }
+
+    /// Every region but the own one.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &RegionSpec> {
+        self.regions
+            .iter()
+            .filter(|region| region.id != self.own.id)
+    }
+
+    /// Every partition that this node holds, as home or copy. Residency: none other is opened.
+    pub(crate) fn partitions(&self) -> Vec<(Arc<Keyspace>, PartitionId)> {
+        let held = self
+            .keyspaces
+            .values()
+            .filter(|keyspace| keyspace.regions.contains(&self.own.id));
+        held.flat_map(|keyspace| {
+            let partitions = keyspace.partitions().into_iter();
+            partitions.map(|partition| (Arc::clone(keyspace), partition))
+        })
+        .collect()
+    }
+
+    /// Homes are static: a partition's origin region.
+    pub(crate) fn home_of(partition: PartitionId) -> RegionId {
+        partition.region
+    }
+
+    /// A hash of everything that both ends of a stream must agree on.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut regions: Vec<_> = self
+            .regions
+            .iter()
+            .map(|r| (r.id, r.name.as_str()))
+            .collect();
+        regions.sort_unstable();
+        let keyspaces: Vec<_> = self
+            .keyspaces
+            .values()
+            .map(|keyspace| {
+                let Keyspace {
+                    name,
+                    regions,
+                    placement,
+                    delimiter,
+                    buckets,
+                    ack,
+                    ..
+                } = &**keyspace;
+                format!("{name} {regions:?} {placement:?} {delimiter} {buckets} {ack}")
+            })
+            .collect();
+        hash64(format!("{} {regions:?} {keyspaces:?}", self.cluster).as_bytes())
+    }
+}

@@ -1,0 +1,39 @@
+//! Domicile: a multi-region key-value store in which every key has a home region.
+//!
+//! Writes are sequenced and acknowledged in the key's home region at local-disk speed and shipped to
+//! the other regions as checksummed log segments. What the loss of a region may cost (RPO) is chosen
+//! per keyspace: `async`, `semi-sync` or `sync`.
+//!
+//! ```
+//! # #[tokio::main] async fn main() -> Result<(), domicile::Error> {
+//! # let directory = tempfile::tempdir().expect("a temporary directory");
+//! # let data = directory.path().join("data");
+//! let node = domicile::Node::builder(data).keyspace("users", |_| {}).open().await?;
+//! let users = node.keyspace("users")?;
+//! let receipt = users.put("alice/name", "Ada").await?;
+//! assert_eq!(receipt.achieved, domicile::AckLevel::Async);
+//! let entry = users.get("alice/name").await?.expect("just written");
+//! assert_eq!(entry.value, "Ada");
+//! let renamed = users.put("alice/name", "Augusta").if_version(entry.version).await;
+//! assert!(renamed.is_ok());
+//! assert_eq!(users.scan("alice/").collect().await?.len(), 1);
+//! node.close().await?;
+//! # Ok(()) }
+//! ```
+//!
+//! Map:
+//! - this file: the embedded API, re-exported
+//! - `main.rs`: the `domicile` binary (feature `cli`)
+//!
+//! This crate never contains logic of its own.
+
+pub use domicile_proto::{
+    AckLevel, ErrorKind, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
+    PartitionId, Placement, Position, Reason, RegionId, RequestId, RpoLimit, Seq, Version,
+};
+pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Write};
+pub use domicile_replication::{
+    Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding, NodeOptions,
+    NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage,
+    SessionMark, WriteCall,
+};

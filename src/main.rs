@@ -1,0 +1,5 @@
+//! The `domicile` binary.
+
+fn main() -> std::process::ExitCode {
+    domicile_server::run()
+}

@@ -1,0 +1,9 @@
+//! Several regions in one process over real sockets and our own WAN: what each ack level means,
+//! who answers what, and what a peer that misbehaves achieves.
+
+mod hostile;
+mod levels;
+mod reads;
+mod restarts;
+mod rig;
+mod writes;

@@ -1,0 +1,149 @@
+//! Nodes that go away and come back: catch-up, recovery, the engine's loss.
+
+use std::time::{Duration, Instant};
+
+use domicile::{Consistency, ErrorKind};
+
+use crate::rig::{Cluster, PATIENCE, keyspaces, until};
+
+const NEAR: Duration = Duration::from_millis(4);
+
+async fn wait_value(cluster: &Cluster, node: &str, keyspace: &str, key: &str, value: &str) {
+    let handle = cluster.node(node).keyspace(keyspace).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let entry = handle
+            .get(key)
+            .consistency(Consistency::Local)
+            .await
+            .unwrap();
+        if entry.is_some_and(|entry| entry.value == value) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{node} never showed {key} = {value}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_away_catches_up() {
+    let mut cluster = Cluster::start(NEAR, keyspaces()).await;
+    let fast = cluster.node("eu").keyspace("fast").unwrap();
+    fast.put("k/0", "0").await.unwrap();
+    cluster.close("us").await;
+    let writes = (0..2_000).map(|n| fast.put(format!("g{}/k", n % 50), format!("{n}")));
+    for result in futures::future::join_all(writes.map(std::future::IntoFuture::into_future)).await
+    {
+        result.unwrap();
+    }
+    fast.put("last/k", "done").await.unwrap();
+    cluster.open("us").await;
+    for group in 0..50 {
+        let key = format!("g{group}/k");
+        let at_home = fast.get(&key).await.unwrap().unwrap();
+        let value = String::from_utf8(at_home.value.to_vec()).unwrap();
+        wait_value(&cluster, "us", "fast", &key, &value).await;
+    }
+    wait_value(&cluster, "us", "fast", "last/k", "done").await;
+    wait_value(&cluster, "ap", "fast", "last/k", "done").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_can_be_deleted_with_nothing_lost() {
+    let mut cluster = Cluster::start(NEAR, keyspaces()).await;
+    let safe = cluster.node("eu").keyspace("safe").unwrap();
+    let mut versions = Vec::new();
+    for index in 0..100 {
+        versions.push(
+            safe.put(format!("g{index}/k"), format!("v{index}"))
+                .await
+                .unwrap()
+                .version,
+        );
+    }
+    safe.delete("g7/k").await.unwrap();
+    for node in ["eu", "us"] {
+        cluster.close(node).await;
+        let engine = cluster.data_of(node).join("engine");
+        assert!(
+            engine.is_dir(),
+            "{} is not where the engine is",
+            engine.display()
+        );
+        std::fs::remove_dir_all(engine).unwrap();
+        cluster.open(node).await;
+    }
+    cluster.connected("eu").await;
+    for node in ["eu", "us"] {
+        let handle = cluster.node(node).keyspace("safe").unwrap();
+        for (index, version) in versions.iter().enumerate() {
+            let entry = handle.get(format!("g{index}/k")).await.unwrap();
+            assert_eq!(
+                entry.map(|entry| entry.version),
+                (index != 7).then_some(*version)
+            );
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_home_remembers_request_ids_and_waits_before_it_reads() {
+    let mut cluster = Cluster::start(NEAR, keyspaces()).await;
+    let id: domicile::RequestId = "0000000000000000000000000000beef".parse().unwrap();
+    let safe = cluster.node("eu").keyspace("safe").unwrap();
+    let first = safe.put("k/1", "v").request_id(id).await.unwrap();
+    drop(safe);
+    cluster.close("eu").await;
+    cluster.wan.isolate("eu").unwrap();
+    cluster.open("eu").await;
+    let safe = cluster.node("eu").keyspace("safe").unwrap();
+    // Cut off, it cannot know that all it holds was visible; stale data would be worse than none.
+    match safe.get("k/1").await {
+        Ok(entry) => assert_eq!(entry.unwrap().version, first.version),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::NoHome, "{error:?}"),
+    }
+    cluster.wan.heal("eu").unwrap();
+    cluster.connected("eu").await;
+    let deadline = Instant::now() + PATIENCE;
+    while safe.get("k/1").await.is_err() {
+        assert!(Instant::now() < deadline, "reads never opened");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let again = safe.put("k/1", "v").request_id(id).await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!(again.version, first.version);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_open_names_the_holder() {
+    let cluster = Cluster::start(NEAR, keyspaces()).await;
+    let second = domicile::Node::builder(cluster.data_of("eu")).open().await;
+    let error = second.err().expect("a second open succeeded");
+    let text = error.to_string();
+    assert!(
+        text.contains(&std::process::id().to_string()),
+        "does not name the holder: {text}"
+    );
+    until("the first is unharmed", || {
+        cluster
+            .node("eu")
+            .status(domicile::Detail::Summary)
+            .poisoned
+            .is_empty()
+    })
+    .await;
+    cluster
+        .node("eu")
+        .keyspace("fast")
+        .unwrap()
+        .put("k/1", "v")
+        .await
+        .unwrap();
+    cluster.stop().await;
+}

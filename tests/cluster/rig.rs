@@ -1,0 +1,156 @@
+//! A cluster of embedded nodes at WAN distance.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use domicile::{AckLevel, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId, RegionSpec};
+use domicile_server::wan::{Route, Wan};
+use tempfile::TempDir;
+
+pub(crate) const REGIONS: [&str; 3] = ["eu", "us", "ap"];
+
+/// How long a condition may take to hold: far above anything that is not broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn region(name: &str) -> RegionId {
+    RegionId::of(&Name::new(name).unwrap())
+}
+
+pub(crate) fn keyspace(name: &str, ack: AckLevel, home: &str) -> Keyspace {
+    let regions = REGIONS.map(region).to_vec();
+    let mut keyspace = Keyspace::new(Name::new(name).unwrap(), regions, region(home));
+    keyspace.ack = ack;
+    keyspace
+}
+
+/// The keyspaces of most tests: one per level, homed in `eu`, with a short timeout on the one whose
+/// name says so.
+pub(crate) fn keyspaces() -> Vec<Keyspace> {
+    let mut hasty = keyspace("hasty", AckLevel::SYNC, "eu");
+    hasty.ack_timeout = Duration::from_millis(150);
+    let mut yielding = hasty.clone();
+    yielding.name = Name::new("yielding").unwrap();
+    yielding.on_timeout = OnTimeout::Degrade;
+    let mut european = keyspace("european", AckLevel::Async, "eu");
+    european.regions = vec![region("eu"), region("us")];
+    vec![
+        keyspace("fast", AckLevel::Async, "eu"),
+        keyspace("semi", AckLevel::SEMI_SYNC, "eu"),
+        keyspace("safe", AckLevel::SYNC, "eu"),
+        hasty,
+        yielding,
+        european,
+    ]
+}
+
+pub(crate) struct Cluster {
+    nodes: Vec<Option<Node>>,
+    options: Vec<NodeOptions>,
+    pub(crate) wan: Wan,
+    pub(crate) data: TempDir,
+}
+
+/// An address that was free a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+impl Cluster {
+    pub(crate) async fn start(rtt: Duration, keyspaces: Vec<Keyspace>) -> Self {
+        let listen: Vec<SocketAddr> = REGIONS.iter().map(|_| free_address()).collect();
+        let address = |name: &str| listen[REGIONS.iter().position(|each| *each == name).unwrap()];
+        let pairs = [("eu", "us", rtt), ("eu", "ap", rtt), ("us", "ap", rtt)];
+        let wan = Wan::mesh(&pairs, |_, to| Route::to(address(to))).unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let options_of = |own: &str| {
+            let spec = |name: &str| {
+                let link = (name != own).then(|| wan.link(own, name).unwrap().address());
+                let peer_address = link.map(|address| format!("http://{address}"));
+                RegionSpec::new(Name::new(name).unwrap(), peer_address)
+            };
+            NodeOptions {
+                region: Name::new(own).unwrap(),
+                regions: REGIONS.iter().map(|name| spec(name)).collect(),
+                keyspaces: keyspaces.clone(),
+                listen: Some(address(own)),
+                journal_file_bytes: 4 << 20,
+                ..NodeOptions::single(data.path().join(own))
+            }
+        };
+        let options: Vec<NodeOptions> = REGIONS.iter().map(|own| options_of(own)).collect();
+        let mut cluster = Self {
+            nodes: vec![None, None, None],
+            options,
+            wan,
+            data,
+        };
+        for name in REGIONS {
+            cluster.open(name).await;
+        }
+        for name in REGIONS {
+            cluster.connected(name).await;
+        }
+        cluster
+    }
+
+    fn index(name: &str) -> usize {
+        REGIONS.iter().position(|each| *each == name).unwrap()
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &Node {
+        self.nodes[Self::index(name)]
+            .as_ref()
+            .expect("the node is open")
+    }
+
+    pub(crate) fn data_of(&self, name: &str) -> PathBuf {
+        self.data.path().join(name)
+    }
+
+    pub(crate) async fn open(&mut self, name: &str) {
+        let index = Self::index(name);
+        let node = Node::open(self.options[index].clone()).await.unwrap();
+        self.nodes[index] = Some(node);
+    }
+
+    pub(crate) async fn close(&mut self, name: &str) {
+        let node = self.nodes[Self::index(name)]
+            .take()
+            .expect("the node is open");
+        node.close().await.unwrap();
+    }
+
+    /// Waits until a node ships to and receives from every other open one.
+    pub(crate) async fn connected(&self, name: &str) {
+        let node = self.node(name);
+        until("all streams are open", || {
+            let status = node.status(domicile::Detail::Summary);
+            let others = status
+                .peers
+                .iter()
+                .filter(|peer| self.nodes[Self::index(&peer.region)].is_some());
+            others.clone().count() > 0
+                && others.clone().all(|peer| peer.connected && peer.receiving)
+        })
+        .await;
+    }
+
+    pub(crate) async fn stop(mut self) {
+        for name in REGIONS {
+            if self.nodes[Self::index(name)].is_some() {
+                self.close(name).await;
+            }
+        }
+    }
+}
+
+/// Waits for a condition, with a deadline.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
