@@ -1,0 +1,151 @@
+//! One flush: the frozen overlays of all partitions written to the engine.
+//!
+//! **Owns**: the order of a flush's batches and their size.
+//! **Does not own**: when to flush and what to do when it fails (`store` here, the driver).
+//!
+//! ```text
+//! batch 1        intent marks          the engine may now hold cells up to here
+//! batches 2..n   cells, in key order
+//! last batch     cells, applied marks, checkpoint rows
+//! ```
+//! An engine that kept only the first batches of this has an old applied mark, so replay folds
+//! the same records again, up to the intent mark, before anything is read.
+
+use std::sync::Arc;
+
+use super::overlay::Frozen;
+use super::partition::PartitionCells;
+use super::rows::{applied_mark, intent_mark};
+use crate::engine::{Engine, EngineError, RowChange};
+
+/// Bytes in one batch, beside its last cell: keeps batches of large values as short.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Rows of the caller that become true with a flush.
+///
+/// Computed before the flush begins, so that they claim no more than it has: records applied
+/// later are merely replayed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// The changes, under tags other than those of cells.
+    pub rows: Vec<RowChange>,
+}
+
+/// What a flush wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FlushReport {
+    /// Cells, deleted ones included.
+    pub cells: u64,
+    /// What they counted for in the overlay.
+    pub bytes: u64,
+    /// Batches given to the engine.
+    pub batches: u64,
+    /// Partitions whose applied mark moved.
+    pub partitions: u64,
+    /// Records that these cells were folded from.
+    pub records: u64,
+    /// Whether this was the rest of an earlier flush that failed; the checkpoint given with this
+    /// call was then not used.
+    pub retried: bool,
+}
+
+/// A frozen generation, until all of it is in the engine.
+pub(super) struct Generation {
+    pub(super) parts: Vec<(Arc<PartitionCells>, Arc<Frozen>)>,
+    pub(super) checkpoint: Checkpoint,
+}
+
+impl Generation {
+    /// Freezes what the partitions have.
+    pub(super) fn freeze(
+        partitions: impl Iterator<Item = Arc<PartitionCells>>,
+        checkpoint: Checkpoint,
+    ) -> Self {
+        let parts = partitions.filter_map(|cells| {
+            let frozen = cells.freeze()?;
+            Some((cells, frozen))
+        });
+        Self {
+            parts: parts.collect(),
+            checkpoint,
+        }
+    }
+
+    /// Writes all of it. May be called again after an error: everything is then written anew.
+    pub(super) fn write(
+        &self,
+        engine: &dyn Engine,
+        batch_rows_max: usize,
+    ) -> Result<FlushReport, EngineError> {
+        let mut report = FlushReport::default();
+        let mut batch = Batch {
+            engine,
+            rows_max: batch_rows_max,
+            rows: Vec::new(),
+            bytes: 0,
+            applied: 0,
+        };
+        for (cells, frozen) in &self.parts {
+            batch
+                .rows
+                .push(intent_mark(cells.partition(), frozen.applied_upto));
+            report.partitions += 1;
+            report.records += frozen.records;
+            report.bytes += frozen.bytes;
+        }
+        batch.apply()?;
+        for (cells, frozen) in &self.parts {
+            for (key, cell) in &frozen.cells {
+                let row = cells.prefix.row(key.as_slice());
+                batch.push(match cell.encode() {
+                    Some(value) => RowChange::Set { row, value },
+                    None => RowChange::Remove { row },
+                })?;
+            }
+            report.cells += frozen.cells.len() as u64;
+        }
+        for (cells, frozen) in &self.parts {
+            batch
+                .rows
+                .push(applied_mark(cells.partition(), frozen.applied_upto));
+        }
+        batch.rows.extend(self.checkpoint.rows.iter().cloned());
+        batch.apply()?;
+        report.batches = batch.applied;
+        Ok(report)
+    }
+
+    /// Gives the memory back: the engine has everything.
+    pub(super) fn thaw(self) {
+        self.parts.iter().for_each(|(cells, _)| cells.thaw());
+    }
+}
+
+/// Rows on their way to the engine.
+struct Batch<'a> {
+    engine: &'a dyn Engine,
+    rows_max: usize,
+    rows: Vec<RowChange>,
+    bytes: usize,
+    applied: u64,
+}
+
+impl Batch<'_> {
+    fn push(&mut self, change: RowChange) -> Result<(), EngineError> {
+        if self.rows.len() >= self.rows_max || self.bytes >= BATCH_BYTES_MAX {
+            self.apply()?;
+        }
+        self.bytes += change.bytes();
+        self.rows.push(change);
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), EngineError> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        self.applied += 1;
+        self.engine.apply(std::mem::take(&mut self.rows))
+    }
+}

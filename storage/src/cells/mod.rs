@@ -1,0 +1,41 @@
+//! The cells: the current value of every key, folded from the records of each partition.
+//!
+//! **Owns**: records that are not yet visible, the overlay above the engine, the flush into it,
+//! reads that merge the two, the marks that say how far the engine is.
+//! **Does not own**: which records are visible (the core), their durability (the journal).
+//!
+//! ```text
+//!  enqueue            advance(upto)          flush_once
+//!  --------> unapplied --------> active overlay --freeze--> frozen overlay ----> engine
+//!                                     ^                        ^                   ^
+//!                           a read asks these three, in this order, and stops at the first hit
+//! ```
+//!
+//! Applied marks lie on one ruler: engine's applied mark <= engine's intent mark <= applied_upto
+//! <= enqueued_upto. Cells of the engine may be as new as its intent mark.
+
+mod cell;
+mod flush;
+mod key;
+mod occupancy;
+mod overlay;
+mod partition;
+mod rows;
+mod scan;
+mod store;
+mod unapplied;
+
+#[cfg(test)]
+mod bench_tests;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
+
+pub use cell::{Cell, CellRead, CellScan};
+pub use flush::{Checkpoint, FlushReport};
+pub use occupancy::CellStats;
+pub use partition::PartitionCells;
+pub use rows::PartitionMarks;
+pub use store::{CellOptions, CellStore};
+pub use unapplied::UnappliedRecord;

@@ -1,0 +1,185 @@
+//! One commit: what is queued becomes a frame, the frame becomes durable, its end becomes known.
+//!
+//! **Owns**: chain hashes, the frame's bytes, what is published after the sync.
+//! **Does not own**: the file (writer), who is told (the thread's sink).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use domicile_proto::{ChainHash, Epoch, PartitionId, Segment, Seq};
+
+use super::queue::{CommitQueue, Work};
+use super::statistics::CommitStatistic;
+use crate::error::StoreError;
+use crate::journal::Place;
+use crate::journal::files::FileSet;
+use crate::journal::frame::FRAME_HEADER_BYTES;
+use crate::journal::index::JournalIndex;
+use crate::journal::scan::LastFrame;
+use crate::journal::tails::Tails;
+use crate::journal::writer::JournalWriter;
+
+/// The frame's buffer is kept for the next one up to this size, 4 MiB; a larger one was a burst.
+const BUFFER_BYTES_KEPT: usize = 4 << 20;
+
+/// A segment that is durable now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Whose records.
+    pub partition: PartitionId,
+    /// Written in which reign.
+    pub epoch: Epoch,
+    /// The first record.
+    pub first_seq: Seq,
+    /// The last record.
+    pub last_seq: Seq,
+    /// The hash of the history up to it.
+    pub chain: ChainHash,
+    /// Where the segment lies.
+    pub place: Place,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// What is durable, as everyone but the committer sees it.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// Everything before it is durable.
+    pub(crate) end: Place,
+    pub(crate) last: Option<LastFrame>,
+    pub(crate) tails: Tails,
+    pub(crate) index: JournalIndex,
+}
+
+/// The one that commits.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    writer: JournalWriter,
+    /// The ends of all logs, those of a commit under way included.
+    chains: BTreeMap<PartitionId, ChainHash>,
+    work: Vec<Work>,
+    segments: Vec<(Segment, ChainHash)>,
+    frame: Vec<u8>,
+}
+
+impl Committer {
+    pub(crate) fn new(writer: JournalWriter, tails: &Tails) -> Self {
+        let chains = tails
+            .iter()
+            .map(|(partition, tail)| (partition, tail.chain))
+            .collect();
+        Self {
+            writer,
+            chains,
+            work: Vec::new(),
+            segments: Vec::new(),
+            frame: Vec::new(),
+        }
+    }
+
+    /// Commits what is queued; empty if nothing is.
+    ///
+    /// # Errors
+    /// What the disk says. What was queued is then lost to this process, durable or not: the
+    /// caller poisons the store.
+    pub(crate) fn commit(
+        &mut self,
+        queue: &CommitQueue,
+        files: &FileSet,
+        published: &Mutex<Published>,
+        statistic: &CommitStatistic,
+    ) -> Result<Vec<Committed>, StoreError> {
+        queue.take(&mut self.work);
+        if self.work.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.finish_segments();
+        let frame_bytes = self.frame.len() as u64;
+        let place = self.writer.make_room(files, frame_bytes)?;
+        let segments = self.segments.len() as u32;
+        self.writer.append(files, &mut self.frame, segments)?;
+        let began = Instant::now();
+        self.writer.sync()?;
+        let sync = began.elapsed();
+        let committed = self.publish(place, published);
+        queue.taken_is_done();
+        let records = committed
+            .iter()
+            .map(|each| each.last_seq.since(each.first_seq) + 1)
+            .sum();
+        statistic.note(records, frame_bytes, sync);
+        if self.frame.capacity() > BUFFER_BYTES_KEPT {
+            self.frame = Vec::new();
+        }
+        Ok(committed)
+    }
+
+    /// Turns the work into segments and the frame's bytes.
+    fn finish_segments(&mut self) {
+        self.frame.clear();
+        self.frame.resize(FRAME_HEADER_BYTES, 0);
+        for work in self.work.drain(..) {
+            let partition = work.partition();
+            let end = self.chains.entry(partition).or_insert(ChainHash::START);
+            let (segment, chain) = match work {
+                Work::Open {
+                    builder,
+                    visible_upto,
+                } => {
+                    let segment = builder.finish(*end, visible_upto);
+                    let chain = segment.chain();
+                    (segment, chain)
+                }
+                Work::Whole { segment, chain } => {
+                    let previous = segment.header().previous;
+                    assert!(
+                        previous == *end,
+                        "{partition}: a segment that continues {previous} was stored on {end}"
+                    );
+                    (segment, chain)
+                }
+            };
+            *end = chain;
+            self.frame.extend_from_slice(segment.bytes());
+            self.segments.push((segment, chain));
+        }
+    }
+
+    fn publish(&mut self, frame_place: Place, published: &Mutex<Published>) -> Vec<Committed> {
+        let mut committed = Vec::with_capacity(self.segments.len());
+        let mut place = frame_place;
+        place.offset += FRAME_HEADER_BYTES as u64;
+        let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
+        for (segment, chain) in self.segments.drain(..) {
+            let header = segment.header();
+            let (first_seq, bytes) = (header.first_seq, segment.bytes().len() as u64);
+            published.tails.advance(&segment, chain);
+            published
+                .index
+                .note(header.partition, first_seq, frame_place);
+            committed.push(Committed {
+                partition: header.partition,
+                epoch: header.epoch,
+                first_seq,
+                last_seq: header.last_seq(),
+                chain,
+                place,
+                bytes,
+            });
+            place.offset += bytes;
+        }
+        published.end = self.writer.end();
+        published.last = self.writer.last();
+        committed
+    }
+}
+
+impl Work {
+    fn partition(&self) -> PartitionId {
+        match self {
+            Self::Open { builder, .. } => builder.partition(),
+            Self::Whole { segment, .. } => segment.header().partition,
+        }
+    }
+}

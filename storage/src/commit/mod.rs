@@ -1,0 +1,23 @@
+//! Group commit: whatever is queued when the disk is free goes in one frame, one write, one sync.
+//!
+//! ```text
+//! submit ---> queue (a builder per partition) ---take---> committer: chain, frame, write, sync
+//!                                                             |
+//!                     CommitSink::durable <--- tails, index, durable end are published
+//! ```
+//! There is no timer: at zero load a write waits for nobody, and under load the sync of one commit
+//! is the time in which the next one gathers.
+
+mod committer;
+mod health;
+mod queue;
+mod statistics;
+mod thread;
+
+pub use committer::Committed;
+pub(crate) use committer::{Committer, Published};
+pub(crate) use health::Health;
+pub(crate) use queue::CommitQueue;
+pub(crate) use statistics::CommitStatistic;
+pub use statistics::CommitStats;
+pub use thread::{CommitSink, CommitThread};

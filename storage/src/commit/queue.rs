@@ -1,0 +1,239 @@
+//! What waits for the next commit.
+//!
+//! **Owns**: an open segment per partition, their order, the bound on queued bytes.
+//! **Does not own**: chain hashes and places, which exist only once a commit takes the queue.
+//!
+//! One short lock: a submit holds it for a lookup and a copy of the record's bytes, the committer
+//! for a swap of two lists. Nobody holds it during a write or a sync.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use domicile_proto::record::RecordBody;
+use domicile_proto::{
+    ChainHash, Epoch, PartitionId, Record, RecordHead, Segment, SegmentBuilder, Seq,
+};
+
+use crate::error::StoreError;
+
+/// A segment of the next commit.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Records sequenced here.
+    Open {
+        builder: SegmentBuilder,
+        visible_upto: Seq,
+    },
+    /// A segment made elsewhere, with its chain hash.
+    Whole { segment: Segment, chain: ChainHash },
+}
+
+/// Where one partition's submitted log ends.
+#[derive(Debug)]
+struct Slot {
+    last_seq: Seq,
+    /// The place of its open builder in the batch of a generation.
+    open: Option<(u64, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: BTreeMap<PartitionId, Slot>,
+    batch: Vec<Work>,
+    /// Counts the batches taken: a builder's place is only valid in its own.
+    generation: u64,
+    queued_bytes: u64,
+    /// Bytes taken and not yet durable: they still take memory.
+    taken_bytes: u64,
+    committer_waits: bool,
+    stopping: bool,
+}
+
+/// The queue of the next commit.
+#[derive(Debug)]
+pub(crate) struct CommitQueue {
+    inner: Mutex<Inner>,
+    arrived: Condvar,
+    bytes_max: u64,
+}
+
+impl CommitQueue {
+    /// An empty queue of at most `bytes_max`, behind these ends of logs.
+    pub(crate) fn new(bytes_max: u64, ends: impl Iterator<Item = (PartitionId, Seq)>) -> Self {
+        let slots = ends.map(|(partition, last_seq)| {
+            (
+                partition,
+                Slot {
+                    last_seq,
+                    open: None,
+                },
+            )
+        });
+        let inner = Inner {
+            slots: slots.collect(),
+            ..Inner::default()
+        };
+        Self {
+            inner: Mutex::new(inner),
+            arrived: Condvar::new(),
+            bytes_max,
+        }
+    }
+
+    /// Bytes that wait or are being written.
+    pub(crate) fn bytes(&self) -> u64 {
+        let inner = self.inner();
+        inner.queued_bytes + inner.taken_bytes
+    }
+
+    /// Whether so many bytes more fit.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.bytes() + bytes <= self.bytes_max
+    }
+
+    /// Queues a record.
+    ///
+    /// # Errors
+    /// [`StoreError::QueueFull`].
+    ///
+    /// # Panics
+    /// If `seq` is not the one after the partition's last.
+    pub(crate) fn submit_record(
+        &self,
+        partition: PartitionId,
+        (epoch, seq): (Epoch, Seq),
+        visible_upto: Seq,
+        head: &RecordHead,
+        body: &RecordBody,
+    ) -> Result<(), StoreError> {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        let bytes = Record::encoded_len(body) as u64;
+        inner.accept(bytes, self.bytes_max)?;
+        let slot = slot_of(&mut inner.slots, partition, seq);
+        slot.last_seq = seq;
+        let (generation, batch) = (inner.generation, &mut inner.batch);
+        let open = slot.open.filter(|(opened_in, _)| *opened_in == generation);
+        if let Some(Work::Open {
+            builder,
+            visible_upto: upto,
+        }) = open.and_then(|(_, index)| batch.get_mut(index))
+            && builder.epoch() == epoch
+            && builder.has_room()
+        {
+            builder.push(head, body);
+            *upto = visible_upto.max(*upto);
+        } else {
+            slot.open = Some((generation, batch.len()));
+            let mut builder = SegmentBuilder::new(partition, epoch, seq);
+            builder.push(head, body);
+            batch.push(Work::Open {
+                builder,
+                visible_upto,
+            });
+        }
+        self.wake(guard);
+        Ok(())
+    }
+
+    /// Queues a whole segment.
+    ///
+    /// # Errors
+    /// [`StoreError::QueueFull`].
+    ///
+    /// # Panics
+    /// If the segment does not begin after the partition's last record.
+    pub(crate) fn submit_segment(
+        &self,
+        segment: Segment,
+        chain: ChainHash,
+    ) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let header = *segment.header();
+        inner.accept(segment.bytes().len() as u64, self.bytes_max)?;
+        let slot = slot_of(&mut inner.slots, header.partition, header.first_seq);
+        (slot.last_seq, slot.open) = (header.last_seq(), None);
+        inner.batch.push(Work::Whole { segment, chain });
+        self.wake(inner);
+        Ok(())
+    }
+
+    /// Takes everything that waits, and leaves `spare`, which is empty, in its place.
+    pub(crate) fn take(&self, spare: &mut Vec<Work>) {
+        assert!(spare.is_empty(), "{} pieces of work left over", spare.len());
+        let mut inner = self.inner();
+        std::mem::swap(&mut inner.batch, spare);
+        inner.generation += 1;
+        inner.taken_bytes += std::mem::take(&mut inner.queued_bytes);
+    }
+
+    /// What was taken is durable, or will never be.
+    pub(crate) fn taken_is_done(&self) {
+        self.inner().taken_bytes = 0;
+    }
+
+    /// Waits until something is queued; `false` once the queue is stopped and empty.
+    pub(crate) fn wait(&self) -> bool {
+        let mut inner = self.inner();
+        while inner.batch.is_empty() && !inner.stopping {
+            inner.committer_waits = true;
+            inner = self
+                .arrived
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        inner.committer_waits = false;
+        !inner.batch.is_empty()
+    }
+
+    /// Ends [`CommitQueue::wait`] once nothing is queued.
+    pub(crate) fn stop(&self) {
+        self.inner().stopping = true;
+        self.arrived.notify_all();
+    }
+
+    fn wake(&self, mut inner: MutexGuard<'_, Inner>) {
+        // A notification is a system call even when nobody waits.
+        let waits = std::mem::take(&mut inner.committer_waits);
+        drop(inner);
+        if waits {
+            self.arrived.notify_one();
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn accept(&mut self, bytes: u64, limit: u64) -> Result<(), StoreError> {
+        let bytes_after = self.queued_bytes + self.taken_bytes + bytes;
+        if bytes_after > limit {
+            return Err(StoreError::QueueFull {
+                bytes: bytes_after,
+                limit,
+            });
+        }
+        self.queued_bytes += bytes;
+        Ok(())
+    }
+}
+
+/// The slot of a partition whose next record is `next_seq`.
+fn slot_of(
+    slots: &mut BTreeMap<PartitionId, Slot>,
+    partition: PartitionId,
+    next_seq: Seq,
+) -> &mut Slot {
+    let slot = slots.entry(partition).or_insert(Slot {
+        last_seq: Seq::NONE,
+        open: None,
+    });
+    let expected = slot.last_seq.next();
+    assert!(
+        next_seq == expected,
+        "{partition}: {next_seq} submitted where {expected} is next"
+    );
+    slot
+}

@@ -1,0 +1,133 @@
+//! Why the disk could not do what was asked, by what the caller does next.
+//!
+//! **Owns**: the one error enum of the crate.
+//! **Does not own**: the faults of an ordered engine (`EngineError`, wrapped here).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domicile_proto::{NodeId, PartitionId, Seq, WireError};
+
+use crate::engine::EngineError;
+use crate::journal::Place;
+
+/// What went wrong in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The operating system refused an operation; on a write path the store is poisoned by it.
+    #[error("cannot {operation} {path}: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// Another process (or another store of this one) has the directory open; ask its holder.
+    #[error("directory locked: {path} is held by {holder}")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// What the holder wrote into it.
+        holder: String,
+    },
+    /// Bytes that were durable once are damaged; the partition or node needs a copy from elsewhere.
+    #[error("corrupt file {path} at offset {offset}: {problem}")]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it the damage begins.
+        offset: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A file belongs to the store of another node: a directory was mixed up or half copied.
+    #[error("foreign file {path}: written by node {actual}, this directory belongs to {expected}")]
+    ForeignNode {
+        /// Which file.
+        path: PathBuf,
+        /// Who wrote it.
+        actual: NodeId,
+        /// Who the directory's identity names.
+        expected: NodeId,
+    },
+    /// A file was written by a version of its format that this build does not know.
+    #[error("unknown version of {what} in {path}: {actual}, supported {supported}")]
+    UnknownFormat {
+        /// Which format.
+        what: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The version found.
+        actual: u32,
+        /// The newest version this build reads.
+        supported: u32,
+    },
+    /// The directory holds something else; choose another one.
+    #[error("not a data directory: {path} has no identity file but holds {found:?}")]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// The first thing in it.
+        found: String,
+    },
+    /// The commit queue is at its bound; slow down and try again.
+    #[error("commit queue full: {bytes} bytes, limit {limit}")]
+    QueueFull {
+        /// Bytes it would hold.
+        bytes: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// An earlier write or sync failed; nothing is acknowledged any more until a restart.
+    #[error("store poisoned: {cause}")]
+    Poisoned {
+        /// The first failure.
+        cause: Arc<str>,
+    },
+    /// The store was closed.
+    #[error("store closed")]
+    Closed,
+    /// A place that is not the beginning of anything in the journal; start from one that is.
+    #[error("no frame or segment at place {place}")]
+    NoSuchPlace {
+        /// The place asked for.
+        place: Place,
+    },
+    /// A record's bytes are intact but not those of a record: written by a faulty or newer build.
+    #[error("invalid record {seq} of partition {partition}: {source}")]
+    InvalidRecord {
+        /// Whose record.
+        partition: PartitionId,
+        /// Its place in the log.
+        seq: Seq,
+        /// What is wrong with it.
+        source: WireError,
+    },
+    /// The ordered engine failed; the journal still holds everything.
+    #[error("engine: {0}")]
+    Engine(#[from] EngineError),
+}
+
+impl StoreError {
+    /// An [`StoreError::Io`] with its context.
+    pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A [`StoreError::Corrupt`] with its place.
+    pub(crate) fn corrupt(path: &Path, offset: u64, problem: impl Into<String>) -> Self {
+        Self::Corrupt {
+            path: path.to_owned(),
+            offset,
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A commit frame: the segments of one group commit behind one header.
+//!
+//! **Owns**: the header's layout, what an intact frame is.
+//! **Does not own**: what damage means (scan), segments (proto).
+//!
+//! ```text
+//!  0 magic "DCMT"    4 version u16    6 flags u16    8 commit number u64
+//! 16 bytes of the segments u32       20 segments u32
+//! 24 crc32 of bytes 0..24, node id, file number and offset           28 zeros
+//! ```
+//! Little-endian. The checksum covers the place as well: a header is valid where it was written and
+//! nowhere else, so a copy of a journal inside a value is never taken for the journal.
+
+use bytes::Bytes;
+use domicile_proto::{NodeId, Segment};
+
+use super::Place;
+
+const VERSION: u16 = 1;
+
+/// The first bytes of a frame.
+pub(crate) const FRAME_MAGIC: [u8; 4] = *b"DCMT";
+
+/// Bytes of a frame's header: the layout above.
+pub(crate) const FRAME_HEADER_BYTES: usize = 32;
+
+/// The number of a group commit. The first is 1; there are no holes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CommitNumber(u64);
+
+impl CommitNumber {
+    pub(crate) const FIRST: Self = Self(1);
+
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What a frame says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) number: CommitNumber,
+    /// Bytes of the segments.
+    pub(crate) len: u32,
+    pub(crate) segments: u32,
+}
+
+impl FrameHeader {
+    pub(crate) fn encode(&self, node: NodeId, place: Place) -> [u8; FRAME_HEADER_BYTES] {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&FRAME_MAGIC);
+        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.number.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.len.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.segments.to_le_bytes());
+        let crc = checksum(&bytes[..24], node, place);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header; `None` where no frame was ever written.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn decode(
+        bytes: &[u8; FRAME_HEADER_BYTES],
+        node: NodeId,
+        place: Place,
+    ) -> Result<Option<Self>, String> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        if bytes[0..4] != FRAME_MAGIC {
+            return Err(format!("bad magic of a frame: {:02x?}", &bytes[0..4]));
+        }
+        let u32_at = |at: usize| {
+            let mut field = [0; 4];
+            field.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(field)
+        };
+        let computed = checksum(&bytes[..24], node, place);
+        let stored = u32_at(24);
+        if stored != computed {
+            return Err(format!(
+                "checksum mismatch of a frame header: stored {stored:#010x}, computed \
+                 {computed:#010x}"
+            ));
+        }
+        let (version, flags) = (u32_at(4) & 0xffff, u32_at(4) >> 16);
+        if version != u32::from(VERSION) {
+            return Err(format!(
+                "unknown version of a frame: {version}, supported {VERSION}"
+            ));
+        }
+        if flags != 0 || u32_at(28) != 0 {
+            return Err(format!(
+                "flags {flags:#x} and spare {:#x} of a frame set",
+                u32_at(28)
+            ));
+        }
+        let number = CommitNumber(u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32);
+        Ok(Some(Self {
+            number,
+            len: u32_at(16),
+            segments: u32_at(20),
+        }))
+    }
+}
+
+fn checksum(fields: &[u8], node: NodeId, place: Place) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(fields);
+    hasher.update(&node.get().to_le_bytes());
+    hasher.update(&place.to_bytes());
+    hasher.finalize()
+}
+
+/// A whole frame whose checksums hold.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) place: Place,
+    pub(crate) number: CommitNumber,
+    /// With their places; they share one allocation of [`Frame::buffer_bytes`].
+    pub(crate) segments: Vec<(Place, Segment)>,
+    pub(crate) buffer_bytes: usize,
+    /// Where the next frame begins.
+    pub(crate) end: Place,
+}
+
+/// Takes the segments of a frame off `body`, which is all of it.
+///
+/// # Errors
+/// How far into the body the damage lies, and what it is.
+pub(crate) fn decode_segments(
+    header: &FrameHeader,
+    place: Place,
+    mut body: Bytes,
+) -> Result<Vec<(Place, Segment)>, (u64, String)> {
+    let whole = body.len();
+    let mut segments = Vec::with_capacity((header.segments as usize).min(1024));
+    for _ in 0..header.segments {
+        let at = (whole - body.len()) as u64;
+        let segment = Segment::decode_front(&mut body).map_err(|error| (at, error.to_string()))?;
+        let offset = place.offset + FRAME_HEADER_BYTES as u64 + at;
+        segments.push((Place { offset, ..place }, segment));
+    }
+    if !body.is_empty() {
+        let at = (whole - body.len()) as u64;
+        return Err((
+            at,
+            format!("{} bytes after the last segment of a frame", body.len()),
+        ));
+    }
+    Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::FileNumber;
+
+    const PLACE: Place = Place {
+        file: FileNumber::new(3),
+        offset: 4096,
+    };
+
+    fn node() -> NodeId {
+        NodeId::new(0x0102_0304).unwrap()
+    }
+
+    fn header() -> FrameHeader {
+        FrameHeader {
+            number: CommitNumber(0x1_0000_0007),
+            len: 500,
+            segments: 2,
+        }
+    }
+
+    #[test]
+    fn the_layout_is_pinned() {
+        let bytes = header().encode(node(), PLACE);
+        let golden = [
+            0x44, 0x43, 0x4d, 0x54, 1, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0xf4, 1, 0, 0, 2, 0, 0, 0,
+            0x1b, 0x3d, 0x30, 0x0d, 0, 0, 0, 0,
+        ];
+        assert_eq!(bytes, golden, "{bytes:02x?}");
+        assert_eq!(
+            FrameHeader::decode(&bytes, node(), PLACE),
+            Ok(Some(header()))
+        );
+        assert_eq!(FrameHeader::decode(&[0; 32], node(), PLACE), Ok(None));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let bytes = header().encode(node(), PLACE);
+        for bit in 0..FRAME_HEADER_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let decoded = FrameHeader::decode(&flipped, node(), PLACE);
+            assert!(decoded.is_err(), "bit {bit}: {decoded:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_valid_only_where_it_was_written() {
+        let bytes = header().encode(node(), PLACE);
+        let elsewhere = Place {
+            offset: 8192,
+            ..PLACE
+        };
+        assert!(FrameHeader::decode(&bytes, node(), elsewhere).is_err());
+        let other_file = Place {
+            file: FileNumber::new(4),
+            ..PLACE
+        };
+        assert!(FrameHeader::decode(&bytes, node(), other_file).is_err());
+        assert!(FrameHeader::decode(&bytes, NodeId::new(9).unwrap(), PLACE).is_err());
+    }
+}

@@ -1,0 +1,232 @@
+//! From a partition's sequence number to a place in the journal.
+//!
+//! **Owns**: the sparse index, its rows in the engine.
+//! **Does not own**: when rows are saved (the store's flush), what is at the place (reader).
+//!
+//! An entry names the frame that holds a partition's segment: the first in each file, and then one
+//! for each further mebibyte of journal. It lives in memory; its rows only save the scan at open.
+//!
+//! ```text
+//! i | partition (8) | first seq, u64 big-endian     -> place (16, big-endian)
+//! ```
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use domicile_proto::{PartitionId, Seq};
+
+use super::Place;
+use crate::engine::{Direction, Engine, EngineError, RowChange};
+
+const TAG: u8 = b'i';
+
+/// A reader that starts at an entry skips at most this much of others' segments: 1 MiB, about a
+/// millisecond. Half of it doubles the entries, of which each takes 24 bytes of memory.
+const SPACING_BYTES: u64 = 1 << 20;
+
+/// Rows read at once when the index is loaded; more would only hold more in memory.
+const PAGE_ROWS: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct IndexEntry {
+    first_seq: Seq,
+    place: Place,
+}
+
+/// The sparse index of all partitions.
+#[derive(Debug, Default)]
+pub(crate) struct JournalIndex {
+    partitions: BTreeMap<PartitionId, Vec<IndexEntry>>,
+    unsaved: Vec<(PartitionId, IndexEntry)>,
+}
+
+impl JournalIndex {
+    /// Reads the rows.
+    ///
+    /// # Errors
+    /// What the engine says; [`EngineError::Corrupt`] for rows that are none of the index.
+    pub(crate) fn load(engine: &dyn Engine) -> Result<Self, EngineError> {
+        let mut index = Self::default();
+        let mut from = Bytes::from_static(&[TAG]);
+        loop {
+            let upto = [TAG + 1];
+            let upto = Bound::Excluded(&upto[..]);
+            let page = engine.scan(Bound::Excluded(&from), upto, Direction::Forward, PAGE_ROWS)?;
+            for (row, value) in &page {
+                let (partition, entry) = decode(row, value).ok_or_else(|| {
+                    let detail = format!("row {row:02x?} with {} bytes", value.len());
+                    EngineError::Corrupt {
+                        what: "journal index",
+                        detail,
+                    }
+                })?;
+                index.partitions.entry(partition).or_default().push(entry);
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE_ROWS => from = last.clone(),
+                _ => return Ok(index),
+            }
+        }
+    }
+
+    /// Takes note of a segment that lies in the frame at `place`.
+    pub(crate) fn note(&mut self, partition: PartitionId, first_seq: Seq, place: Place) {
+        let entries = self.partitions.entry(partition).or_default();
+        let is_due = entries.last().is_none_or(|last| {
+            first_seq > last.first_seq
+                && (place.file > last.place.file
+                    || place.offset >= last.place.offset + SPACING_BYTES)
+        });
+        if is_due {
+            let entry = IndexEntry { first_seq, place };
+            entries.push(entry);
+            self.unsaved.push((partition, entry));
+        }
+    }
+
+    /// A place at or before the segment that holds `seq`.
+    pub(crate) fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
+        let entries = self.partitions.get(&partition)?;
+        let behind = entries.partition_point(|entry| entry.first_seq <= seq);
+        entries.get(behind.checked_sub(1)?).map(|entry| entry.place)
+    }
+
+    /// Rows for the entries made since the last call.
+    pub(crate) fn take_unsaved(&mut self) -> Vec<RowChange> {
+        self.unsaved
+            .drain(..)
+            .map(|(partition, entry)| encode(partition, entry))
+            .collect()
+    }
+
+    /// All entries are to be saved again: rows that were taken may have got lost.
+    pub(crate) fn save_again(&mut self) {
+        let entries = self.partitions.iter();
+        let entries = entries.flat_map(|(id, list)| list.iter().map(|entry| (*id, *entry)));
+        self.unsaved = entries.collect();
+    }
+}
+
+fn encode(partition: PartitionId, entry: IndexEntry) -> RowChange {
+    let seq = entry.first_seq.get().to_be_bytes();
+    let row = [&[TAG][..], &partition.to_bytes(), &seq].concat().into();
+    RowChange::Set {
+        row,
+        value: Bytes::copy_from_slice(&entry.place.to_bytes()),
+    }
+}
+
+fn decode(row: &[u8], value: &[u8]) -> Option<(PartitionId, IndexEntry)> {
+    let (partition, seq) = row
+        .get(1..)?
+        .split_first_chunk::<{ PartitionId::BYTES }>()?;
+    let partition = PartitionId::from_bytes(*partition).ok()?;
+    let first_seq = Seq::new(u64::from_be_bytes(seq.try_into().ok()?));
+    Some((
+        partition,
+        IndexEntry {
+            first_seq,
+            place: Place::from_bytes(value)?,
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Bucket, KeyspaceId, RegionId};
+
+    use super::*;
+    use crate::engine::MemoryEngine;
+    use crate::journal::FileNumber;
+
+    fn partition(bucket: u16) -> PartitionId {
+        let region = RegionId::new(7).unwrap();
+        PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region,
+            bucket: Bucket::new(bucket),
+        }
+    }
+
+    fn place(file: u64, offset: u64) -> Place {
+        Place {
+            file: FileNumber::new(file),
+            offset,
+        }
+    }
+
+    /// Two partitions over three files, a segment of 10 records each 100 KiB.
+    fn filled() -> JournalIndex {
+        let mut index = JournalIndex::default();
+        for step in 0..300 {
+            let at = place(1 + step / 100, 4096 + step % 100 * 100 * 1024);
+            index.note(
+                partition((step % 2) as u16),
+                Seq::new(1 + step / 2 * 10),
+                at,
+            );
+        }
+        index
+    }
+
+    #[test]
+    fn an_entry_lies_at_or_before_and_not_far_before() {
+        let index = filled();
+        for step in 0..300_u64 {
+            let at = place(1 + step / 100, 4096 + step % 100 * 100 * 1024);
+            for within in [0, 9] {
+                let seq = Seq::new(1 + step / 2 * 10 + within);
+                let found = index.locate(partition((step % 2) as u16), seq).unwrap();
+                assert!(found <= at, "{seq}: {found} is behind {at}");
+                let skipped = if found.file == at.file {
+                    at.offset - found.offset
+                } else {
+                    0
+                };
+                assert!(
+                    found.file == at.file && skipped < SPACING_BYTES,
+                    "{seq}: {found}, {at}"
+                );
+            }
+        }
+        assert_eq!(index.locate(partition(0), Seq::NONE), None);
+        assert_eq!(index.locate(partition(5), Seq::FIRST), None);
+    }
+
+    #[test]
+    fn rows_bring_the_index_back_and_a_rescan_adds_nothing() {
+        let engine = MemoryEngine::new();
+        let mut index = filled();
+        engine.apply(index.take_unsaved()).unwrap();
+        assert!(index.take_unsaved().is_empty());
+        let mut loaded = JournalIndex::load(&engine).unwrap();
+        assert_eq!(loaded.partitions, index.partitions);
+        for step in 0..300 {
+            let at = place(1 + step / 100, 4096 + step % 100 * 100 * 1024);
+            loaded.note(
+                partition((step % 2) as u16),
+                Seq::new(1 + step / 2 * 10),
+                at,
+            );
+        }
+        assert_eq!(loaded.partitions, index.partitions);
+        assert!(loaded.take_unsaved().is_empty());
+        loaded.save_again();
+        assert_eq!(
+            loaded.take_unsaved().len(),
+            index.partitions.values().map(Vec::len).sum()
+        );
+    }
+
+    #[test]
+    fn rows_of_another_shape_are_damage() {
+        for (row, value) in [(&b"i"[..], 16), (&[b'i'; 17], 15), (&[b'i'; 18], 16)] {
+            let engine = MemoryEngine::new();
+            let row = Bytes::copy_from_slice(&[row, b"x"].concat());
+            let value = Bytes::from(vec![1; value]);
+            engine.apply(vec![RowChange::Set { row, value }]).unwrap();
+            assert!(JournalIndex::load(&engine).is_err());
+        }
+    }
+}

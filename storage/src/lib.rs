@@ -1,0 +1,54 @@
+//! The disk of Domicile: journal, group commit, ordered engine and the cells folded from them.
+//!
+//! Map:
+//! - [`store`]: all of it assembled: one open data directory
+//! - [`journal`]: the append-only files of commit frames: writing, reading, damage
+//! - [`commit`]: the queue of a group commit and the thread that empties it
+//! - [`cells`]: the current value of each key, folded from the records
+//! - [`engine`]: ordered rows: sled or memory
+//! - [`disk`]: files as the store sees them: the operating system's, or in memory with power loss
+//! - `verify`: an offline check of a data directory
+//! - [`recovery`]: the replay of a journal, and what opening found
+//! - [`records`]: the records of one partition, read from the journal
+//! - [`options`]: how a store is opened
+//! - [`error`]: what can go wrong
+//! - `opening`: from a directory to the parts of a store
+//! - `checkpoint`: what the engine remembers of the journal
+//! - `quarantine`: opening the engine, and putting a bad one aside
+//! - `identity`: who a directory belongs to
+//! - `lock`: one holder a directory
+//!
+//! The journal is the truth; the engine may vanish at any moment and is rebuilt from it. This crate
+//! never talks to another node, never decides who may write, and never acknowledges before
+//! `fdatasync` has returned.
+
+pub mod cells;
+mod checkpoint;
+pub mod commit;
+pub mod disk;
+pub mod engine;
+pub mod error;
+mod identity;
+pub mod journal;
+mod lock;
+mod opening;
+pub mod options;
+mod quarantine;
+pub mod records;
+pub mod recovery;
+pub mod store;
+pub mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, PartitionCells};
+pub use commit::{CommitSink, CommitStats, CommitThread, Committed};
+pub use disk::{Disk, MemoryDisk, OsDisk};
+pub use error::StoreError;
+pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
+pub use options::{EngineChoice, StoreOptions};
+pub use records::RecordScan;
+pub use recovery::{RecoveredPartition, Recovery};
+pub use store::{Store, StoreStats};
+pub use verify::{VerifyReport, verify};

@@ -1,0 +1,243 @@
+//! From a directory to the parts of an open store.
+//!
+//! **Owns**: the order of opening, what an unfinished or foreign directory is.
+//! **Does not own**: the parts (their own modules).
+//!
+//! ```text
+//! lock -> identity -> journal synced -> engine -> replay -> torn tail cut -> writer
+//!            |                            ^          |
+//!            `-- none: journal made,      `- aside --'  an engine that fails or contradicts the
+//!                then the identity                      journal is put aside, once
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use domicile_proto::NodeId;
+
+use crate::cells::CellStore;
+use crate::commit::Published;
+use crate::disk::{Disk, DiskLock, OpenMode};
+use crate::error::StoreError;
+use crate::identity;
+use crate::journal::FileNumber;
+use crate::journal::files::FileSet;
+use crate::journal::header::FILE_HEADER_BYTES;
+use crate::journal::scan::ScanEnd;
+use crate::journal::writer::JournalWriter;
+use crate::lock::{LOCK_FILE, lock};
+use crate::options::{EngineChoice, StoreOptions};
+use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
+use crate::recovery::{Recovery, Replayed, replay};
+
+/// The journal's directory in a data directory.
+pub(crate) const JOURNAL_DIR: &str = "journal";
+
+/// The parts of a store.
+pub(crate) struct Opened {
+    pub(crate) lock: Box<dyn DiskLock>,
+    pub(crate) files: FileSet,
+    pub(crate) cells: CellStore,
+    pub(crate) published: Published,
+    pub(crate) writer: JournalWriter,
+    pub(crate) recovery: Recovery,
+}
+
+/// Opens a directory.
+///
+/// # Errors
+/// See `Store::open`.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &StoreOptions,
+) -> Result<Opened, StoreError> {
+    let began = Instant::now();
+    let made = disk.create_dir_all(dir);
+    made.map_err(|error| StoreError::io("create", dir, error))?;
+    let lock = lock(&**disk, dir)?;
+    let known = identity::read(&**disk, dir)?;
+    let node = match (known, options.node_id) {
+        (Some(actual), Some(expected)) if actual != expected => {
+            let path = dir.join(identity::IDENTITY_FILE);
+            return Err(StoreError::ForeignNode {
+                path,
+                actual,
+                expected,
+            });
+        }
+        (Some(node), _) => node,
+        (None, wanted) => create(disk, dir, wanted.unwrap_or_else(identity::mint), options)?,
+    };
+    let files = open_journal(disk, dir, node, options)?;
+    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files)?;
+    let Replayed {
+        published,
+        end,
+        partitions,
+        records,
+        bytes,
+    } = replayed;
+    cut(&files, &end)?;
+    let writer = JournalWriter::open(&files, end.end, end.last)?;
+    let recovery = Recovery {
+        node_id: node,
+        created: known.is_none(),
+        partitions,
+        torn_tail: end.torn,
+        replayed_records: records,
+        replayed_bytes: bytes,
+        engine_rebuilt,
+        durable_end: published.end,
+        elapsed: began.elapsed(),
+    };
+    Ok(Opened {
+        lock,
+        files,
+        cells,
+        published,
+        writer,
+        recovery,
+    })
+}
+
+/// Makes a new directory's journal, then its identity.
+fn create(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    node: NodeId,
+    options: &StoreOptions,
+) -> Result<NodeId, StoreError> {
+    identity::check_unused(&**disk, dir, &[LOCK_FILE, JOURNAL_DIR, ENGINE_DIR])?;
+    let journal = dir.join(JOURNAL_DIR);
+    check_never_used(&**disk, &journal)?;
+    for left_over in [&journal, &dir.join(ENGINE_DIR)] {
+        match disk.remove_dir_all(left_over) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", left_over, error));
+            }
+            _ => {}
+        }
+    }
+    let made = disk
+        .create_dir_all(&journal)
+        .and_then(|()| disk.sync_dir(dir));
+    made.map_err(|error| StoreError::io("create", &journal, error))?;
+    let files = FileSet::open(Arc::clone(disk), &journal, node, options.journal_file_bytes)?;
+    files.create_first()?;
+    for ancestor in dir.ancestors().skip(1).take(2) {
+        // The names of a directory made just now, and of the one above it, are to last as well;
+        // further up, and where that is not allowed, they were there before.
+        let ancestor = if ancestor.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            ancestor
+        };
+        disk.sync_dir(ancestor).ok();
+    }
+    identity::write(&**disk, dir, node)?;
+    Ok(node)
+}
+
+/// A journal without identity may be what a store left that died while it was made: one file
+/// without a frame. Anything more is somebody's data.
+fn check_never_used(disk: &dyn Disk, journal: &Path) -> Result<(), StoreError> {
+    let names = match disk.list(journal) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("list", journal, error)),
+    };
+    let used = |found: String| {
+        let path = journal.parent().unwrap_or(journal).to_owned();
+        Err(StoreError::NotAStore { path, found })
+    };
+    for name in names {
+        let path = journal.join(&name);
+        if FileNumber::of_name(&name) != Some(FileNumber::FIRST) {
+            return used(format!("{JOURNAL_DIR}/{name}"));
+        }
+        let check = || {
+            let file = disk.open(&path, OpenMode::Read)?;
+            let mut bytes = vec![0; file.len()? as usize];
+            file.read_at(&mut bytes, 0)?;
+            Ok(bytes
+                .iter()
+                .skip(FILE_HEADER_BYTES as usize)
+                .all(|byte| *byte == 0))
+        };
+        if !check().map_err(|error| StoreError::io("read", &path, error))? {
+            return used(format!("{JOURNAL_DIR}/{name}"));
+        }
+    }
+    Ok(())
+}
+
+fn open_journal(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    node: NodeId,
+    options: &StoreOptions,
+) -> Result<FileSet, StoreError> {
+    let journal = dir.join(JOURNAL_DIR);
+    let empty = || StoreError::corrupt(&journal, 0, "journal missing under a known identity");
+    if !disk.exists(&journal) {
+        return Err(empty());
+    }
+    let files = FileSet::open(Arc::clone(disk), &journal, node, options.journal_file_bytes)?;
+    if files.last().is_none() {
+        return Err(empty());
+    }
+    files.get(FileNumber::FIRST)?;
+    files.remove_leftovers()?;
+    // What a killed process wrote but did not sync is read below, and may be lost by a later loss
+    // of power unless it is synced before.
+    files.sync_last()?;
+    Ok(files)
+}
+
+fn open_cells(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &StoreOptions,
+    files: &FileSet,
+) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
+    let attempt = || {
+        let engine = open_engine(dir, options)?;
+        let cells = CellStore::open(engine, options.cells())?;
+        let replayed = replay(files, &cells)?;
+        Ok::<_, StoreError>((cells, replayed))
+    };
+    let is_ours = matches!(options.engine, EngineChoice::Sled);
+    let missing = is_ours && !disk.exists(&dir.join(ENGINE_DIR));
+    match attempt() {
+        Ok((cells, replayed)) => {
+            let rebuilt = missing && !replayed.partitions.is_empty();
+            Ok((
+                cells,
+                replayed,
+                rebuilt.then(|| "engine directory missing".to_owned()),
+            ))
+        }
+        Err(StoreError::Engine(error)) if is_ours && error.is_cured_by_rebuild() => {
+            let aside: PathBuf = quarantine(&**disk, dir)?;
+            tracing::warn!(%error, aside = %aside.display(), "engine put aside, filled anew");
+            let (cells, replayed) = attempt()?;
+            Ok((cells, replayed, Some(error.to_string())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn cut(files: &FileSet, end: &ScanEnd) -> Result<(), StoreError> {
+    let Some(torn) = &end.torn else { return Ok(()) };
+    tracing::warn!(
+        path = %torn.path.display(), place = %torn.place, bytes = torn.bytes,
+        problem = torn.problem, "torn tail cut"
+    );
+    match end.unfinished_file {
+        Some(number) => files.remove_last(number),
+        None => files.cut(torn.place.file, torn.place.offset),
+    }
+}

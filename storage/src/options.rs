@@ -1,0 +1,99 @@
+//! How a store is opened.
+//!
+//! **Owns**: the options, their defaults and bounds.
+//! **Does not own**: policies of keyspaces (proto), options of a node (server).
+
+use std::fmt;
+use std::sync::Arc;
+
+use domicile_proto::NodeId;
+
+use crate::cells::CellOptions;
+use crate::engine::Engine;
+
+/// Least bytes of a journal file: 64 KiB, so that tests can roll often. Smaller ones hold little
+/// but their headers.
+const JOURNAL_FILE_BYTES_MIN: u64 = 64 << 10;
+
+/// Most bytes queued for one commit: 1 GiB, as a frame's length has 32 bits.
+const QUEUE_BYTES_MAX_MAX: u64 = 1 << 30;
+
+/// What serves the cells.
+#[derive(Clone, Default)]
+pub enum EngineChoice {
+    /// sled, in the data directory.
+    #[default]
+    Sled,
+    /// A new one in memory, rebuilt from the journal at every open.
+    Memory,
+    /// This one, which outlives the store.
+    Given(Arc<dyn Engine>),
+}
+
+impl fmt::Debug for EngineChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sled => formatter.write_str("Sled"),
+            Self::Memory => formatter.write_str("Memory"),
+            Self::Given(engine) => write!(formatter, "Given({})", engine.name()),
+        }
+    }
+}
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// The node that a new directory is made for, minted if `None`; an existing directory must be
+    /// its own.
+    pub node_id: Option<NodeId>,
+    /// Bytes of a journal file, at least 64 KiB. Twice as much is twice the zeros written ahead
+    /// and half as many rolls.
+    pub journal_file_bytes: u64,
+    /// Bytes that may wait for a commit or be in one, at most 1 GiB. Twice as much admits bursts
+    /// of twice the size, and the memory for them.
+    pub queue_bytes_max: u64,
+    /// What serves the cells.
+    pub engine: EngineChoice,
+    /// Bytes of the engine's cache.
+    pub engine_cache_bytes: u64,
+    /// Bytes of cells that are not in the engine yet. Twice as much coalesces more, and takes that
+    /// much more memory.
+    pub overlay_bytes_max: u64,
+    /// Records after which a flush is due, however few bytes of cells they made. Twice as many
+    /// double the time of a replay after a crash.
+    pub replay_records_max: u64,
+}
+
+impl Default for StoreOptions {
+    /// 64 MiB each: journal file, queue, engine cache, overlay.
+    fn default() -> Self {
+        let cells = CellOptions::default();
+        Self {
+            node_id: None,
+            journal_file_bytes: 64 << 20,
+            queue_bytes_max: 64 << 20,
+            engine: EngineChoice::Sled,
+            engine_cache_bytes: 64 << 20,
+            overlay_bytes_max: cells.overlay_bytes_max,
+            replay_records_max: cells.replay_records_max,
+        }
+    }
+}
+
+impl StoreOptions {
+    /// Those of the cells.
+    pub(crate) fn cells(&self) -> CellOptions {
+        CellOptions {
+            overlay_bytes_max: self.overlay_bytes_max,
+            replay_records_max: self.replay_records_max,
+            ..CellOptions::default()
+        }
+    }
+
+    /// The same options, within their bounds.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.journal_file_bytes = self.journal_file_bytes.max(JOURNAL_FILE_BYTES_MIN);
+        self.queue_bytes_max = self.queue_bytes_max.min(QUEUE_BYTES_MAX_MAX);
+        self
+    }
+}

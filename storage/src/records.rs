@@ -1,0 +1,88 @@
+//! The records of one partition, read from the journal.
+//!
+//! **Owns**: the walk over segments, the filter.
+//! **Does not own**: the bytes (journal); what the records are read for.
+
+use std::collections::VecDeque;
+
+use domicile_proto::{Epoch, PartitionId, Record, Seq};
+
+use crate::error::StoreError;
+use crate::journal::Place;
+use crate::store::Store;
+
+/// Bytes read at once: 1 MiB. Less costs calls, more only holds more memory.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// An iterator over the durable records of a partition, in order. After an error it ends.
+#[derive(Debug)]
+pub struct RecordScan<'store> {
+    store: &'store Store,
+    partition: PartitionId,
+    next_seq: Seq,
+    cursor: Place,
+    upto: Place,
+    ready: VecDeque<(Epoch, Seq, Record)>,
+}
+
+impl<'store> RecordScan<'store> {
+    pub(crate) fn new(store: &'store Store, partition: PartitionId, from: Seq) -> Self {
+        let next_seq = from.max(Seq::FIRST);
+        let upto = store.durable_end();
+        let cursor = store.locate(partition, next_seq).unwrap_or(upto);
+        Self {
+            store,
+            partition,
+            next_seq,
+            cursor,
+            upto,
+            ready: VecDeque::new(),
+        }
+    }
+
+    fn fill(&mut self) -> Result<(), StoreError> {
+        while self.ready.is_empty() && self.cursor < self.upto {
+            let chunk = self.store.read(self.cursor, self.upto, CHUNK_BYTES)?;
+            if chunk.next == self.cursor {
+                self.cursor = self.upto;
+                return Ok(());
+            }
+            self.cursor = chunk.next;
+            for (_, segment) in &chunk.segments {
+                let header = segment.header();
+                if header.partition != self.partition || header.last_seq() < self.next_seq {
+                    continue;
+                }
+                let epoch = segment.header().epoch;
+                let records = segment
+                    .records()
+                    .map_err(|source| StoreError::InvalidRecord {
+                        partition: self.partition,
+                        seq: segment.header().first_seq,
+                        source,
+                    })?;
+                for (seq, record) in records {
+                    if seq >= self.next_seq {
+                        self.next_seq = seq.next();
+                        self.ready.push_back((epoch, seq, record));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for RecordScan<'_> {
+    type Item = Result<(Epoch, Seq, Record), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ready.is_empty()
+            && let Err(error) = self.fill()
+        {
+            self.cursor = self.upto;
+            return Some(Err(error));
+        }
+        self.ready.pop_front().map(Ok)
+    }
+}

@@ -1,0 +1,309 @@
+//! From a journal and whatever engine is there to cells that are whole.
+//!
+//! **Owns**: the replay, what it reports.
+//! **Does not own**: the verdict on damage (journal scan), identity and lock (opening).
+//!
+//! The engine's checkpoint says from where to read; without one everything is read. A record above
+//! the engine's applied mark is folded again, which changes nothing if the engine had it already.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
+
+use crate::cells::{CellStore, PartitionCells, UnappliedRecord};
+use crate::checkpoint::{self, LoadedCheckpoint};
+use crate::commit::Published;
+use crate::engine::EngineError;
+use crate::error::StoreError;
+use crate::journal::files::FileSet;
+use crate::journal::frame::Frame;
+use crate::journal::header::FILE_HEADER_BYTES;
+use crate::journal::index::JournalIndex;
+use crate::journal::scan::{self, ScanEnd};
+use crate::journal::tails::Tails;
+use crate::journal::{FileNumber, Place, TornTail};
+
+/// What opening a store found.
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    /// Whose directory it is.
+    pub node_id: NodeId,
+    /// Whether the directory was made just now.
+    pub created: bool,
+    /// Every partition with a record, in order.
+    pub partitions: Vec<RecoveredPartition>,
+    /// The remains of a commit that was never acknowledged; they are cut.
+    pub torn_tail: Option<TornTail>,
+    /// Records folded into the cells anew.
+    pub replayed_records: u64,
+    /// Bytes of the segments that were read.
+    pub replayed_bytes: u64,
+    /// Why the engine was put aside and filled anew, if it was.
+    pub engine_rebuilt: Option<String>,
+    /// Where the journal ends.
+    pub durable_end: Place,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A partition as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveredPartition {
+    /// Whose log.
+    pub partition: PartitionId,
+    /// The reign of its last record.
+    pub epoch: Epoch,
+    /// Its last record.
+    pub last_seq: Seq,
+    /// The hash over its history.
+    pub chain: ChainHash,
+    /// Up to where its cells are folded now.
+    pub applied_upto: Seq,
+    /// Up to where records are known to have been visible.
+    pub visible_upto: Seq,
+    /// Every reign with its first record.
+    pub epoch_history: Vec<(Epoch, Seq)>,
+}
+
+/// A replay that came to the journal's end.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) published: Published,
+    pub(crate) end: ScanEnd,
+    pub(crate) partitions: Vec<RecoveredPartition>,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Reads what the cells do not hold yet and folds what is known to be visible.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] for damage in the journal; [`StoreError::Engine`] for an engine that
+/// fails or contradicts the journal.
+pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, StoreError> {
+    let loaded = checkpoint::load(&**cells.engine(), files.node())?;
+    let anew = || LoadedCheckpoint {
+        replay_from: Place {
+            file: FileNumber::FIRST,
+            offset: FILE_HEADER_BYTES,
+        },
+        published: Published {
+            end: Place {
+                file: FileNumber::FIRST,
+                offset: FILE_HEADER_BYTES,
+            },
+            last: None,
+            tails: Tails::default(),
+            index: JournalIndex::default(),
+        },
+    };
+    let LoadedCheckpoint {
+        replay_from,
+        published,
+    } = loaded.unwrap_or_else(anew);
+    scan::check_end(files, published.end, published.last)?;
+    // Read from the checkpoint's end on, the number of the next commit is known.
+    let before = published.last.filter(|_| replay_from == published.end);
+    let mut replay = Replay {
+        files,
+        cells,
+        published,
+        handles: BTreeMap::new(),
+        records: 0,
+        bytes: 0,
+    };
+    let mut end = scan::scan(files, replay_from, before, &mut |frame| replay.take(frame))?;
+    end.last = end.last.or(replay.published.last);
+    replay.published.end = end.end;
+    replay.published.last = end.last;
+    let partitions = replay.finish()?;
+    let Replay {
+        published,
+        records,
+        bytes,
+        ..
+    } = replay;
+    Ok(Replayed {
+        published,
+        end,
+        partitions,
+        records,
+        bytes,
+    })
+}
+
+struct Replay<'a> {
+    files: &'a FileSet,
+    cells: &'a CellStore,
+    published: Published,
+    handles: BTreeMap<PartitionId, Arc<PartitionCells>>,
+    records: u64,
+    bytes: u64,
+}
+
+impl Replay<'_> {
+    fn take(&mut self, frame: Frame) -> Result<(), StoreError> {
+        for (place, segment) in &frame.segments {
+            self.bytes += segment.bytes().len() as u64;
+            self.follow(*place, frame.place, segment)?;
+            self.fold(segment, frame.buffer_bytes)?;
+        }
+        let behind_checkpoint = frame.end > self.published.end;
+        if behind_checkpoint {
+            self.published.end = frame.end;
+            self.published.last = Some(scan::LastFrame {
+                place: frame.place,
+                number: frame.number,
+            });
+        }
+        if behind_checkpoint && self.cells.needs_flush() {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Moves tail and index; a segment before the checkpoint's end is in both already.
+    fn follow(
+        &mut self,
+        place: Place,
+        frame_place: Place,
+        segment: &Segment,
+    ) -> Result<(), StoreError> {
+        let header = segment.header();
+        let (last_seq, chain) = self.published.tails.end_of(header.partition);
+        let problem = if header.last_seq() < last_seq {
+            return Ok(());
+        } else if header.last_seq() == last_seq {
+            match segment.chain() == chain {
+                true => return Ok(()),
+                false => format!("chain of {} is not the engine's {chain}", header.partition),
+            }
+        } else {
+            match self.published.tails.check(segment) {
+                Ok(()) => {
+                    self.published.tails.advance(segment, segment.chain());
+                    let index = &mut self.published.index;
+                    index.note(header.partition, header.first_seq, frame_place);
+                    return Ok(());
+                }
+                Err(problem) => problem,
+            }
+        };
+        let path = place.file.path(self.files.dir());
+        Err(StoreError::corrupt(&path, place.offset, problem))
+    }
+
+    fn fold(&mut self, segment: &Segment, buffer_bytes: usize) -> Result<(), StoreError> {
+        let header = segment.header();
+        let partition = header.partition;
+        let cells = self
+            .handles
+            .entry(partition)
+            .or_insert_with(|| self.cells.partition(partition));
+        let next = cells.enqueued_upto().next();
+        if header.last_seq() >= next {
+            if header.first_seq > next {
+                let detail = format!(
+                    "replay of {partition} begins at {}, the cells end before {next}",
+                    header.first_seq
+                );
+                return Err(EngineError::Corrupt {
+                    what: "replay place",
+                    detail,
+                }
+                .into());
+            }
+            let records = unapplied_records(segment, next, buffer_bytes)?;
+            self.records += records.len() as u64;
+            cells.enqueue_all(header.epoch, next, records);
+        }
+        let tail = self.published.tails.get(partition);
+        cells.advance(
+            tail.map_or(Seq::NONE, |tail| tail.visible_upto)
+                .min(header.last_seq()),
+        );
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let cells = self.cells;
+        let applied = |partition| cells.partition(partition).applied_upto();
+        let rows = checkpoint::compute(self.files.node(), &mut self.published, &applied);
+        cells.flush_once(rows)?;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
+        let marks = self.cells.marks().iter();
+        let intents: BTreeMap<PartitionId, Seq> = marks
+            .map(|marks| (marks.partition, marks.intent_upto))
+            .collect();
+        for (partition, intent) in &intents {
+            let (last_seq, _) = self.published.tails.end_of(*partition);
+            if *intent > last_seq {
+                let detail = format!("{partition} up to {intent}, the journal up to {last_seq}");
+                return Err(EngineError::Corrupt {
+                    what: "mark",
+                    detail,
+                }
+                .into());
+            }
+        }
+        let mut partitions = Vec::new();
+        for (partition, tail) in self.published.tails.iter() {
+            let cells = self.cells.partition(partition);
+            if cells.enqueued_upto() != tail.last_seq {
+                let (found, expected) = (cells.enqueued_upto(), tail.last_seq);
+                let detail =
+                    format!("{partition} replayed up to {found}, its log up to {expected}");
+                return Err(EngineError::Corrupt {
+                    what: "replay place",
+                    detail,
+                }
+                .into());
+            }
+            let intent = intents.get(&partition).copied().unwrap_or_default();
+            let visible_upto = tail.visible_upto.min(tail.last_seq).max(intent);
+            cells.advance(visible_upto);
+            partitions.push(RecoveredPartition {
+                partition,
+                epoch: tail.epoch,
+                last_seq: tail.last_seq,
+                chain: tail.chain,
+                applied_upto: cells.applied_upto(),
+                visible_upto: visible_upto.max(cells.applied_upto()),
+                epoch_history: tail.epoch_history.clone(),
+            });
+        }
+        Ok(partitions)
+    }
+}
+
+/// The records of a segment from `from` on, ready to be queued.
+///
+/// # Errors
+/// [`StoreError::InvalidRecord`].
+pub(crate) fn unapplied_records(
+    segment: &Segment,
+    from: Seq,
+    buffer_bytes: usize,
+) -> Result<Vec<UnappliedRecord>, StoreError> {
+    let header = segment.header();
+    let partition = header.partition;
+    let invalid = |seq, source| StoreError::InvalidRecord {
+        partition,
+        seq,
+        source,
+    };
+    let records = segment
+        .records()
+        .map_err(|source| invalid(header.first_seq, source))?;
+    let records = records.into_iter().filter(|(seq, _)| *seq >= from);
+    let decoded = records.map(|(seq, record)| {
+        UnappliedRecord::new(&record.head, &record.body, buffer_bytes)
+            .map_err(|source| invalid(seq, source))
+    });
+    decoded.collect()
+}

@@ -1,0 +1,408 @@
+//! One open data directory: journal, cells and engine under one roof.
+//!
+//! **Owns**: the parts and their life, from lock to release.
+//! **Does not own**: who may write and what is visible (the core); threads (the caller's).
+//!
+//! ```text
+//! <data>/lock                      held while open
+//! <data>/identity                  whose directory; written last
+//! <data>/journal/                  the truth
+//! <data>/engine/                   rows; may vanish at any moment
+//! <data>/engine.quarantined-<n>/   engines that failed
+//! ```
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domicile_proto::{Epoch, NodeId, PartitionId, Record, Segment, Seq};
+
+use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord};
+use crate::checkpoint;
+use crate::commit::{
+    CommitQueue, CommitStatistic, CommitStats, Committed, Committer, Health, Published,
+};
+use crate::disk::{Disk, DiskLock};
+use crate::error::StoreError;
+use crate::journal::files::FileSet;
+use crate::journal::reader;
+use crate::journal::{JournalChunk, PartitionTail, Place};
+use crate::opening::{self, Opened};
+use crate::options::StoreOptions;
+use crate::records::RecordScan;
+use crate::recovery::{Recovery, unapplied_records};
+
+/// An open data directory. Shared by all threads of a node.
+///
+/// - What [`Store::commit_once`] returned is durable.
+/// - After the first failed write or sync nothing is accepted any more.
+/// - Submits of one partition come in the order of their sequence numbers: the caller serialises
+///   them, and takes the same lock before it acts on what a commit returned.
+pub struct Store {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    node: NodeId,
+    health: Health,
+    queue: CommitQueue,
+    committer: Mutex<Committer>,
+    published: Mutex<Published>,
+    files: FileSet,
+    cells: CellStore,
+    statistic: CommitStatistic,
+    /// Held over a checkpoint and its flush: checkpoints reach the engine in order.
+    flushing: Mutex<()>,
+    lock: Mutex<Option<Box<dyn DiskLock>>>,
+}
+
+/// A store in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes of the journal's files.
+    pub journal_bytes: u64,
+    /// Bytes that wait for a commit or are in one.
+    pub queue_bytes: u64,
+    /// Partitions with a durable record.
+    pub partitions: u64,
+    /// A word for the engine.
+    pub engine: &'static str,
+    /// Bytes of the engine's files.
+    pub engine_bytes: u64,
+    /// The cells.
+    pub cells: CellStats,
+}
+
+impl Store {
+    /// Opens `dir`, made if missing: takes its lock, checks whose it is, replays its journal.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]; [`StoreError::NotAStore`] and [`StoreError::ForeignNode`] for the
+    /// wrong directory; [`StoreError::Corrupt`] for damage, which nothing is cut for.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: StoreOptions,
+    ) -> Result<(Arc<Self>, Recovery), StoreError> {
+        let options = options.bounded();
+        let Opened {
+            lock,
+            files,
+            cells,
+            published,
+            writer,
+            recovery,
+        } = opening::open(&disk, dir, &options)?;
+        let ends = published
+            .tails
+            .iter()
+            .map(|(partition, tail)| (partition, tail.last_seq));
+        let store = Self {
+            disk,
+            dir: dir.to_owned(),
+            node: recovery.node_id,
+            health: Health::default(),
+            queue: CommitQueue::new(options.queue_bytes_max, ends),
+            committer: Mutex::new(Committer::new(writer, &published.tails)),
+            published: Mutex::new(published),
+            files,
+            cells,
+            statistic: CommitStatistic::default(),
+            flushing: Mutex::new(()),
+            lock: Mutex::new(Some(lock)),
+        };
+        Ok((Arc::new(store), recovery))
+    }
+
+    /// Whose directory it is.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The cells of a partition; worth keeping.
+    #[must_use]
+    pub fn cells(&self, partition: PartitionId) -> Arc<PartitionCells> {
+        self.cells.partition(partition)
+    }
+
+    /// Whether so many bytes more may be submitted now. To be asked before a record is given a
+    /// sequence number: one that is refused afterwards leaves a hole.
+    #[must_use]
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.queue.has_room(bytes)
+    }
+
+    /// Queues a record sequenced here for the next commit, and in its partition's cells as not yet
+    /// visible. `visible_upto` is how far the partition's records are visible by now.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidRecord`], [`StoreError::QueueFull`], [`StoreError::Poisoned`],
+    /// [`StoreError::Closed`]: nothing is queued then.
+    ///
+    /// # Panics
+    /// If `seq` is not the one after the partition's last.
+    pub fn submit_record(
+        &self,
+        partition: PartitionId,
+        epoch: Epoch,
+        seq: Seq,
+        visible_upto: Seq,
+        record: Record,
+    ) -> Result<(), StoreError> {
+        self.health.check()?;
+        let Record { head, body } = &record;
+        let unapplied = UnappliedRecord::new(head, body, body.bytes().len()).map_err(|source| {
+            StoreError::InvalidRecord {
+                partition,
+                seq,
+                source,
+            }
+        })?;
+        self.queue
+            .submit_record(partition, (epoch, seq), visible_upto, head, body)?;
+        self.cells
+            .partition(partition)
+            .enqueue(epoch, seq, unapplied);
+        Ok(())
+    }
+
+    /// Queues a segment from the partition's home for the next commit, unchanged, and its records
+    /// in the partition's cells as not yet visible.
+    ///
+    /// # Errors
+    /// As [`Store::submit_record`].
+    ///
+    /// # Panics
+    /// If the segment does not continue the partition's log.
+    pub fn submit_segment(&self, segment: Segment) -> Result<(), StoreError> {
+        self.health.check()?;
+        let header = *segment.header();
+        let records = unapplied_records(&segment, header.first_seq, segment.bytes().len())?;
+        let chain = segment.chain();
+        self.queue.submit_segment(segment, chain)?;
+        self.cells
+            .partition(header.partition)
+            .enqueue_all(header.epoch, header.first_seq, records);
+        Ok(())
+    }
+
+    /// Commits everything that is queued: one write, one sync. Empty if nothing was.
+    ///
+    /// # Errors
+    /// What the disk says, once; [`StoreError::Poisoned`] ever after.
+    pub fn commit_once(&self) -> Result<Vec<Committed>, StoreError> {
+        self.health.check()?;
+        self.commit_queued()
+    }
+
+    /// Makes the next journal file ahead of need; `false` if there is nothing to do.
+    ///
+    /// # Errors
+    /// What the operating system says; commits then make their own files.
+    pub fn prepare_once(&self) -> Result<bool, StoreError> {
+        self.health.check()?;
+        self.files.prepare()
+    }
+
+    /// Whether a flush is due.
+    #[must_use]
+    pub fn needs_flush(&self) -> bool {
+        self.cells.needs_flush()
+    }
+
+    /// Whether the cells take more memory than allowed: writes are to pause until a flush.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.cells.is_stalled()
+    }
+
+    /// Writes the cells that are visible into the engine, with the place to replay from.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`]: nothing is lost, the next call tries again.
+    pub fn flush_once(&self) -> Result<FlushReport, StoreError> {
+        self.health.check()?;
+        self.flush()
+    }
+
+    /// Everything before it is durable. It only grows.
+    #[must_use]
+    pub fn durable_end(&self) -> Place {
+        self.published().end
+    }
+
+    /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
+    /// one segment at least. Nothing more is there if the result's `next` has reached `upto`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchPlace`] for a cursor that is no place, [`StoreError::Corrupt`] for
+    /// damage, what the operating system says.
+    pub fn read(
+        &self,
+        from: Place,
+        upto: Place,
+        bytes_max: usize,
+    ) -> Result<JournalChunk, StoreError> {
+        let upto = upto.min(self.durable_end());
+        reader::read(&self.files, from, upto, bytes_max as u64)
+    }
+
+    /// A place at or before the segment that holds `seq`, or, if it is not durable yet, before
+    /// where it will be. `None` if the partition has no durable record at or before it.
+    #[must_use]
+    pub fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
+        self.published().index.locate(partition, seq)
+    }
+
+    /// The durable end of a partition's log; `None` if it has no record.
+    #[must_use]
+    pub fn tail(&self, partition: PartitionId) -> Option<PartitionTail> {
+        self.published().tails.get(partition).cloned()
+    }
+
+    /// The durable records of a partition from `from` on.
+    #[must_use]
+    pub fn records(&self, partition: PartitionId, from: Seq) -> RecordScan<'_> {
+        RecordScan::new(self, partition, from)
+    }
+
+    /// What commits cost so far.
+    #[must_use]
+    pub fn commit_stats(&self) -> CommitStats {
+        self.statistic.stats()
+    }
+
+    /// The store in numbers.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let engine = self.cells.engine();
+        StoreStats {
+            journal_bytes: self.files.bytes(),
+            queue_bytes: self.queue.bytes(),
+            partitions: self.published().tails.iter().count() as u64,
+            engine: engine.name(),
+            engine_bytes: engine.bytes_on_disk(),
+            cells: self.cells.stats(),
+        }
+    }
+
+    /// Bytes that may still be written.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let free = self.disk.free_bytes(&self.dir);
+        free.map_err(|error| StoreError::io("measure", &self.dir, error))
+    }
+
+    /// The failure after which nothing is accepted any more, if there was one.
+    #[must_use]
+    pub fn poison_cause(&self) -> Option<Arc<str>> {
+        self.health.cause()
+    }
+
+    /// Commits what is queued, flushes, and gives the directory back. Every later change is
+    /// refused; closing again does nothing.
+    ///
+    /// # Errors
+    /// What the commit or the flush says; the directory is given back nevertheless.
+    pub fn close(&self) -> Result<(), StoreError> {
+        if !self.health.close() {
+            return Ok(());
+        }
+        self.stop_threads();
+        let committed = match self.health.cause() {
+            Some(cause) => Err(StoreError::Poisoned { cause }),
+            None => self.commit_queued().map(|_| ()),
+        };
+        let flushed = self.flush().map(|_| ());
+        self.cells.engine().close();
+        self.lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        committed.and(flushed)
+    }
+
+    /// Accepts nothing any more.
+    pub(crate) fn poison(&self, cause: &str) {
+        self.health.poison(cause);
+    }
+
+    /// Waits for something to commit; `false` once the threads are to end and nothing is queued.
+    pub(crate) fn wait_for_work(&self) -> bool {
+        self.queue.wait()
+    }
+
+    pub(crate) fn wait_until_wanted(&self, timeout: Duration) -> bool {
+        self.files.wait_until_wanted(timeout)
+    }
+
+    pub(crate) fn pause_preparing(&self, pause: Duration) {
+        self.files.pause_preparing(pause);
+    }
+
+    pub(crate) fn stop_threads(&self) {
+        self.queue.stop();
+        self.files.stop_preparing();
+    }
+
+    fn commit_queued(&self) -> Result<Vec<Committed>, StoreError> {
+        let Ok(mut committer) = self.committer.lock() else {
+            // Half a commit may be in there; nobody can tell what it came to.
+            let cause = "a commit panicked";
+            self.health.poison(cause);
+            return Err(StoreError::Poisoned {
+                cause: cause.into(),
+            });
+        };
+        if let Some(cause) = self.health.cause() {
+            return Err(StoreError::Poisoned { cause });
+        }
+        let committed =
+            committer.commit(&self.queue, &self.files, &self.published, &self.statistic);
+        if let Err(error) = &committed {
+            self.health.poison(&error.to_string());
+            self.queue.taken_is_done();
+        }
+        committed
+    }
+
+    fn flush(&self) -> Result<FlushReport, StoreError> {
+        let _order = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read before the journal's end is: an older mark only replays more.
+        let applied = checkpoint::applied_marks(&self.cells, &self.published());
+        let applied = |partition| {
+            let found = applied.binary_search_by_key(&partition, |(id, _)| *id);
+            found.map_or(Seq::NONE, |index| applied[index].1)
+        };
+        let rows = checkpoint::compute(self.node, &mut self.published(), &applied);
+        let flushed = self.cells.flush_once(rows);
+        if flushed.as_ref().map_or(true, |report| report.retried) {
+            self.published().index.save_again();
+        }
+        Ok(flushed?)
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Store");
+        shown
+            .field("dir", &self.dir)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,211 @@
+//! What the tests of the store share: partitions, records, an author who remembers.
+//!
+//! **Owns**: the words of the tests.
+//! **Does not own**: any test.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::record::RecordBody;
+use domicile_proto::{
+    AckLevel, Bucket, Epoch, Hlc, KeyspaceId, NodeId, Operation, PartitionId, Record, RecordHead,
+    RecordKind, RegionId, RequestId, Seq,
+};
+
+use crate::disk::{Disk, MemoryDisk};
+use crate::{Committed, EngineChoice, Recovery, Store, StoreError, StoreOptions};
+
+pub(super) const DIR: &str = "/data";
+pub(super) const FIRST_FILE: &str = "/data/journal/0000000001.journal";
+
+pub(super) fn node(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+pub(super) fn epoch(counter: u64) -> Epoch {
+    Epoch {
+        counter,
+        node: node(1),
+    }
+}
+
+pub(super) fn partition(bucket: u16) -> PartitionId {
+    let region = RegionId::new(7).unwrap();
+    PartitionId {
+        keyspace: KeyspaceId::new(1),
+        region,
+        bucket: Bucket::new(bucket),
+    }
+}
+
+pub(super) fn record(key: &[u8], value: &[u8], request: u128) -> Record {
+    let operation = Operation::Put {
+        key: Bytes::copy_from_slice(key),
+        value: Bytes::copy_from_slice(value),
+        expires_at_ms: None,
+    };
+    let head = RecordHead {
+        kind: RecordKind::Write,
+        level: AckLevel::Async,
+        hlc: Hlc::at_ms(1),
+        generation: 0,
+        request_id: RequestId::new(request).unwrap(),
+    };
+    Record {
+        head,
+        body: RecordBody::encode(&[operation]).unwrap(),
+    }
+}
+
+/// Small files, no sled: a roll every few commits.
+pub(super) fn options() -> StoreOptions {
+    StoreOptions {
+        node_id: Some(node(1)),
+        journal_file_bytes: 64 << 10,
+        engine: EngineChoice::Memory,
+        ..StoreOptions::default()
+    }
+}
+
+pub(super) fn open(disk: &MemoryDisk) -> (Arc<Store>, Recovery) {
+    try_open(disk, options()).unwrap()
+}
+
+pub(super) fn try_open(
+    disk: &MemoryDisk,
+    options: StoreOptions,
+) -> Result<(Arc<Store>, Recovery), StoreError> {
+    Store::open(Arc::new(disk.clone()), Path::new(DIR), options)
+}
+
+pub(super) fn refusal(disk: &MemoryDisk) -> String {
+    try_open(disk, options())
+        .expect_err("opened what should be refused")
+        .to_string()
+}
+
+/// Writes records in order and remembers them all.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Author {
+    pub(super) written: BTreeMap<PartitionId, Vec<Record>>,
+    visible: BTreeMap<PartitionId, Seq>,
+    epoch: u64,
+}
+
+impl Author {
+    pub(super) fn last_seq(&self, partition: PartitionId) -> Seq {
+        Seq::new(self.written.get(&partition).map_or(0, Vec::len) as u64)
+    }
+
+    pub(super) fn new_epoch(&mut self) {
+        self.epoch += 1;
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        epoch(self.epoch + 1)
+    }
+
+    pub(super) fn write(
+        &mut self,
+        store: &Store,
+        partition: PartitionId,
+        value: &[u8],
+    ) -> Result<Seq, StoreError> {
+        let seq = self.last_seq(partition).next();
+        let key = format!("key-{}", seq.get() % 7);
+        let record = record(key.as_bytes(), value, u128::from(seq.get()));
+        let visible = self.visible.get(&partition).copied().unwrap_or_default();
+        store.submit_record(partition, self.epoch(), seq, visible, record.clone())?;
+        self.written.entry(partition).or_default().push(record);
+        Ok(seq)
+    }
+
+    /// What was committed becomes visible, as at level async.
+    pub(super) fn make_visible(&mut self, store: &Store, commits: &[Committed]) {
+        for commit in commits {
+            store.cells(commit.partition).advance(commit.last_seq);
+            self.visible.insert(commit.partition, commit.last_seq);
+        }
+    }
+
+    pub(super) fn commit(&mut self, store: &Store) -> Result<Vec<Committed>, StoreError> {
+        let commits = store.commit_once()?;
+        self.make_visible(store, &commits);
+        Ok(commits)
+    }
+
+    /// Forgets what was written after these ends.
+    pub(super) fn forget_after(&mut self, recovery: &Recovery) {
+        for (partition, records) in &mut self.written {
+            let found = recovery
+                .partitions
+                .iter()
+                .find(|each| each.partition == *partition);
+            records.truncate(found.map_or(0, |each| each.last_seq.get() as usize));
+            let upto = found.map_or(Seq::NONE, |each| each.visible_upto);
+            self.visible.insert(*partition, upto);
+        }
+    }
+
+    /// Checks that the store holds exactly what was written, in log and cells.
+    pub(super) fn check(&self, store: &Store) {
+        for (partition, records) in &self.written {
+            let found: Vec<_> = store
+                .records(*partition, Seq::FIRST)
+                .collect::<Result<_, _>>()
+                .unwrap();
+            assert_eq!(found.len(), records.len(), "records of {partition}");
+            for ((index, written), (_, seq, found)) in records.iter().enumerate().zip(found) {
+                assert_eq!(seq, Seq::new(index as u64 + 1));
+                assert_eq!(*written, found, "record {seq} of {partition}");
+            }
+            self.check_cells(store, *partition, self.last_seq(*partition));
+        }
+    }
+
+    /// Checks that the cells are the fold of the log up to their applied mark, after moving it.
+    pub(super) fn check_cells(&self, store: &Store, partition: PartitionId, upto: Seq) {
+        let cells = store.cells(partition);
+        cells.advance(upto);
+        assert_eq!(cells.applied_upto(), upto, "applied mark of {partition}");
+        let mut fold: BTreeMap<Bytes, (Bytes, u64)> = BTreeMap::new();
+        let records = self.written.get(&partition).into_iter().flatten();
+        for (seq, record) in (1..=upto.get()).zip(records) {
+            for operation in record.body.operations().unwrap() {
+                if let Operation::Put { key, value, .. } = operation {
+                    fold.insert(key, (value, seq));
+                }
+            }
+        }
+        for (key, (value, seq)) in fold {
+            let cell = cells.get(&key).unwrap().cell.expect("a key that was put");
+            assert_eq!(
+                cell.version.seq,
+                Seq::new(seq),
+                "version of {key:?} in {partition}"
+            );
+            assert_eq!(cell.value, Some(value), "value of {key:?} in {partition}");
+        }
+    }
+}
+
+/// All bytes of a file.
+pub(super) fn file_bytes(disk: &MemoryDisk, path: &str) -> Vec<u8> {
+    let file = disk
+        .open(Path::new(path), crate::disk::OpenMode::Read)
+        .unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Overwrites bytes of a file behind the store's back.
+pub(super) fn overwrite(disk: &MemoryDisk, path: &str, offset: u64, bytes: &[u8]) {
+    let file = disk
+        .open(Path::new(path), crate::disk::OpenMode::ReadWrite)
+        .unwrap();
+    file.write_at(bytes, offset).unwrap();
+    file.sync_all().unwrap();
+}

@@ -1,0 +1,9 @@
+//! The store as a whole, on the disk in memory and on the real one.
+
+mod damage;
+mod directory;
+mod fixture;
+mod power;
+mod reading;
+mod speed;
+mod writing;

@@ -1,0 +1,173 @@
+//! Power loss and kill -9 at every operation of the disk.
+//!
+//! **Owns**: a scripted life of a store, ended everywhere.
+//! **Does not own**: what a disk does then (disk in memory).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::fixture::*;
+use crate::disk::Disk;
+use crate::engine::MemoryEngine;
+use crate::{EngineChoice, MemoryDisk, StoreError, StoreOptions, verify};
+
+/// Ways in which each life ends, per operation; more only takes longer.
+const SEEDS: u64 = 6;
+
+/// What a life came to: everything submitted, and what of it was acknowledged.
+#[derive(Default)]
+struct Life {
+    submitted: Author,
+    acked: Author,
+}
+
+/// Opens, writes to three partitions, commits, flushes, rolls, closes, opens again.
+fn live(disk: &MemoryDisk, engine: &Arc<MemoryEngine>, life: &mut Life) -> Result<(), StoreError> {
+    for generation in 0..2_u8 {
+        let given = EngineChoice::Given(Arc::clone(engine) as _);
+        let (store, recovery) = try_open(
+            disk,
+            StoreOptions {
+                engine: given,
+                ..options()
+            },
+        )?;
+        assert_eq!(recovery.torn_tail, None);
+        for round in 0..8_u8 {
+            for bucket in 0..=u16::from(round % 3) {
+                let value = vec![round + 1; 900 * usize::from(round)];
+                life.submitted.write(&store, partition(bucket), &value)?;
+            }
+            life.submitted.commit(&store)?;
+            life.acked = life.submitted.clone();
+            match round {
+                2 => drop(store.flush_once()),
+                4 if generation == 0 => drop(store.prepare_once()?),
+                _ => {}
+            }
+        }
+        // A frame that fills what is left of the file, so that the next one rolls.
+        life.submitted
+            .write(&store, partition(0), &vec![9; 30_000])?;
+        life.submitted.commit(&store)?;
+        life.acked = life.submitted.clone();
+        store.close()?;
+    }
+    Ok(())
+}
+
+fn check_after(disk: &MemoryDisk, engine: EngineChoice, life: &Life, what: &str) {
+    let opened = try_open(
+        disk,
+        StoreOptions {
+            engine,
+            ..options()
+        },
+    );
+    let (store, recovery) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut found = life.submitted.clone();
+    found.forget_after(&recovery);
+    for partition in life.acked.written.keys() {
+        let (kept, acked) = (found.last_seq(*partition), life.acked.last_seq(*partition));
+        assert!(
+            kept >= acked,
+            "{what}: {partition} has {kept}, acked was {acked}"
+        );
+    }
+    found.check(&store);
+    for bucket in 0..3 {
+        found.write(&store, partition(bucket), b"goes on").unwrap();
+    }
+    found.commit(&store).unwrap();
+    found.check(&store);
+    store.close().unwrap();
+    drop(store);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let report = verify(&shared, Path::new(DIR)).unwrap();
+    assert!(
+        report.is_sound() && report.torn_tail.is_none(),
+        "{what}: {report:?}"
+    );
+    assert_eq!(
+        report.records(),
+        found.written.values().map(Vec::len).sum::<usize>() as u64
+    );
+    let (store, _) = open(disk);
+    found.check(&store);
+}
+
+#[test]
+fn what_was_acked_survives_an_end_at_every_operation() {
+    let whole = MemoryDisk::new();
+    live(&whole, &Arc::default(), &mut Life::default()).unwrap();
+    let operations = whole.operations();
+    assert!(operations > 50, "{operations} operations are no life");
+    for dies_at in 1..=operations {
+        let (disk, engine, mut life) = (MemoryDisk::new(), Arc::default(), Life::default());
+        disk.freeze_at_operation(dies_at);
+        live(&disk, &engine, &mut life).expect_err("the machine did not die");
+        for seed in 0..SEEDS {
+            let what = format!("power lost at operation {dies_at} of {operations}, seed {seed}");
+            check_after(&disk.power_loss(seed), EngineChoice::Memory, &life, &what);
+        }
+        check_after(
+            &disk.crash(),
+            EngineChoice::Memory,
+            &life,
+            &format!("killed at {dies_at}"),
+        );
+        let what = format!("power lost at operation {dies_at}, engine kept");
+        check_after(
+            &disk.power_loss(dies_at),
+            EngineChoice::Given(engine as _),
+            &life,
+            &what,
+        );
+    }
+}
+
+#[test]
+fn a_second_end_during_recovery_changes_nothing() {
+    let whole = MemoryDisk::new();
+    live(&whole, &Arc::default(), &mut Life::default()).unwrap();
+    let operations = whole.operations();
+    for dies_at in (operations / 3..=operations).step_by(7) {
+        let (disk, mut life) = (MemoryDisk::new(), Life::default());
+        disk.freeze_at_operation(dies_at);
+        live(&disk, &Arc::default(), &mut life).expect_err("the machine did not die");
+        for again_at in 1..=5 {
+            let disk = disk.power_loss(again_at);
+            disk.freeze_at_operation(again_at);
+            drop(try_open(&disk, options()));
+            let what = format!("power lost at {dies_at}, again at {again_at} of recovery");
+            check_after(
+                &disk.power_loss(dies_at),
+                EngineChoice::Memory,
+                &life,
+                &what,
+            );
+        }
+    }
+}
+
+/// A kill leaves bytes that a later loss of power would take; recovery must make them durable
+/// before it counts on them.
+#[test]
+fn what_recovery_found_survives_a_loss_of_power() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    author.write(&store, partition(0), &[1; 5000]).unwrap();
+    // The write went through, the sync did not.
+    disk.freeze_at_operation(2);
+    assert!(store.commit_once().is_err());
+    let killed = disk.crash();
+    let (store, recovery) = open(&killed);
+    assert_eq!(recovery.partitions[0].last_seq.get(), 1);
+    author.check(&store);
+    for seed in 0..20 {
+        let (store, recovery) = open(&killed.power_loss(seed));
+        assert_eq!(recovery.torn_tail, None, "seed {seed}");
+        author.check(&store);
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading the journal by cursor, by sequence number and by partition.
+//!
+//! **Owns**: tests of `read`, `locate` and `records`.
+//! **Does not own**: tests of the cells.
+
+use domicile_proto::Seq;
+
+use super::fixture::*;
+use crate::{FileNumber, MemoryDisk, Place, Store, StoreError};
+
+/// Several files, several partitions, frames of one and of many segments.
+fn filled() -> (std::sync::Arc<Store>, Author, Vec<crate::Committed>) {
+    let (store, _) = open(&MemoryDisk::new());
+    let mut author = Author::default();
+    let mut commits = Vec::new();
+    for round in 0..60_u16 {
+        for bucket in 0..=round % 5 {
+            let value = vec![round as u8; usize::from(round % 7) * 700];
+            author.write(&store, partition(bucket), &value).unwrap();
+        }
+        commits.extend(author.commit(&store).unwrap());
+    }
+    assert!(
+        store.durable_end().file.get() >= 3,
+        "{}",
+        store.durable_end()
+    );
+    (store, author, commits)
+}
+
+#[test]
+fn every_segment_is_read_once_whatever_the_bound() {
+    let (store, _, commits) = filled();
+    for bytes_max in [0, 1, 100, 1000, 5000, 70_000, 10 << 20] {
+        let mut cursor = Place::START;
+        let mut found = Vec::new();
+        loop {
+            let chunk = store.read(cursor, store.durable_end(), bytes_max).unwrap();
+            if chunk.segments.is_empty() {
+                break;
+            }
+            assert!(chunk.next > cursor);
+            let bytes: usize = chunk.segments.iter().map(|(_, s)| s.bytes().len()).sum();
+            let alone = chunk.segments.len() == 1;
+            assert!(
+                alone || bytes <= bytes_max,
+                "{bytes} bytes, {bytes_max} asked for"
+            );
+            found.extend(chunk.segments);
+            cursor = chunk.next;
+        }
+        assert_eq!(cursor, store.durable_end());
+        assert_eq!(found.len(), commits.len());
+        for ((place, segment), commit) in found.iter().zip(&commits) {
+            assert_eq!(*place, commit.place);
+            assert_eq!(segment.header().partition, commit.partition);
+            assert_eq!(segment.header().first_seq, commit.first_seq);
+            assert_eq!(segment.chain(), commit.chain);
+        }
+    }
+}
+
+#[test]
+fn a_read_begins_at_any_segment_and_ends_at_any_place() {
+    let (store, _, commits) = filled();
+    for (index, commit) in commits.iter().enumerate() {
+        let chunk = store.read(commit.place, store.durable_end(), 1).unwrap();
+        assert_eq!(chunk.segments[0].0, commit.place);
+        if let Some(later) = commits.get(index + 3) {
+            let mut cursor = commit.place;
+            let mut count = 0;
+            while cursor < later.place {
+                let chunk = store.read(cursor, later.place, 1 << 20).unwrap();
+                count += chunk.segments.len();
+                if chunk.segments.is_empty() {
+                    break;
+                }
+                cursor = chunk.next;
+            }
+            assert_eq!(count, 3);
+        }
+    }
+    let end = store.durable_end();
+    let beyond = Place {
+        offset: end.offset + 1000,
+        ..end
+    };
+    assert!(store.read(end, beyond, 100).unwrap().segments.is_empty());
+}
+
+#[test]
+fn a_cursor_that_is_no_place_is_refused() {
+    let (store, _, commits) = filled();
+    let place = Place {
+        offset: commits[3].place.offset + 1,
+        ..commits[3].place
+    };
+    let error = store.read(place, store.durable_end(), 1000).unwrap_err();
+    assert!(
+        matches!(error, StoreError::NoSuchPlace { place: named } if named == place),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_record_is_located_and_listed() {
+    let (store, author, commits) = filled();
+    for commit in &commits {
+        for seq in [commit.first_seq, commit.last_seq] {
+            let place = store.locate(commit.partition, seq).unwrap();
+            assert!(place <= commit.place, "{place} is behind {}", commit.place);
+        }
+    }
+    assert_eq!(store.locate(partition(99), Seq::FIRST), None);
+    for (partition, records) in &author.written {
+        let last = records.len() as u64;
+        for from in [0, 1, 2, last / 2, last, last + 1, last + 100] {
+            let found: Vec<_> = store.records(*partition, Seq::new(from)).collect();
+            let expected = (last + 1).saturating_sub(from.max(1));
+            assert_eq!(found.len() as u64, expected, "{partition} from {from}");
+            let seqs = found.into_iter().map(|found| found.unwrap().1.get());
+            assert!(seqs.eq(from.max(1)..=last));
+        }
+    }
+}
+
+#[test]
+fn places_beyond_the_journal_are_refused_or_empty() {
+    let (store, _) = open(&MemoryDisk::new());
+    let end = store.durable_end();
+    assert_eq!(store.read(Place::START, end, 100).unwrap().segments, []);
+    let beyond = Place {
+        file: FileNumber::new(9),
+        offset: 0,
+    };
+    assert_eq!(store.read(beyond, beyond, 100).unwrap().segments, []);
+    assert_eq!(store.records(partition(0), Seq::FIRST).count(), 0);
+}

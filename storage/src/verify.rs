@@ -1,0 +1,193 @@
+//! An offline check of a data directory that changes nothing.
+//!
+//! **Owns**: the report.
+//! **Does not own**: the verdict on damage (journal scan), repair (opening cuts a torn tail; the
+//! rest needs a copy).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq};
+
+use crate::disk::Disk;
+use crate::error::StoreError;
+use crate::identity;
+use crate::journal::files::FileSet;
+use crate::journal::header::FILE_HEADER_BYTES;
+use crate::journal::scan;
+use crate::journal::tails::Tails;
+use crate::journal::{FileNumber, Place, TornTail};
+use crate::lock::lock;
+use crate::opening::JOURNAL_DIR;
+
+/// What a check found.
+#[derive(Debug)]
+pub struct VerifyReport {
+    /// Whose directory it is.
+    pub node_id: NodeId,
+    /// Journal files.
+    pub files: u64,
+    /// Intact commit frames.
+    pub frames: u64,
+    /// Intact segments in them.
+    pub segments: u64,
+    /// Every partition with a record, in order.
+    pub partitions: Vec<VerifiedPartition>,
+    /// The remains of a commit that was never acknowledged.
+    pub torn_tail: Option<TornTail>,
+    /// The first damage, with its file and offset; nothing behind it was read.
+    pub damage: Option<StoreError>,
+    /// Where the journal ends, or the damage begins.
+    pub end: Place,
+}
+
+/// One partition's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedPartition {
+    /// Whose log.
+    pub partition: PartitionId,
+    /// The reign of its last record.
+    pub epoch: Epoch,
+    /// Its first record.
+    pub first_seq: Seq,
+    /// Its last record.
+    pub last_seq: Seq,
+    /// The hash over its history.
+    pub chain: ChainHash,
+    /// Its records.
+    pub records: u64,
+    /// Bytes of its segments.
+    pub bytes: u64,
+}
+
+impl VerifyReport {
+    /// Whether nothing is damaged; a torn tail is no damage.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.damage.is_none()
+    }
+
+    /// Records of all partitions.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.partitions
+            .iter()
+            .map(|partition| partition.records)
+            .sum()
+    }
+}
+
+/// Reads the whole journal of `dir` and checks every checksum, every chain and every record.
+/// The directory must not be open: its lock is taken meanwhile.
+///
+/// # Errors
+/// [`StoreError::Locked`]; [`StoreError::NotAStore`]; an identity that cannot be read. Damage to
+/// the journal is no error but part of the report.
+pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreError> {
+    if !disk.exists(dir) {
+        return Err(StoreError::io(
+            "open",
+            dir,
+            std::io::ErrorKind::NotFound.into(),
+        ));
+    }
+    let Some(node_id) = identity::read(&**disk, dir)? else {
+        identity::check_unused(&**disk, dir, &[])?;
+        return Err(StoreError::NotAStore {
+            path: dir.to_owned(),
+            found: "nothing".to_owned(),
+        });
+    };
+    let _held = lock(&**disk, dir)?;
+    let mut report = VerifyReport {
+        node_id,
+        files: 0,
+        frames: 0,
+        segments: 0,
+        partitions: Vec::new(),
+        torn_tail: None,
+        damage: None,
+        end: Place {
+            file: FileNumber::FIRST,
+            offset: FILE_HEADER_BYTES,
+        },
+    };
+    match check_journal(disk, dir, &mut report) {
+        Ok(torn_tail) => report.torn_tail = torn_tail,
+        Err(damage) => report.damage = Some(damage),
+    }
+    Ok(report)
+}
+
+fn check_journal(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    report: &mut VerifyReport,
+) -> Result<Option<TornTail>, StoreError> {
+    let journal = dir.join(JOURNAL_DIR);
+    if !disk.exists(&journal) {
+        let problem = "journal missing under a known identity";
+        return Err(StoreError::corrupt(&journal, 0, problem));
+    }
+    let files = FileSet::open(Arc::clone(disk), &journal, report.node_id, 0)?;
+    let Some(last) = files.last() else {
+        let problem = "journal missing under a known identity";
+        return Err(StoreError::corrupt(&journal, 0, problem));
+    };
+    report.files = last.get();
+    let mut tails = Tails::default();
+    let from = report.end;
+    let end = scan::scan(&files, from, None, &mut |frame| {
+        for (place, segment) in &frame.segments {
+            let corrupt = |problem: String| {
+                StoreError::corrupt(&place.file.path(&journal), place.offset, problem)
+            };
+            tails.check(segment).map_err(corrupt)?;
+            let records = segment
+                .records()
+                .map_err(|error| corrupt(error.to_string()))?;
+            for (_, record) in &records {
+                record
+                    .body
+                    .operations()
+                    .map_err(|error| corrupt(error.to_string()))?;
+            }
+            tails.advance(segment, segment.chain());
+            report.segments += 1;
+            report.count(segment, &tails);
+        }
+        report.frames += 1;
+        report.end = frame.end;
+        Ok(())
+    })?;
+    report.end = end.end;
+    Ok(end.torn)
+}
+
+impl VerifyReport {
+    fn count(&mut self, segment: &domicile_proto::Segment, tails: &Tails) {
+        let header = segment.header();
+        let partition = header.partition;
+        let found = self
+            .partitions
+            .binary_search_by_key(&partition, |each| each.partition);
+        let index = found.unwrap_or_else(|index| {
+            let new = VerifiedPartition {
+                partition,
+                epoch: header.epoch,
+                first_seq: header.first_seq,
+                last_seq: header.last_seq(),
+                chain: ChainHash::START,
+                records: 0,
+                bytes: 0,
+            };
+            self.partitions.insert(index, new);
+            index
+        });
+        let counted = &mut self.partitions[index];
+        counted.records += u64::from(header.count);
+        counted.bytes += segment.bytes().len() as u64;
+        (counted.epoch, counted.last_seq) = (header.epoch, header.last_seq());
+        counted.chain = tails.end_of(partition).1;
+    }
+}
