@@ -1,0 +1,151 @@
+//! The client itself: its channels, and which of them is in use.
+//!
+//! **Owns**: connecting, the choice of the endpoint, the calls that concern no keyspace.
+//! **Does not own**: when a call is repeated (`call`), the calls on keys (`keyspace`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use domicile_proto::v1;
+use tonic::transport::Channel;
+
+use crate::call::call;
+use crate::error::ClientError;
+use crate::keyspace::KeyspaceClient;
+use crate::options::ClientOptions;
+use crate::stream::{self, WriteReceiver, WriteSender};
+
+/// A connection to a Domicile cluster. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    options: ClientOptions,
+    channels: Vec<Channel>,
+    /// Index of the channel in use.
+    current: AtomicUsize,
+}
+
+impl Client {
+    /// A client of one endpoint that connects when it is first used.
+    ///
+    /// # Errors
+    /// An endpoint that is no `http://host:port`.
+    pub fn new(endpoint: impl Into<String>) -> Result<Self, ClientError> {
+        Self::with_options(ClientOptions::endpoints([endpoint]))
+    }
+
+    /// A client that connects when it is first used.
+    ///
+    /// # Errors
+    /// An endpoint that is no `http://host:port`, or none at all.
+    pub fn with_options(options: ClientOptions) -> Result<Self, ClientError> {
+        let channels = options.channels()?;
+        let current = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Shared {
+            options,
+            channels,
+            current,
+        })))
+    }
+
+    /// A client that is connected to the first endpoint that answers.
+    ///
+    /// # Errors
+    /// As [`Client::with_options`]; the last endpoint's failure if none answers.
+    pub async fn connect(options: ClientOptions) -> Result<Self, ClientError> {
+        let mut channels = options.channels()?;
+        let mut failure = None;
+        for (place, address) in options.endpoints.iter().enumerate() {
+            match options.endpoint(address)?.connect().await {
+                Ok(channel) => {
+                    channels[place] = channel;
+                    let current = AtomicUsize::new(place);
+                    return Ok(Self(Arc::new(Shared {
+                        options,
+                        channels,
+                        current,
+                    })));
+                }
+                Err(error) => failure = Some(ClientError::from_transport(error).at(address)),
+            }
+        }
+        Err(failure.expect("channels() refuses an empty list of endpoints"))
+    }
+
+    /// The handle of a keyspace; whether it exists is known at the first call.
+    #[must_use]
+    pub fn keyspace(&self, name: impl Into<String>) -> KeyspaceClient {
+        KeyspaceClient::new(self.clone(), name.into())
+    }
+
+    /// Opens a stream of pipelined writes with at most `outstanding_max` unanswered ones
+    /// (1 to 8,192: the server holds no more of one stream).
+    ///
+    /// Nothing is repeated on a stream: if it breaks, [`WriteReceiver::next`] says so, and what
+    /// was outstanding may be sent again under the same request ids.
+    ///
+    /// # Errors
+    /// No connection.
+    pub async fn write_stream(
+        &self,
+        outstanding_max: usize,
+    ) -> Result<(WriteSender, WriteReceiver), ClientError> {
+        let (place, channel) = self.current();
+        let opened = stream::open(channel, outstanding_max).await;
+        opened.map_err(|error| {
+            self.turn_from(place);
+            error.at(self.address(place))
+        })
+    }
+
+    /// What the node that answers knows of itself, its peers and keyspaces.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn status(&self) -> Result<v1::StatusResponse, ClientError> {
+        call(self, v1::StatusRequest { partitions: false }, None).await
+    }
+
+    /// As [`Client::status`], and of each partition.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn status_of_partitions(&self) -> Result<v1::StatusResponse, ClientError> {
+        call(self, v1::StatusRequest { partitions: true }, None).await
+    }
+
+    /// The keyspaces and their policies.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn keyspaces(&self) -> Result<Vec<v1::KeyspaceDescription>, ClientError> {
+        let answer = call(self, v1::ListKeyspacesRequest {}, None).await?;
+        Ok(answer.keyspaces)
+    }
+
+    /// The options it was made with.
+    #[must_use]
+    pub fn options(&self) -> &ClientOptions {
+        &self.0.options
+    }
+
+    /// The channel in use and its place among the endpoints.
+    pub(crate) fn current(&self) -> (usize, Channel) {
+        let place = self.0.current.load(Ordering::Relaxed);
+        (place, self.0.channels[place].clone())
+    }
+
+    /// Goes on to the next endpoint, unless another call already did.
+    pub(crate) fn turn_from(&self, place: usize) {
+        let next = (place + 1) % self.0.channels.len();
+        let current = &self.0.current;
+        // Losing the race means that another call has turned: its choice is as good.
+        let _ = current.compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn address(&self, place: usize) -> &str {
+        &self.0.options.endpoints[place]
+    }
+}

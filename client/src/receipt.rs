@@ -1,0 +1,211 @@
+//! What a write was told, what a read found.
+//!
+//! **Owns**: the checked forms of the answers.
+//! **Does not own**: asking (`write`, `read`, `stream`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::{AckLevel, PartitionId, Position, RequestId, Version, v1};
+
+use crate::error::ClientError;
+use crate::session::SessionMark;
+
+/// What a write was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where it went.
+    pub partition: PartitionId,
+    /// Its place there.
+    pub position: Position,
+    /// The version that its cells have now.
+    pub version: Version,
+    /// The level asked for.
+    pub asked: AckLevel,
+    /// The level reached when it was answered.
+    pub achieved: AckLevel,
+    /// Regions that held it durably then.
+    pub durable_in: Vec<String>,
+    /// The id it was done under.
+    pub request_id: RequestId,
+    /// Acknowledged with less than the keyspace's level, in a recorded degraded state.
+    pub degraded: bool,
+    /// It had been done before; this is its receipt.
+    pub duplicate: bool,
+}
+
+impl Receipt {
+    pub(crate) fn from_wire(wire: v1::WriteResponse) -> Result<Self, ClientError> {
+        let mark = mark_of(wire.position.as_ref())?;
+        Ok(Self {
+            partition: mark.partition,
+            position: mark.position,
+            version: version_of(&wire.version)?,
+            asked: level_of(&wire.asked)?,
+            achieved: level_of(&wire.achieved)?,
+            durable_in: wire.durable_in,
+            request_id: request_of(&wire.request_id)?,
+            degraded: wire.degraded,
+            duplicate: wire.duplicate,
+        })
+    }
+
+    /// The mark by which a session reads this write.
+    #[must_use]
+    pub fn mark(&self) -> SessionMark {
+        SessionMark {
+            partition: self.partition,
+            position: self.position,
+        }
+    }
+}
+
+/// A key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// For compare-and-set.
+    pub version: Version,
+    /// Milliseconds since 1970 when the home sequenced it.
+    pub written_at_ms: u64,
+}
+
+impl Entry {
+    pub(crate) fn from_wire(wire: v1::Entry) -> Result<Self, ClientError> {
+        Ok(Self {
+            version: version_of(&wire.version)?,
+            key: wire.key,
+            value: wire.value,
+            written_at_ms: wire.written_at_ms,
+        })
+    }
+}
+
+/// The answer to a get, with where and how fresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// The key's cell; `None`: absent.
+    pub entry: Option<Entry>,
+    /// Up to where the answering node had applied the partition; `None`: nothing yet.
+    pub mark: Option<SessionMark>,
+    /// How far behind the home that may be.
+    pub staleness: Duration,
+    /// The region that answered.
+    pub region: String,
+}
+
+impl ReadAnswer {
+    pub(crate) fn from_wire(wire: v1::GetResponse) -> Result<Self, ClientError> {
+        Ok(Self {
+            entry: wire.entry.map(Entry::from_wire).transpose()?,
+            mark: wire
+                .position
+                .as_ref()
+                .map(SessionMark::from_wire)
+                .transpose()?,
+            staleness: Duration::from_millis(wire.staleness_ms),
+            region: wire.region,
+        })
+    }
+}
+
+/// Where the next page of a scan goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageToken(pub(crate) Bytes);
+
+/// One page of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Rows in key order.
+    pub entries: Vec<Entry>,
+    /// `None`: this was the last page.
+    pub next: Option<PageToken>,
+    /// One mark a partition that was read.
+    pub marks: Vec<SessionMark>,
+    /// How far behind the homes the rows may be.
+    pub staleness: Duration,
+    /// The region that answered.
+    pub region: String,
+}
+
+impl Page {
+    pub(crate) fn from_wire(wire: v1::ScanResponse) -> Result<Self, ClientError> {
+        let entries = wire.entries.into_iter().map(Entry::from_wire);
+        let marks = wire.positions.iter().map(SessionMark::from_wire);
+        let next = wire.next_page_token;
+        Ok(Self {
+            entries: entries.collect::<Result<_, _>>()?,
+            next: (!next.is_empty()).then_some(PageToken(next)),
+            marks: marks.collect::<Result<_, _>>()?,
+            staleness: Duration::from_millis(wire.staleness_ms),
+            region: wire.region,
+        })
+    }
+}
+
+fn mark_of(wire: Option<&v1::Position>) -> Result<SessionMark, ClientError> {
+    let wire = wire.ok_or_else(|| ClientError::unreadable("receipt", "no position"))?;
+    SessionMark::from_wire(wire)
+}
+
+fn version_of(text: &str) -> Result<Version, ClientError> {
+    text.parse::<Version>().map_err(|cause| ClientError::unreadable("version", cause))
+}
+
+fn level_of(text: &str) -> Result<AckLevel, ClientError> {
+    text.parse::<AckLevel>().map_err(|cause| ClientError::unreadable("level", cause))
+}
+
+fn request_of(bytes: &[u8]) -> Result<RequestId, ClientError> {
+    let exact = <[u8; 16]>::try_from(bytes).map_err(|_| {
+        ClientError::unreadable("request id", format!("{} bytes, expected 16", bytes.len()))
+    })?;
+    let id = RequestId::new(u128::from_be_bytes(exact));
+    id.map_err(|cause| ClientError::unreadable("request id", cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_are_checked_field_by_field() {
+        let position = v1::Position {
+            partition: vec![0, 0, 0, 1, 0, 2, 0, 3].into(),
+            epoch_counter: 1,
+            epoch_node: 9,
+            seq: 5,
+        };
+        let good = v1::WriteResponse {
+            position: Some(position),
+            version: "0.1.9.5".to_owned(),
+            asked: "async".to_owned(),
+            achieved: "semi-sync".to_owned(),
+            durable_in: vec!["eu".to_owned()],
+            request_id: vec![1; 16].into(),
+            degraded: false,
+            duplicate: true,
+        };
+        let receipt = Receipt::from_wire(good.clone()).unwrap();
+        assert_eq!(receipt.version.seq, receipt.position.seq);
+        assert_eq!(receipt.achieved, AckLevel::SEMI_SYNC);
+        let spoilt: [fn(&mut v1::WriteResponse); 5] = [
+            |wire| wire.position = None,
+            |wire| wire.version = "5".to_owned(),
+            |wire| wire.asked.clear(),
+            |wire| wire.achieved = "most".to_owned(),
+            |wire| wire.request_id = vec![0; 16].into(),
+        ];
+        for spoil in spoilt {
+            let mut wire = good.clone();
+            spoil(&mut wire);
+            assert!(
+                Receipt::from_wire(wire.clone()).is_err(),
+                "{wire:?} was accepted"
+            );
+        }
+    }
+}

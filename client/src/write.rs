@@ -1,0 +1,251 @@
+//! Put, delete, compare-and-set and batch as builders that are awaited.
+//!
+//! **Owns**: what a write may say beside its operations, and which method carries it.
+//! **Does not own**: repeating it (`call`), pipelining (`stream`).
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_proto::{AckLevel, RequestId, Version, v1};
+
+use crate::call::call;
+use crate::error::ClientError;
+use crate::keyspace::{KeyspaceClient, id_bytes};
+use crate::receipt::Receipt;
+use crate::request_id::next_request_id;
+
+type Pending<T> = Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send>>;
+
+/// What every write may say beside its operations.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    level: Option<AckLevel>,
+    request_id: Option<RequestId>,
+    local_only: bool,
+    timeout: Option<Duration>,
+}
+
+impl Wishes {
+    pub(crate) fn to_wire(&self) -> v1::WriteOptions {
+        v1::WriteOptions {
+            ack: self
+                .level
+                .map_or_else(String::new, |level| level.to_string()),
+            request_id: id_bytes(self.request_id.unwrap_or_else(next_request_id)),
+            local_only: self.local_only,
+        }
+    }
+}
+
+macro_rules! wishes {
+    ($builder:ty) => {
+        impl $builder {
+            /// Asks for a stronger level than the keyspace's.
+            pub fn ack(mut self, level: AckLevel) -> Self {
+                self.wishes.level = Some(level);
+                self
+            }
+
+            /// The id under which it is done at most once; without, a new one is made.
+            pub fn request_id(mut self, id: RequestId) -> Self {
+                self.wishes.request_id = Some(id);
+                self
+            }
+
+            /// Its deadline, over all attempts.
+            pub fn timeout(mut self, timeout: Duration) -> Self {
+                self.wishes.timeout = Some(timeout);
+                self
+            }
+
+            /// Refuse with WRONG_HOME instead of forwarding it to the key's home.
+            pub fn local_only(mut self) -> Self {
+                self.wishes.local_only = true;
+                self
+            }
+        }
+
+        impl IntoFuture for $builder {
+            type Output = Result<Receipt, ClientError>;
+            type IntoFuture = Pending<Receipt>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.send())
+            }
+        }
+    };
+}
+
+/// What must hold of a key before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Version(Version),
+    Absent,
+}
+
+/// A write of one key; await it.
+#[derive(Debug, Clone)]
+#[must_use = "a write is sent when awaited"]
+pub struct Write {
+    keyspace: KeyspaceClient,
+    key: Bytes,
+    value: Option<Bytes>,
+    condition: Option<Condition>,
+    wishes: Wishes,
+}
+
+wishes!(Write);
+
+impl Write {
+    pub(crate) fn new(keyspace: KeyspaceClient, key: Bytes, value: Option<Bytes>) -> Self {
+        Self {
+            keyspace,
+            key,
+            value,
+            condition: None,
+            wishes: Wishes::default(),
+        }
+    }
+
+    /// Only if the key has this version.
+    pub fn if_version(mut self, version: Version) -> Self {
+        self.condition = Some(Condition::Version(version));
+        self
+    }
+
+    /// Only if the key is absent.
+    pub fn if_absent(mut self) -> Self {
+        self.condition = Some(Condition::Absent);
+        self
+    }
+
+    /// Sends it and waits for its receipt; the same as awaiting it, without a box.
+    ///
+    /// # Errors
+    /// What the server answers; INDETERMINATE if it was sent and no answer came.
+    pub async fn send(self) -> Result<Receipt, ClientError> {
+        let Self {
+            keyspace,
+            key,
+            value,
+            condition,
+            wishes,
+        } = self;
+        let (client, timeout) = (keyspace.client(), wishes.timeout);
+        let options = Some(wishes.to_wire());
+        let name = keyspace.name().to_owned();
+        let answer = match (condition, value) {
+            (None, Some(value)) => {
+                let request = v1::PutRequest {
+                    keyspace: name,
+                    key,
+                    value,
+                    options,
+                };
+                call(client, request, timeout).await?
+            }
+            (None, None) => {
+                let request = v1::DeleteRequest {
+                    keyspace: name,
+                    key,
+                    options,
+                };
+                call(client, request, timeout).await?
+            }
+            (Some(condition), value) => {
+                let expected_version = match condition {
+                    Condition::Version(version) => version.to_string(),
+                    Condition::Absent => String::new(),
+                };
+                let request = v1::CompareAndSetRequest {
+                    keyspace: name,
+                    key,
+                    value,
+                    expected_version,
+                    options,
+                };
+                call(client, request, timeout).await?
+            }
+        };
+        let receipt = Receipt::from_wire(answer)?;
+        keyspace.observe(&[receipt.mark()]);
+        Ok(receipt)
+    }
+}
+
+/// Several operations of one group, all or none; await it.
+#[derive(Debug, Clone)]
+#[must_use = "a batch is sent when awaited"]
+pub struct Batch {
+    keyspace: KeyspaceClient,
+    operations: Vec<v1::Operation>,
+    wishes: Wishes,
+}
+
+wishes!(Batch);
+
+impl Batch {
+    pub(crate) fn new(keyspace: KeyspaceClient) -> Self {
+        Self {
+            keyspace,
+            operations: Vec::new(),
+            wishes: Wishes::default(),
+        }
+    }
+
+    /// Sets a key.
+    pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
+        self.operation(key, Some(value.into()), None)
+    }
+
+    /// Removes a key.
+    pub fn delete(self, key: impl AsRef<[u8]>) -> Self {
+        self.operation(key, None, None)
+    }
+
+    /// Sets a key (or removes it: `None`) if its version is `expected` (`None`: if it is absent).
+    pub fn compare_and_set(
+        self,
+        key: impl AsRef<[u8]>,
+        expected: Option<Version>,
+        value: Option<Bytes>,
+    ) -> Self {
+        let condition = expected.map_or(v1::operation::Condition::IfAbsent(true), |version| {
+            v1::operation::Condition::IfVersion(version.to_string())
+        });
+        self.operation(key, value, Some(condition))
+    }
+
+    /// Sends it and waits for its receipt; the same as awaiting it, without a box.
+    ///
+    /// # Errors
+    /// What the server answers; INDETERMINATE if it was sent and no answer came.
+    pub async fn send(self) -> Result<Receipt, ClientError> {
+        let request = v1::BatchRequest {
+            keyspace: self.keyspace.name().to_owned(),
+            operations: self.operations,
+            options: Some(self.wishes.to_wire()),
+        };
+        let answer = call(self.keyspace.client(), request, self.wishes.timeout).await?;
+        let receipt = Receipt::from_wire(answer)?;
+        self.keyspace.observe(&[receipt.mark()]);
+        Ok(receipt)
+    }
+
+    fn operation(
+        mut self,
+        key: impl AsRef<[u8]>,
+        value: Option<Bytes>,
+        condition: Option<v1::operation::Condition>,
+    ) -> Self {
+        let key = Bytes::copy_from_slice(key.as_ref());
+        self.operations.push(v1::Operation {
+            key,
+            value,
+            condition,
+        });
+        self
+    }
+}
