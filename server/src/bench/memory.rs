@@ -1,0 +1,119 @@
+//! What nodes hold in memory under full load while one copy is away.
+//!
+//! **Owns**: the load, the samples and the promised bound.
+//! **Does not own**: what a node bounds how (the node).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::checks::{Bound, Check, Kind};
+use super::load::{LoadPlan, Shape, run_load};
+use super::options::BenchOptions;
+use super::report::{Header, Report};
+use crate::rig::{
+    Cluster, ClusterPlan, Console, ExitOutcome, HomePlan, Keys, KeyspacePlan, Scratch, Stop, Table,
+    resident_kib, thousands,
+};
+
+/// What a node may hold, in MiB.
+const RESIDENT_MIB_MAX: f64 = 512.0;
+
+const KEYSPACE: &str = "bench-async";
+
+#[derive(Serialize)]
+struct MemoryRow<'a> {
+    region: &'a str,
+    resident_kib_max: u64,
+    resident_kib_last: u64,
+}
+
+pub(super) fn run(
+    options: &BenchOptions,
+    console: &Console,
+    stop: &Stop,
+) -> anyhow::Result<ExitOutcome> {
+    let scratch = Scratch::make(options.dir.as_deref())?;
+    let mut header = Header::measure(scratch.path(), options)?;
+    let home = options.home();
+    let plan = ClusterPlan {
+        rtts: options.rtts()?,
+        keyspaces: vec![KeyspacePlan {
+            name: KEYSPACE.to_owned(),
+            ack: "async".to_owned(),
+            home: HomePlan::Pinned(home.to_owned()),
+        }],
+        dir: scratch.sub("regions")?,
+    };
+    let away = options.regions.last().filter(|last| *last != home);
+    let away = away.ok_or_else(|| anyhow::anyhow!("memory needs two regions"))?;
+    let cluster = Cluster::start(&plan, stop)?;
+    header.rtts = cluster.measured_rtts().to_vec();
+    cluster.wan().isolate(away)?;
+    console.talk(&format!(
+        "{away} is cut off; full load for {:.0?}",
+        options.duration
+    ));
+    let keys = Arc::new(Keys::new(options.keys, options.value_bytes, options.seed));
+    let outstanding = options.outstanding.iter().copied().max().unwrap_or(1);
+    let load = LoadPlan {
+        pace: options.pace(),
+        duration: options.duration,
+        seed: options.seed,
+        stop: stop.clone(),
+        ..LoadPlan::new(
+            cluster.endpoint(home)?,
+            KEYSPACE.to_owned(),
+            keys,
+            Shape::Stream { outstanding },
+        )
+    };
+    let mut resident: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let result = run_load(&load, &mut |second| {
+        sample(&cluster, &mut resident);
+        let (seconds, rate) = (second.since_start.as_secs(), thousands(second.acked));
+        let most = resident.get(home).map_or(0, |(most, _)| most >> 10);
+        console.progress(&format!(
+            "{seconds} s  {rate} writes/s  {home} {most} MiB at most"
+        ));
+    })?;
+    console.progress_ended();
+    stop.check()?;
+    let mut report = Report::new(options, header);
+    let mut table = Table::new(&["region", "most MiB", "at the end MiB"]);
+    for (region, (most, last)) in &resident {
+        let cells = [
+            region.clone(),
+            format!("{}", most >> 10),
+            format!("{}", last >> 10),
+        ];
+        table.row(cells);
+        report.row(&MemoryRow {
+            region,
+            resident_kib_max: *most,
+            resident_kib_last: *last,
+        });
+        let (figure, bound) = (*most as f64 / 1024.0, Bound::Below(RESIDENT_MIB_MAX));
+        let what = format!("{region}: resident memory");
+        let check = Check::new(Kind::Speed, what, figure, bound, "MiB");
+        report.checks.push(check);
+    }
+    let (time, rate) = (options.duration, thousands(result.rate() as u64));
+    report.table(
+        format!("Memory after {time:.0?} at {rate} writes/s, {away} away"),
+        table,
+    );
+    report.finish(options.out.as_deref(), console)
+}
+
+/// Notes what every server holds now: the most so far, and the last.
+fn sample(cluster: &Cluster, resident: &mut BTreeMap<String, (u64, u64)>) {
+    for region in cluster.running() {
+        let pid = cluster.pid(region).ok().flatten();
+        if let Some(now) = pid.and_then(resident_kib) {
+            let (most, last) = resident.entry(region.to_owned()).or_default();
+            (*most, *last) = ((*most).max(now), now);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Measurements: what Domicile costs, against what the machine allows and physics demands.
+//!
+//! **Owns** loads, histograms, ceilings, checks and reports; the verbs of `domicile bench`.
+//!
+//! **Does not own** servers, links and the loss of a region (`rig`), nor flags (`cli`).
+//!
+//! ```text
+//! command -> acks throughput pipelined embedded lag catch_up memory reopen   what is measured
+//!              |- series -> load -> unary | stream, pace                how
+//!              |- crash -> load + rig's ledger                          what a loss costs
+//!              `- checks, report -> page -> chart; hgrm                 what comes of it
+//! ```
+
+mod acks;
+mod bare;
+mod catch_up;
+mod ceiling;
+mod chart;
+mod checks;
+mod command;
+mod crash;
+mod disk_ceiling;
+mod embedded;
+mod hgrm;
+mod lag;
+mod load;
+mod memory;
+mod options;
+mod pace;
+mod page;
+mod pipelined;
+mod recorder;
+mod reopen;
+mod report;
+mod series;
+mod stream;
+mod throughput;
+mod unary;
+
+pub use acks::LEVELS;
+pub(crate) use acks::loss_cells;
+pub use ceiling::{CeilingMode, CeilingOptions, serve_ceiling};
+pub use checks::{Bound, Check, Distances, Kind, Verdict, checks_table, outcome};
+pub use command::run;
+pub use crash::{CrashLoad, CrashPlan, CrashReport, crash_under_load};
+pub use load::{Acks, LoadPlan, LoadResult, Order, Second, Shape, run_load};
+pub use options::{Bench, BenchOptions, Ending, KEYS_DEFAULT, REOPEN_KEYS_DEFAULT, Transport};
+pub use pace::Pace;
+pub use recorder::{Errors, Latencies, Summary, errors_text, median, ms};

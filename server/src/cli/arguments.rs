@@ -1,0 +1,107 @@
+//! The verbs.
+//!
+//! **Owns**: their names, their order, one line of help each.
+//! **Does not own**: their flags and what they do (a file each).
+
+use clap::{Parser, Subcommand};
+
+use super::bench::BenchCommand;
+use super::completions::CompletionsCommand;
+use super::configuration::ConfigCommand;
+use super::demo::DemoCommand;
+use super::keyspaces::KeyspaceCommand;
+use super::kv::KvCommand;
+use super::serve::ServeFlags;
+use super::status::StatusCommand;
+use super::verify::VerifyCommand;
+
+/// A multi-region key-value store in which every key has a home region.
+#[derive(Debug, Parser)]
+#[command(
+    name = "domicile",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 invalid, 3 not found, 4 try again, 5 conflict, \
+                  6 indeterminate, 7 residency, 8 corrupt."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Runs a node until it is told to stop (SIGTERM or Ctrl-C).
+    Serve(ServeFlags),
+    /// Reads and writes keys.
+    Kv(KvCommand),
+    /// Shows keyspaces and their policies.
+    Keyspace(KeyspaceCommand),
+    /// Shows the regions as a node sees them, one row each.
+    Status(StatusCommand),
+    /// Checks every byte of a data directory that is not in use.
+    Verify(VerifyCommand),
+    /// Writes, checks and explains configurations.
+    Config(ConfigCommand),
+    Bench(BenchCommand),
+    Demo(DemoCommand),
+    /// Prints a completion script for a shell.
+    Completions(CompletionsCommand),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn usual_lines_are_understood() {
+        for line in [
+            "domicile serve",
+            "domicile serve --config domicile.toml --region eu --listen-client 127.0.0.1:0",
+            "domicile kv put users alice/name Ada --ack sync:2",
+            "domicile kv put users alice/name --value-file -",
+            "domicile kv get users alice/name -o json --consistency bounded:50",
+            "domicile kv delete users alice/name --endpoint http://a:1,http://b:1",
+            "domicile kv cas users alice/name --expected absent Ada",
+            "domicile kv cas users alice/name --expected 0.1.9.7 --delete",
+            "domicile kv scan users alice/ --reverse --limit 10 -o csv",
+            "domicile kv import users rows.jsonl --outstanding 512",
+            "domicile kv export users --to rows.csv -o csv",
+            "domicile keyspace list",
+            "domicile keyspace describe users -o json",
+            "domicile status --keyspaces -o jsonl",
+            "domicile verify --data somewhere",
+            "domicile config init",
+            "domicile config check domicile.toml",
+            "domicile config show --config domicile.toml",
+            "domicile completions bash",
+        ] {
+            let parsed = Arguments::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "domicile kv put users key",
+            "domicile kv put users key value --value-file a",
+            "domicile kv put users key value --if-absent --if-version 0.1.9.7",
+            "domicile kv put users key value --ack most",
+            "domicile kv cas users key value",
+            "domicile kv cas users key value --expected absent --delete",
+            "domicile kv get users key --consistency bounded",
+            "domicile kv get users key -o xml",
+            "domicile status --keyspaces --partitions",
+        ] {
+            let parsed = Arguments::try_parse_from(line.split(' '));
+            assert!(parsed.is_err(), "{line} was accepted");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Entries and receipts as rows.
+//!
+//! **Owns**: their columns.
+//! **Does not own**: formats (`output`).
+
+use domicile_client::{Entry, Receipt};
+
+use super::cell::Cell;
+
+/// The columns of an entry.
+pub(crate) const ENTRY: [&str; 4] = ["key", "value", "version", "written_at_ms"];
+
+/// The columns of a receipt.
+pub(crate) const RECEIPT: [&str; 9] = [
+    "version",
+    "asked",
+    "achieved",
+    "durable_in",
+    "partition",
+    "position",
+    "request_id",
+    "degraded",
+    "duplicate",
+];
+
+/// An entry as a row.
+pub(crate) fn entry(entry: Entry) -> Vec<Cell> {
+    vec![
+        entry.key.into(),
+        entry.value.into(),
+        entry.version.to_string().into(),
+        entry.written_at_ms.into(),
+    ]
+}
+
+/// A receipt as a row.
+pub(crate) fn receipt(receipt: Receipt) -> Vec<Cell> {
+    vec![
+        receipt.version.to_string().into(),
+        receipt.asked.to_string().into(),
+        receipt.achieved.to_string().into(),
+        Cell::List(receipt.durable_in),
+        receipt.partition.to_string().into(),
+        receipt.position.to_string().into(),
+        receipt.request_id.to_string().into(),
+        receipt.degraded.into(),
+        receipt.duplicate.into(),
+    ]
+}

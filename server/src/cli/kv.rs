@@ -1,0 +1,364 @@
+//! `kv`: the verbs on keys.
+//!
+//! **Owns**: their flags and the calls they make.
+//! **Does not own**: files full of rows (`import`, `export`).
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+use domicile_client::{Consistency, KeyspaceClient, Receipt, Scan, Write as WriteCall};
+use domicile_proto::limits::VALUE_BYTES_MAX;
+use domicile_proto::{AckLevel, ErrorKind, RequestId, Version};
+use futures::TryStreamExt;
+
+use super::connect::ConnectFlags;
+use super::entries;
+use super::export::ExportFlags;
+use super::failure::Failure;
+use super::import::ImportFlags;
+use super::output::{Layout, Output, OutputFlags};
+
+/// `kv`
+#[derive(Debug, Args)]
+pub(crate) struct KvCommand {
+    #[command(subcommand)]
+    verb: KvVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum KvVerb {
+    /// Sets a key and prints the receipt.
+    Put(PutFlags),
+    /// Prints a key's value; a missing key is exit code 3.
+    Get(GetFlags),
+    /// Removes a key and prints the receipt.
+    Delete(DeleteFlags),
+    /// Sets or removes a key if its version is the expected one.
+    Cas(CasFlags),
+    /// Prints keys and values in key order.
+    Scan(ScanFlags),
+    /// Sets keys from a JSONL or CSV file; run again, it goes on where it stopped.
+    Import(ImportFlags),
+    /// Writes keys and values to standard output or a file.
+    Export(ExportFlags),
+}
+
+#[derive(Debug, Args)]
+struct WriteFlags {
+    /// A stronger level than the keyspace's: async, semi-sync[:k] or sync[:quorum].
+    #[arg(long, value_name = "LEVEL")]
+    ack: Option<AckLevel>,
+    /// The id under which it is done at most once; a new one if not given.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<RequestId>,
+    /// Refuse instead of forwarding to the key's home.
+    #[arg(long)]
+    local_only: bool,
+    #[command(flatten)]
+    connect: ConnectFlags,
+    #[command(flatten)]
+    output: OutputFlags,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct ValueFlags {
+    /// The value, as text.
+    value: Option<String>,
+    /// Read the value from a file; `-`: standard input.
+    #[arg(long, value_name = "FILE")]
+    value_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct PutFlags {
+    keyspace: String,
+    key: String,
+    #[command(flatten)]
+    value: RequiredValue,
+    /// Only if the key is absent.
+    #[arg(long, conflicts_with = "if_version")]
+    if_absent: bool,
+    /// Only if the key has this version.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<Version>,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct RequiredValue {
+    /// The value, as text.
+    value: Option<String>,
+    /// Read the value from a file; `-`: standard input.
+    #[arg(long, value_name = "FILE")]
+    value_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DeleteFlags {
+    keyspace: String,
+    key: String,
+    /// Only if the key has this version.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<Version>,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+#[derive(Debug, Args)]
+struct CasFlags {
+    keyspace: String,
+    key: String,
+    /// The version that the key must have, or `absent`.
+    #[arg(long, value_name = "VERSION", value_parser = expected)]
+    expected: Expected,
+    #[command(flatten)]
+    value: ValueFlags,
+    /// Remove the key instead of setting it.
+    #[arg(long, conflicts_with_all = ["value", "value_file"])]
+    delete: bool,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    Absent,
+    Version(Version),
+}
+
+fn expected(text: &str) -> Result<Expected, String> {
+    if text == "absent" {
+        return Ok(Expected::Absent);
+    }
+    text.parse::<Version>()
+        .map(Expected::Version)
+        .map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadFlags {
+    /// How fresh: home, local or bounded:MS.
+    #[arg(long, default_value = "home", value_name = "HOW", value_parser = consistency)]
+    consistency: Consistency,
+    /// Refuse instead of forwarding to the key's home.
+    #[arg(long)]
+    local_only: bool,
+}
+
+fn consistency(text: &str) -> Result<Consistency, String> {
+    let bound_ms = text.strip_prefix("bounded:").and_then(|ms| ms.parse().ok());
+    match (text, bound_ms) {
+        ("home", _) => Ok(Consistency::Home),
+        ("local", _) => Ok(Consistency::Local),
+        (_, Some(ms)) => Ok(Consistency::Bounded(Duration::from_millis(ms))),
+        _ => Err("expected home, local or bounded:MS".to_owned()),
+    }
+}
+
+impl ReadFlags {
+    pub(crate) fn on(&self, scan: Scan) -> Scan {
+        let scan = scan.consistency(self.consistency);
+        if self.local_only {
+            scan.local_only()
+        } else {
+            scan
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct GetFlags {
+    keyspace: String,
+    key: String,
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    connect: ConnectFlags,
+    #[command(flatten)]
+    output: OutputFlags,
+}
+
+#[derive(Debug, Args)]
+struct ScanFlags {
+    keyspace: String,
+    /// Only keys that start with this.
+    #[arg(default_value = "")]
+    prefix: String,
+    /// From this key on, itself included.
+    #[arg(long, default_value = "", value_name = "KEY")]
+    from: String,
+    /// Before this key.
+    #[arg(long, default_value = "", value_name = "KEY")]
+    upto: String,
+    /// From the last to the first.
+    #[arg(long)]
+    reverse: bool,
+    /// At most this many rows.
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    connect: ConnectFlags,
+    #[command(flatten)]
+    output: OutputFlags,
+}
+
+impl KvCommand {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        match self.verb {
+            KvVerb::Put(flags) => put(flags).await,
+            KvVerb::Get(flags) => get(flags).await,
+            KvVerb::Delete(flags) => delete(flags).await,
+            KvVerb::Cas(flags) => cas(flags).await,
+            KvVerb::Scan(flags) => scan(flags).await,
+            KvVerb::Import(flags) => flags.run().await,
+            KvVerb::Export(flags) => flags.run().await,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_import(self) -> Option<ImportFlags> {
+        match self.verb {
+            KvVerb::Import(flags) => Some(flags),
+            _ => None,
+        }
+    }
+}
+
+async fn put(flags: PutFlags) -> anyhow::Result<()> {
+    let RequiredValue { value, value_file } = flags.value;
+    let value = value_of(value, value_file.as_deref())?.context("no value given")?;
+    let keyspace = flags.write.keyspace(&flags.keyspace).await?;
+    let mut write = keyspace.put(flags.key, value);
+    if flags.if_absent {
+        write = write.if_absent();
+    }
+    if let Some(version) = flags.if_version {
+        write = write.if_version(version);
+    }
+    flags.write.send(write).await
+}
+
+async fn delete(flags: DeleteFlags) -> anyhow::Result<()> {
+    let keyspace = flags.write.keyspace(&flags.keyspace).await?;
+    let mut write = keyspace.delete(flags.key);
+    if let Some(version) = flags.if_version {
+        write = write.if_version(version);
+    }
+    flags.write.send(write).await
+}
+
+async fn cas(flags: CasFlags) -> anyhow::Result<()> {
+    let ValueFlags { value, value_file } = flags.value;
+    let value = value_of(value, value_file.as_deref())?;
+    if value.is_none() && !flags.delete {
+        let message = "nothing to set: a value, --value-file or --delete expected";
+        return Err(Failure::new(ErrorKind::Invalid, message).into());
+    }
+    let expected = match flags.expected {
+        Expected::Absent => None,
+        Expected::Version(version) => Some(version),
+    };
+    let keyspace = flags.write.keyspace(&flags.keyspace).await?;
+    flags
+        .write
+        .send(keyspace.compare_and_set(flags.key, expected, value))
+        .await
+}
+
+async fn get(flags: GetFlags) -> anyhow::Result<()> {
+    let keyspace = flags.connect.client().await?.keyspace(flags.keyspace);
+    let mut get = keyspace.get(&flags.key).consistency(flags.read.consistency);
+    if flags.read.local_only {
+        get = get.local_only();
+    }
+    let Some(entry) = get.await? else {
+        let message = format!("no such key: {}", flags.key);
+        return Err(Failure::new(ErrorKind::NotFound, message).into());
+    };
+    let mut output = Output::stdout(flags.output.output, Layout::Record, &entries::ENTRY);
+    output = output.raw_column("value");
+    output.row(entries::entry(entry))?;
+    Ok(output.end()?)
+}
+
+async fn scan(flags: ScanFlags) -> anyhow::Result<()> {
+    let keyspace = flags.connect.client().await?.keyspace(flags.keyspace);
+    let mut scan = keyspace
+        .scan(flags.prefix)
+        .from(flags.from)
+        .upto(flags.upto);
+    if flags.reverse {
+        scan = scan.reverse();
+    }
+    if let Some(rows) = flags.limit {
+        scan = scan.limit(rows);
+    }
+    let mut output = Output::stdout(flags.output.output, Layout::Lines, &entries::ENTRY);
+    output = output.raw_column("value");
+    let mut rows = pin!(flags.read.on(scan).rows());
+    while let Some(entry) = rows.try_next().await? {
+        output.row(entries::entry(entry))?;
+    }
+    Ok(output.end()?)
+}
+
+impl WriteFlags {
+    async fn keyspace(&self, name: &str) -> anyhow::Result<KeyspaceClient> {
+        Ok(self.connect.client().await?.keyspace(name))
+    }
+
+    async fn send(&self, mut write: WriteCall) -> anyhow::Result<()> {
+        if let Some(level) = self.ack {
+            write = write.ack(level);
+        }
+        if let Some(id) = self.request_id {
+            write = write.request_id(id);
+        }
+        if self.local_only {
+            write = write.local_only();
+        }
+        self.show(write.await?)
+    }
+
+    fn show(&self, receipt: Receipt) -> anyhow::Result<()> {
+        let mut output = Output::stdout(self.output.output, Layout::Record, &entries::RECEIPT);
+        output.row(entries::receipt(receipt))?;
+        output.end()?;
+        Ok(io::stdout().flush()?)
+    }
+}
+
+/// The value from the argument or the file; `None` if neither is given.
+fn value_of(text: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<Bytes>> {
+    let Some(path) = file else {
+        return Ok(text.map(Bytes::from));
+    };
+    let source: Box<dyn Read> = match path.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        _ => {
+            let file = std::fs::File::open(path);
+            Box::new(file.with_context(|| format!("cannot read {}", path.display()))?)
+        }
+    };
+    // One byte more than allowed is enough to be refused with its size.
+    let mut value = Vec::new();
+    source
+        .take(VALUE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut value)?;
+    if value.len() > VALUE_BYTES_MAX {
+        let message = format!("value too large: limit {VALUE_BYTES_MAX} bytes");
+        return Err(Failure::new(ErrorKind::Invalid, message).into());
+    }
+    Ok(Some(value.into()))
+}

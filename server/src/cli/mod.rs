@@ -1,0 +1,36 @@
+//! The command line: verbs, flags, what is printed where, and how a process ends.
+//!
+//! **Owns** everything that a person or a script meets in a terminal: arguments, formats, progress,
+//! exit codes, signals.
+//!
+//! **Does not own** what the verbs do: the node, the client, the bench and the demo do it.
+//!
+//! Data goes to standard output, talk and progress to standard error, progress only to a terminal.
+
+mod arguments;
+mod base64;
+mod bench;
+mod cell;
+mod completions;
+mod configuration;
+mod connect;
+mod demo;
+mod entries;
+mod export;
+mod failure;
+mod import;
+mod import_checkpoint;
+mod import_rows;
+mod keyspaces;
+mod kv;
+mod logs;
+mod output;
+mod run;
+mod serve;
+mod status;
+mod verify;
+
+#[cfg(test)]
+mod import_tests;
+
+pub use run::run;

@@ -1,0 +1,237 @@
+//! The configuration as checked: what it holds cannot be wrong.
+//!
+//! **Owns**: defaults and ranges of single values, how the parts fit together.
+//! **Does not own**: regions and keyspaces (`regions`, `keyspaces`), the file (`given`).
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domicile_proto::Name;
+use domicile_replication::{Engine, NodeOptions, RegionSpec};
+
+use super::error::{ConfigError, Faults};
+use super::given::{Given, LimitsGiven, LogGiven, NodeGiven};
+use super::{keyspaces, regions};
+use crate::front::FrontLimits;
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Directives as in `RUST_LOG`.
+    pub filter: String,
+    /// How it looks.
+    pub format: LogFormat,
+}
+
+/// Everything that `serve` must be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node.
+    pub node: NodeOptions,
+    /// Where clients dial in.
+    pub listen_client: SocketAddr,
+    /// What the client door admits.
+    pub limits: FrontLimits,
+    /// The log.
+    pub log: LogOptions,
+}
+
+impl Config {
+    pub(super) fn check(given: &Given, mut faults: Faults) -> Result<Self, ConfigError> {
+        let name = given.cluster.name.as_deref().unwrap_or("domicile");
+        let cluster = faults.check("cluster.name", Name::new(name));
+        let region = regions::own(given, &mut faults);
+        let regions = regions::check(given, region.as_ref(), &mut faults);
+        let keyspaces = keyspaces::check(given, &regions, &mut faults);
+        let listen_client = address(
+            "node.listen_client",
+            given
+                .node
+                .listen_client
+                .as_deref()
+                .unwrap_or("127.0.0.1:7400"),
+            &mut faults,
+        );
+        let listen = listen_peer(&given.node, &regions, &mut faults);
+        if let (Some(client), Some(peer)) = (listen_client, listen)
+            && client == peer
+            && client.port() != 0
+        {
+            faults.note(
+                "node.listen_peer",
+                format_args!("{peer} is node.listen_client, too"),
+            );
+        }
+        let limits = limits(&given.limits, &mut faults);
+        let log = log(&given.log, &mut faults);
+        let node = node_options(&given.node, &mut faults);
+        let parts = (|| {
+            let node = NodeOptions {
+                cluster: cluster?,
+                region: region?,
+                regions,
+                keyspaces,
+                listen,
+                ..node?
+            };
+            Some(Self {
+                node,
+                listen_client: listen_client?,
+                limits,
+                log,
+            })
+        })();
+        faults.unless(parts)
+    }
+}
+
+/// The options that need no other part; names and lists are filled in by the caller.
+fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
+    let data = given.data.as_deref().unwrap_or("domicile-data");
+    if data.is_empty() {
+        faults.note("node.data", "empty, a path expected");
+    }
+    let mut options = NodeOptions::single(PathBuf::from(data));
+    options.engine = match given.engine.as_deref() {
+        None | Some("sled") => Engine::Sled,
+        Some("memory") => Engine::Memory,
+        Some(other) => {
+            faults.note(
+                "node.engine",
+                format_args!("{other:?}, expected sled or memory"),
+            );
+            return None;
+        }
+    };
+    const MIB: u64 = 1 << 20;
+    let mut bytes = |key, value: Option<u64>, range: RangeInclusive<u64>, field: &mut u64| {
+        if let Some(value) = within(key, value, range, faults) {
+            *field = value;
+        }
+    };
+    let NodeOptions {
+        engine_cache_bytes,
+        overlay_bytes_max,
+        journal_file_bytes,
+        ..
+    } = &mut options;
+    let cache = given.engine_cache_bytes;
+    bytes(
+        "node.engine_cache_bytes",
+        cache,
+        MIB..=MIB << 20,
+        engine_cache_bytes,
+    );
+    let overlay = given.overlay_bytes_max;
+    bytes(
+        "node.overlay_bytes_max",
+        overlay,
+        MIB..=MIB << 16,
+        overlay_bytes_max,
+    );
+    let journal = given.journal_file_bytes;
+    bytes(
+        "node.journal_file_bytes",
+        journal,
+        MIB..=4096 * MIB,
+        journal_file_bytes,
+    );
+    Some(options)
+}
+
+fn listen_peer(
+    given: &NodeGiven,
+    regions: &[RegionSpec],
+    faults: &mut Faults,
+) -> Option<SocketAddr> {
+    match given.listen_peer.as_deref() {
+        Some(text) => address("node.listen_peer", text, faults),
+        None if regions.len() > 1 => address("node.listen_peer", "127.0.0.1:7401", faults),
+        None => None,
+    }
+}
+
+fn limits(given: &LimitsGiven, faults: &mut Faults) -> FrontLimits {
+    let mut limits = FrontLimits::default();
+    let connections = given.connections_max;
+    if let Some(value) = within("limits.connections_max", connections, 1..=100_000, faults) {
+        limits.connections_max = value as usize;
+    }
+    if let Some(value) = within("limits.calls_max", given.calls_max, 1..=100_000, faults) {
+        limits.calls_max = value as u32;
+    }
+    let bytes = given.in_flight_bytes_max;
+    if let Some(value) = within(
+        "limits.in_flight_bytes_max",
+        bytes,
+        8 << 20..=1 << 40,
+        faults,
+    ) {
+        limits.in_flight_bytes_max = value as usize;
+    }
+    let drain_ms = given.drain_timeout_ms;
+    if let Some(value) = within("limits.drain_timeout_ms", drain_ms, 0..=600_000, faults) {
+        limits.drain_timeout = Duration::from_millis(value);
+    }
+    limits
+}
+
+fn log(given: &LogGiven, faults: &mut Faults) -> LogOptions {
+    let filter = given.filter.clone().unwrap_or_else(|| "info".to_owned());
+    let parsed = filter.parse::<tracing_subscriber::filter::Targets>();
+    faults.check("log.filter", parsed);
+    let format = match given.format.as_deref() {
+        None | Some("text") => LogFormat::Text,
+        Some("json") => LogFormat::Json,
+        Some(other) => {
+            faults.note(
+                "log.format",
+                format_args!("{other:?}, expected text or json"),
+            );
+            LogFormat::Text
+        }
+    };
+    LogOptions { filter, format }
+}
+
+fn address(key: &str, text: &str, faults: &mut Faults) -> Option<SocketAddr> {
+    let parsed = text.parse::<SocketAddr>();
+    if parsed.is_err() {
+        faults.note(
+            key,
+            format_args!("{text:?}, expected address:port such as 127.0.0.1:7400"),
+        );
+    }
+    parsed.ok()
+}
+
+fn within(
+    key: &str,
+    value: Option<u64>,
+    range: RangeInclusive<u64>,
+    faults: &mut Faults,
+) -> Option<u64> {
+    let value = value?;
+    if !range.contains(&value) {
+        let (least, most) = (range.start(), range.end());
+        faults.note(key, format_args!("{value}, expected {least} to {most}"));
+        return None;
+    }
+    Some(value)
+}
+
+#[cfg(test)]
+#[path = "checked_tests.rs"]
+mod tests;

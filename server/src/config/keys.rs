@@ -1,0 +1,235 @@
+//! Every key with its unit, its default and the reason for it.
+//!
+//! **Owns**: what `docs/configuration.md` and `config show` say of a key.
+//! **Does not own**: reading values (`given`), checking them (`checked`).
+
+/// One key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted; `[]` stands for each entry of a list.
+    pub name: &'static str,
+    /// What its value is.
+    pub unit: &'static str,
+    /// What holds when it is not given.
+    pub default: &'static str,
+    /// Why that is the default, or what the key is for.
+    pub reason: &'static str,
+}
+
+const fn key(
+    name: &'static str,
+    unit: &'static str,
+    default: &'static str,
+    reason: &'static str,
+) -> Key {
+    Key {
+        name,
+        unit,
+        default,
+        reason,
+    }
+}
+
+/// All keys, in the order of the file.
+pub const KEYS: &[Key] = &[
+    key(
+        "cluster.name",
+        "name",
+        "domicile",
+        "nodes of another cluster are refused",
+    ),
+    key(
+        "node.region",
+        "name",
+        "the only region",
+        "which of the regions this node is",
+    ),
+    key(
+        "node.data",
+        "path",
+        "domicile-data",
+        "holds journal, cells and the lock",
+    ),
+    key(
+        "node.listen_client",
+        "address:port",
+        "127.0.0.1:7400",
+        "no door is open unasked",
+    ),
+    key(
+        "node.listen_peer",
+        "address:port",
+        "127.0.0.1:7401",
+        "only with several regions",
+    ),
+    key(
+        "node.engine",
+        "sled, memory",
+        "sled",
+        "memory is rebuilt from the journal at open",
+    ),
+    key(
+        "node.engine_cache_bytes",
+        "bytes",
+        "67108864",
+        "cells read often; the rest is the kernel's",
+    ),
+    key(
+        "node.overlay_bytes_max",
+        "bytes",
+        "67108864",
+        "cells not in the engine yet; bounds replay",
+    ),
+    key(
+        "node.journal_file_bytes",
+        "bytes",
+        "67108864",
+        "preallocated: fdatasync is faster then",
+    ),
+    key(
+        "limits.connections_max",
+        "count",
+        "1024",
+        "clients at once; more wait in the kernel",
+    ),
+    key(
+        "limits.calls_max",
+        "count",
+        "1024",
+        "calls at once on a connection; more wait",
+    ),
+    key(
+        "limits.in_flight_bytes_max",
+        "bytes",
+        "268435456",
+        "unanswered writes; then OVERLOADED",
+    ),
+    key(
+        "limits.drain_timeout_ms",
+        "ms",
+        "10000",
+        "what calls may take once the node closes",
+    ),
+    key(
+        "log.filter",
+        "directives",
+        "info",
+        "as RUST_LOG: info,domicile_server=debug",
+    ),
+    key(
+        "log.format",
+        "text, json",
+        "text",
+        "people first; json for collectors",
+    ),
+    key(
+        "region[].name",
+        "name",
+        "required",
+        "1 to 63 of a-z 0-9 - _",
+    ),
+    key(
+        "region[].id",
+        "1 to 65535",
+        "from the name",
+        "only where two names collide",
+    ),
+    key(
+        "region[].peer",
+        "host:port",
+        "required, but for the own region",
+        "where it is dialled",
+    ),
+    key(
+        "keyspace[].name",
+        "name",
+        "required",
+        "1 to 63 of a-z 0-9 - _",
+    ),
+    key(
+        "keyspace[].regions",
+        "names",
+        "all regions",
+        "who may hold the data, and does",
+    ),
+    key(
+        "keyspace[].placement",
+        "table",
+        "pinned to the first region",
+        "which region is home",
+    ),
+    key(
+        "keyspace[].ack",
+        "level",
+        "async",
+        "async, semi-sync[:k] or sync[:quorum]",
+    ),
+    key(
+        "keyspace[].on_timeout",
+        "fail, degrade, block",
+        "fail",
+        "the answer that hides nothing",
+    ),
+    key(
+        "keyspace[].ack_timeout_ms",
+        "ms",
+        "5000",
+        "above any round trip, below patience",
+    ),
+    key(
+        "keyspace[].max_rpo_writes",
+        "count",
+        "none",
+        "writes at risk before new ones are refused",
+    ),
+    key(
+        "keyspace[].max_rpo_bytes",
+        "bytes",
+        "none",
+        "the same in bytes",
+    ),
+    key("keyspace[].max_rpo_ms", "ms", "none", "the same in time"),
+    key(
+        "keyspace[].buckets",
+        "1 to 1024",
+        "8",
+        "partitions a region; fixed for ever",
+    ),
+    key(
+        "keyspace[].delimiter",
+        "one byte",
+        "/",
+        "ends the group within a key; fixed for ever",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_keys_has_every_key_with_its_default() {
+        let page = include_str!("../../../docs/configuration.md");
+        for Key {
+            name,
+            unit,
+            default,
+            reason,
+        } in KEYS
+        {
+            let row = format!("| `{name}` | {unit} | {default} | {reason} |");
+            assert!(
+                page.lines().any(|line| line == row),
+                "docs/configuration.md lacks {row}"
+            );
+        }
+        // Tables of keys have four columns, the others three.
+        let is_key = |line: &&str| line.starts_with("| `") && line.matches('|').count() == 5;
+        let rows = page.lines().filter(is_key).count();
+        assert_eq!(
+            rows,
+            KEYS.len(),
+            "docs/configuration.md has rows of keys that do not exist"
+        );
+    }
+}

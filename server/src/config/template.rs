@@ -1,0 +1,85 @@
+//! The file that `config init` writes.
+//!
+//! **Owns**: its text: every key with its default, commented out where the default stands.
+//! **Does not own**: what the keys mean (`keys`).
+
+/// A configuration of one region that works as it is.
+pub const TEMPLATE: &str = r#"# Domicile. Every key, unit, default and reason: docs/configuration.md
+# Flags are stronger than DOMICILE_* variables, these are stronger than this file.
+
+[cluster]
+name = "domicile"
+
+[node]
+region = "local"                  # which [[region]] this node is
+data = "domicile-data"
+listen_client = "127.0.0.1:7400"
+# listen_peer = "127.0.0.1:7401"  # where other regions dial in; unused with one region
+# engine = "sled"                 # or "memory": rebuilt from the journal at every start
+# engine_cache_bytes = 67108864
+# overlay_bytes_max = 67108864
+# journal_file_bytes = 67108864
+
+# [limits]
+# connections_max = 1024
+# calls_max = 1024                # at once on one connection
+# in_flight_bytes_max = 268435456
+# drain_timeout_ms = 10000
+
+# [log]
+# filter = "info"
+# format = "text"                 # or "json"
+
+[[region]]
+name = "local"
+
+# [[region]]
+# name = "eu"
+# peer = "10.0.0.7:7401"
+
+[[keyspace]]
+name = "default"
+# regions = ["local"]             # default: all
+# placement = { pinned = "local" }                                # all keys at home in one region
+# placement = { hash = true }                                     # spread over the regions
+# placement = { rule = { "eu-" = "eu" }, otherwise = "local" }    # by prefix of the group
+# ack = "async"                   # or "semi-sync", "semi-sync:2", "sync", "sync:2"
+# on_timeout = "fail"             # or "degrade", "block"
+# ack_timeout_ms = 5000
+# max_rpo_writes = 100000         # refuse writes beyond this potential loss; default: no limit
+# max_rpo_bytes = 104857600
+# max_rpo_ms = 60000
+# buckets = 8
+# delimiter = "/"
+"#;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::checked::Config;
+    use super::super::error::Faults;
+    use super::super::given::Given;
+    use super::super::keys::KEYS;
+    use super::*;
+
+    #[test]
+    fn the_template_is_a_valid_configuration() {
+        let given = Given::parse(Path::new("domicile.toml"), TEMPLATE).unwrap();
+        let config = Config::check(&given, Faults::default()).unwrap();
+        assert_eq!(config.node.keyspaces.len(), 1);
+        assert_eq!(config.node.listen, None);
+    }
+
+    #[test]
+    fn the_template_names_every_key() {
+        for key in KEYS {
+            let last = key.name.rsplit('.').next().unwrap();
+            assert!(
+                TEMPLATE.contains(&format!("{last} = ")) || last == "id",
+                "{} is missing",
+                key.name
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The end of the demo: the table, and what it says in plain words.
+//!
+//! **Owns**: table, words and the verdict.
+//! **Does not own**: the figures.
+
+use std::time::Duration;
+
+use crate::bench::{
+    Bound, Check, CrashReport, Distances, Kind, Latencies, checks_table, loss_cells, ms, outcome,
+};
+use crate::rig::{Console, ExitOutcome, Table, thousands};
+
+/// What the demo found out about a level.
+#[derive(Debug)]
+pub(super) struct LevelFigures {
+    pub(super) level: &'static str,
+    pub(super) latencies: Latencies,
+    pub(super) crash: CrashReport,
+}
+
+impl LevelFigures {
+    fn p50(&self) -> Duration {
+        self.latencies.quantile(0.5)
+    }
+}
+
+/// Prints the end; fails if a figure cannot be (against `distances`, in an undisturbed run) or a
+/// promise about data is broken.
+pub(super) fn conclude(
+    figures: &[LevelFigures],
+    distances: Option<&Distances>,
+    lost_region: &str,
+    console: &Console,
+) -> ExitOutcome {
+    let headings = [
+        "ack level",
+        "p50 ms",
+        "p99 ms",
+        "acked writes",
+        "lost: writes",
+        "ms",
+        "bytes",
+    ];
+    let mut table = Table::new(&headings);
+    for each in figures {
+        let latency = each.latencies.summary();
+        let lost = loss_cells(Some(&each.crash.held.lost));
+        table.row([
+            each.level.to_owned(),
+            format!("{:.2}", latency.p50_ms),
+            format!("{:.2}", latency.p99_ms),
+            thousands(each.crash.acked),
+            lost[0].clone(),
+            lost[2].clone(),
+            lost[1].clone(),
+        ]);
+    }
+    let checks: Vec<_> = figures
+        .iter()
+        .flat_map(|each| checks_of(each, distances))
+        .collect();
+    console.tell(&format!(
+        "\nWhat an acknowledgement costs, and what it was worth when {lost_region} was lost\n{table}\n"
+    ));
+    for each in figures {
+        console.tell(&words(each, lost_region));
+    }
+    console.tell(
+        "Homes are static in this version: no region takes over yet, so there is no RTO to show.\n",
+    );
+    if distances.is_none() {
+        console.tell("The second terminal has had its part in these figures.\n");
+    }
+    let outcome = outcome(&checks);
+    if outcome == ExitOutcome::Fail {
+        console.tell(&format!("{}\n\nFAIL", checks_table(&checks)));
+    }
+    outcome
+}
+
+fn checks_of(figures: &LevelFigures, distances: Option<&Distances>) -> Vec<Check> {
+    let LevelFigures {
+        level,
+        latencies,
+        crash,
+    } = figures;
+    let p50 = latencies.quantile(0.5);
+    let physics = distances.and_then(|distances| distances.physics(level, level, p50));
+    let mut checks: Vec<_> = physics.into_iter().collect();
+    let mut none = |what: String, number: u64| {
+        let bound = Bound::AtMost(0.0);
+        checks.push(Check::new(Kind::Safety, what, number as f64, bound, ""));
+    };
+    if *level != "async" {
+        none(
+            format!("{level}: acked writes lost"),
+            crash.held.lost.writes,
+        );
+    }
+    let wrong = crash.held.wrong_keys + crash.shown.wrong_keys;
+    none(format!("{level}: keys with a wrong value"), wrong);
+    checks
+}
+
+fn words(figures: &LevelFigures, lost_region: &str) -> String {
+    let (level, p50_ms) = (figures.level, ms(figures.p50()));
+    let lost = &figures.crash.held.lost;
+    let cost = match level {
+        "async" => "is acknowledged once it is durable at home",
+        "semi-sync" => "waits until one other region has received it",
+        _ => "waits until every region has it on disk",
+    };
+    let worth = if lost.is_none() {
+        format!("and none was lost with {lost_region}")
+    } else {
+        let (writes, age_ms) = (thousands(lost.writes), lost.age_ms());
+        format!(
+            "and with {lost_region} the {writes} writes acknowledged in its last {age_ms:.0} ms \
+             were lost"
+        )
+    };
+    format!("{level:>9}: a write {cost}: {p50_ms:.1} ms; {worth}.")
+}

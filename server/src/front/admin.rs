@@ -1,0 +1,52 @@
+//! The Admin service: what a node knows of itself, and its policies.
+//!
+//! **Owns**: which message asks for what.
+//! **Does not own**: the numbers (the node), their fields (`status_report`, `posture`).
+
+use domicile_proto::v1;
+use domicile_proto::v1::admin_server::Admin;
+use domicile_replication::{Detail, Node};
+use tonic::{Request, Response, Status};
+
+use super::{posture, status_report};
+
+/// The Admin service of a node.
+pub(crate) struct AdminService {
+    node: Node,
+}
+
+impl AdminService {
+    pub(crate) fn new(node: Node) -> Self {
+        Self { node }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let wanted = request.into_inner().partitions;
+        let detail = if wanted {
+            Detail::Partitions
+        } else {
+            Detail::Summary
+        };
+        Ok(Response::new(status_report::message(
+            self.node.status(detail),
+        )))
+    }
+
+    async fn list_keyspaces(
+        &self,
+        _request: Request<v1::ListKeyspacesRequest>,
+    ) -> Result<Response<v1::ListKeyspacesResponse>, Status> {
+        let keyspaces = self.node.keyspaces();
+        let described = keyspaces
+            .iter()
+            .map(|keyspace| posture::describe(&self.node, keyspace));
+        let keyspaces = described.collect();
+        Ok(Response::new(v1::ListKeyspacesResponse { keyspaces }))
+    }
+}

@@ -1,0 +1,147 @@
+//! A keyspace's policy in plain words, and what it promises.
+//!
+//! **Owns**: the wording.
+//! **Does not own**: the policy (proto), what holds of it now (`status_report`).
+
+use domicile_proto::{AckLevel, Keyspace, OnTimeout, Placement, RegionId, v1};
+use domicile_replication::Node;
+
+/// The policy of a keyspace as an operator reads it.
+pub(crate) fn describe(node: &Node, keyspace: &Keyspace) -> v1::KeyspaceDescription {
+    let name = |region: RegionId| node.region_name(region);
+    let max_rpo = &keyspace.max_rpo;
+    let age_ms = max_rpo
+        .age
+        .and_then(|age| u64::try_from(age.as_millis()).ok());
+    v1::KeyspaceDescription {
+        name: keyspace.name.to_string(),
+        regions: keyspace.regions.iter().copied().map(name).collect(),
+        placement: placement(&keyspace.placement, &name),
+        ack: keyspace.ack.to_string(),
+        on_timeout: on_timeout(keyspace.on_timeout).to_owned(),
+        ack_timeout_ms: u64::try_from(keyspace.ack_timeout.as_millis()).unwrap_or(u64::MAX),
+        buckets: keyspace.buckets.get().into(),
+        delimiter: char::from(keyspace.delimiter).to_string(),
+        posture: posture(keyspace).to_owned(),
+        promise: promise(keyspace),
+        max_rpo_writes: max_rpo.writes.unwrap_or(0),
+        max_rpo_bytes: max_rpo.bytes.unwrap_or(0),
+        max_rpo_ms: age_ms.unwrap_or(0),
+    }
+}
+
+fn placement(placement: &Placement, name: &dyn Fn(RegionId) -> String) -> String {
+    match placement {
+        Placement::Pinned(region) => format!("pinned({})", name(*region)),
+        Placement::Hash => "hash".to_owned(),
+        Placement::Rule {
+            prefixes,
+            otherwise,
+        } => {
+            let rules = prefixes.iter();
+            let rules: String = rules
+                .map(|(prefix, region)| format!("{prefix}={}, ", name(*region)))
+                .collect();
+            format!("rule({rules}otherwise {})", name(*otherwise))
+        }
+    }
+}
+
+fn on_timeout(on_timeout: OnTimeout) -> &'static str {
+    match on_timeout {
+        OnTimeout::Fail => "fail",
+        OnTimeout::Degrade => "degrade",
+        OnTimeout::Block => "block",
+    }
+}
+
+fn posture(keyspace: &Keyspace) -> &'static str {
+    match (&keyspace.placement, keyspace.ack, keyspace.copies()) {
+        (_, _, 0) => "single region",
+        (_, AckLevel::Sync { .. }, _) => "synchronous multi-region",
+        (Placement::Pinned(_), _, _) => "active-passive",
+        _ => "active-active by home",
+    }
+}
+
+fn promise(keyspace: &Keyspace) -> String {
+    let copies = keyspace.copies();
+    if copies == 0 {
+        return "RPO: everything since the last backup, if the region is lost; no takeover".into();
+    }
+    let rpo = match keyspace.ack {
+        AckLevel::Async => "RPO: the replication lag".to_owned(),
+        AckLevel::SemiSync { regions } => {
+            format!("RPO 0, unless home and {regions} other region(s) lose power within one fsync")
+        }
+        AckLevel::Sync { quorum: None } => "RPO 0".to_owned(),
+        AckLevel::Sync {
+            quorum: Some(quorum),
+        } => {
+            format!(
+                "RPO 0 while at most {} region(s) are lost",
+                quorum.get() - 1
+            )
+        }
+    };
+    let degraded = match keyspace.on_timeout {
+        OnTimeout::Degrade if keyspace.ack != AckLevel::Async => {
+            "; while degraded: the replication lag"
+        }
+        _ => "",
+    };
+    format!("{rpo}{degraded}; RTO: until an operator moves the home")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domicile_proto::Name;
+
+    fn keyspace(regions: u16) -> Keyspace {
+        let regions: Vec<RegionId> = (1..=regions).map(|id| RegionId::new(id).unwrap()).collect();
+        Keyspace::new(Name::new("users").unwrap(), regions.clone(), regions[0])
+    }
+
+    #[test]
+    fn postures_are_told_apart() {
+        assert_eq!(posture(&keyspace(1)), "single region");
+        assert_eq!(posture(&keyspace(2)), "active-passive");
+        let mut spread = keyspace(3);
+        spread.placement = Placement::Hash;
+        assert_eq!(posture(&spread), "active-active by home");
+        spread.ack = AckLevel::SYNC;
+        assert_eq!(posture(&spread), "synchronous multi-region");
+    }
+
+    #[test]
+    fn promises_follow_the_level() {
+        let promised = |ack: &str, on_timeout| {
+            let mut keyspace = keyspace(3);
+            keyspace.ack = ack.parse().unwrap();
+            keyspace.on_timeout = on_timeout;
+            promise(&keyspace)
+        };
+        assert!(promised("async", OnTimeout::Degrade).starts_with("RPO: the replication lag; RTO"));
+        assert!(promised("sync", OnTimeout::Fail).starts_with("RPO 0;"));
+        assert!(promised("sync:2", OnTimeout::Fail).contains("at most 1 region(s)"));
+        assert!(promised("sync", OnTimeout::Degrade).contains("while degraded"));
+        assert!(promise(&keyspace(1)).contains("no takeover"));
+    }
+
+    #[test]
+    fn placements_are_written_as_configured() {
+        let name = |region: RegionId| format!("r{}", region.get());
+        let region = |id| RegionId::new(id).unwrap();
+        assert_eq!(
+            placement(&Placement::Pinned(region(2)), &name),
+            "pinned(r2)"
+        );
+        let prefixes = vec![("eu-".to_owned(), region(2))];
+        let rule = Placement::Rule {
+            prefixes,
+            otherwise: region(1),
+        };
+        assert_eq!(placement(&rule, &name), "rule(eu-=r2, otherwise r1)");
+    }
+}
