@@ -1,8 +1,8 @@
 //! Domicile: a multi-region key-value store in which every key has a home region.
 //!
-//! Writes are sequenced and acknowledged in the key's home region at local-disk speed and shipped to
-//! the other regions as checksummed log segments. What the loss of a region may cost (RPO) is chosen
-//! per keyspace: `async`, `semi-sync` or `sync`.
+//! Writes are sequenced and acknowledged in the key's home region at local-disk speed and shipped
+//! to the other regions as checksummed log segments. What the loss of a region may cost (RPO) is
+//! chosen per keyspace: `async`, `semi-sync` or `sync`.
 //!
 //! ```
 //! # #[tokio::main] async fn main() -> Result<(), domicile::Error> {

@@ -152,11 +152,13 @@ fn mark_of(wire: Option<&v1::Position>) -> Result<SessionMark, ClientError> {
 }
 
 fn version_of(text: &str) -> Result<Version, ClientError> {
-    text.parse::<Version>().map_err(|cause| ClientError::unreadable("version", cause))
+    text.parse::<Version>()
+        .map_err(|cause| ClientError::unreadable("version", cause))
 }
 
 fn level_of(text: &str) -> Result<AckLevel, ClientError> {
-    text.parse::<AckLevel>().map_err(|cause| ClientError::unreadable("level", cause))
+    text.parse::<AckLevel>()
+        .map_err(|cause| ClientError::unreadable("level", cause))
 }
 
 fn request_of(bytes: &[u8]) -> Result<RequestId, ClientError> {

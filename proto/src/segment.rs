@@ -114,7 +114,10 @@ impl SegmentHeader {
                 needed,
             });
         }
-        let bytes = Bytes::copy_from_slice(&bytes[..SEGMENT_HEADER_BYTES]);
+        Self::decode_fields(Bytes::copy_from_slice(&bytes[..SEGMENT_HEADER_BYTES]))?.checked()
+    }
+
+    fn decode_fields(bytes: Bytes) -> Result<Fields, WireError> {
         let computed = crc32fast::hash(&bytes[..68]);
         let mut reader = Reader::new(WHAT, bytes);
         let magic = reader.u32()?;
@@ -128,14 +131,18 @@ impl SegmentHeader {
         let flags = reader.u16()?;
         let mut partition = [0; PartitionId::BYTES];
         partition.copy_from_slice(&reader.take(PartitionId::BYTES)?);
-        let counter = reader.u64()?;
-        let node = reader.u64()?;
-        let first_seq = Seq::new(reader.u64()?);
-        let count = reader.u32()?;
-        let payload_len = reader.u32()?;
-        let previous = ChainHash(reader.u64()?);
-        let visible_upto = Seq::new(reader.u64()?);
-        let crc = reader.u32()?;
+        let fields = Fields {
+            flags,
+            partition,
+            counter: reader.u64()?,
+            node: reader.u64()?,
+            first_seq: Seq::new(reader.u64()?),
+            count: reader.u32()?,
+            payload_len: reader.u32()?,
+            previous: ChainHash(reader.u64()?),
+            visible_upto: Seq::new(reader.u64()?),
+            crc: reader.u32()?,
+        };
         let stored = reader.u32()?;
         if stored != computed {
             return Err(WireError::Checksum {
@@ -152,14 +159,47 @@ impl SegmentHeader {
                 supported,
             });
         }
+        Ok(fields)
+    }
+}
+
+/// A header's fields as they lie in the bytes, before they are known to make sense.
+struct Fields {
+    flags: u16,
+    partition: [u8; PartitionId::BYTES],
+    counter: u64,
+    node: u64,
+    first_seq: Seq,
+    count: u32,
+    payload_len: u32,
+    previous: ChainHash,
+    visible_upto: Seq,
+    crc: u32,
+}
+
+impl Fields {
+    fn checked(self) -> Result<SegmentHeader, WireError> {
+        let Self {
+            counter,
+            first_seq,
+            count,
+            payload_len,
+            ..
+        } = self;
+        let Self {
+            previous,
+            visible_upto,
+            crc,
+            ..
+        } = self;
         let invalid = |what, actual| Err(WireError::Invalid { what, actual });
-        if flags != 0 {
-            return invalid("segment flags", flags.into());
+        if self.flags != 0 {
+            return invalid("segment flags", self.flags.into());
         }
-        let Ok(partition) = PartitionId::from_bytes(partition) else {
+        let Ok(partition) = PartitionId::from_bytes(self.partition) else {
             return invalid("segment region", 0);
         };
-        let Ok(node) = NodeId::new(node) else {
+        let Ok(node) = NodeId::new(self.node) else {
             return invalid("segment epoch node", 0);
         };
         if count == 0 {
@@ -174,7 +214,7 @@ impl SegmentHeader {
             SEGMENT_BYTES_MAX - SEGMENT_HEADER_BYTES,
         )?;
         let epoch = Epoch { counter, node };
-        Ok(Self {
+        Ok(SegmentHeader {
             partition,
             epoch,
             first_seq,
@@ -250,7 +290,9 @@ impl Segment {
     pub fn first_hlc(&self) -> Option<Hlc> {
         let start = SEGMENT_HEADER_BYTES + 8;
         let bits = self.bytes.get(start..start + 8)?;
-        bits.try_into().ok().map(|bits| Hlc::from_bits(u64::from_le_bytes(bits)))
+        bits.try_into()
+            .ok()
+            .map(|bits| Hlc::from_bits(u64::from_le_bytes(bits)))
     }
 
     /// Its records with their places.

@@ -144,7 +144,9 @@ fn bodies_outside_the_limits_are_refused() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn any_bytes_are_refused_without_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+    ) {
         let mut front = Bytes::from(bytes.clone());
         prop_assert!(Segment::decode_front(&mut front).is_err());
         let mut payload = Bytes::from(bytes);

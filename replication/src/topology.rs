@@ -2,7 +2,8 @@
 //!
 //! **Owns**: the checked regions and keyspaces, the partitions they imply, the digest by which two
 //! nodes know that they were configured alike.
-//! **Does not own**: changing it (a control plane, later; an assignment reaches a slot as one input).
+//! **Does not own**: changing it (a control plane, later: an assignment will reach a slot as one
+//! input).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -327,7 +327,8 @@ impl Driver {
         {
             // The commit thread reports the failure to every slot; the waiter stays until then.
             state.alarm = Some(error.to_string());
-            tracing::error!(partition = %slot.partition, %seq, %error, "the store refused a record");
+            let partition = slot.partition;
+            tracing::error!(%partition, %seq, %error, "the store refused a record");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Passing a request on to its home, one hop, within the caller's time.
 //!
 //! **Owns**: what a failed hop means to the caller.
-//! **Does not own**: choosing the home (node), answering there (service).
+//! **Does not own**: choosing the home (node), answering there (`door`).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Where peers dial in: the socket and its limits.
 //!
 //! **Owns**: binding, the limits of the peer server, its end when the node closes.
-//! **Does not own**: what the service does (`service`).
+//! **Does not own**: what the service does (`door`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
+use super::door::PeerService;
 use super::link::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
     STREAM_WINDOW_BYTES,
 };
-use super::service::PeerService;
 use crate::error::Error;
 use crate::node::NodeCore;
 

@@ -1,10 +1,10 @@
 //! Connections between nodes: the links this node dials, the service it answers on, forwarding.
 
+mod door;
 mod forward;
 mod link;
 mod listener;
 mod messages;
-mod service;
 
 pub(crate) use link::PeerLink;
 pub(crate) use listener::PeerListener;

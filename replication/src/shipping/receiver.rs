@@ -241,7 +241,8 @@ impl Receiver {
         }
         let hlc = Hlc::from_bits(beat.hlc);
         if !self.node.clock.observe(hlc) {
-            tracing::warn!(peer = %source.name, %hlc, "the peer's clock is far ahead; not followed");
+            let peer = &source.name;
+            tracing::warn!(%peer, %hlc, "the peer's clock is far ahead, not followed");
         }
         let now = self.node.clock.now();
         let one_way_us = self

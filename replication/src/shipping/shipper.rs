@@ -1,8 +1,8 @@
 //! The home's end of a stream: pulls segments from the journal by cursor and sends them unchanged.
 //!
 //! **Owns**: one task a peer: connect, say hello, ship, beat, take acks, back off and try again.
-//! **Does not own**: any queue of segments: the journal is the queue, so a slow or absent peer costs
-//! no memory; live shipping and catch-up are this one path.
+//! **Does not own**: any queue of segments: the journal is the queue, so a slow or absent peer
+//! costs no memory; live shipping and catch-up are this one path.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
