@@ -293,9 +293,10 @@ fn add_rows(
     }
     report.table("Ack levels", table);
     report.note(
-        "RTO: homes are static in this version, nobody takes over from a lost one. Lost: writes in \
-         the client's own list that no surviving region holds after SIGKILL of the home and the cut \
-         of its links at one instant; ms is how long the oldest of them had been acknowledged.",
+        "RTO: homes are static in this version, nobody takes over from a lost one. Lost: writes \
+         in the client's own list that no surviving region holds after SIGKILL of the home and \
+         the cut of its links at one instant; ms is how long the oldest of them had been \
+         acknowledged.",
     );
     for (level, crash) in crashes {
         report.note(crash_note(level, crash));
@@ -319,8 +320,8 @@ fn crash_note(level: &str, crash: &CrashReport) -> String {
     let missing = missing.map(|(region, loss)| format!("{region} lacks {}", loss.writes));
     let missing: Vec<_> = missing.collect();
     format!(
-        "{level}: {} writes acknowledged at {}/s before the loss, {} lost ({}; readable there before \
-         a takeover: {} fewer); links cut {} µs after the kill.",
+        "{level}: {} writes acknowledged at {}/s before the loss, {} lost ({}; readable there \
+         before a takeover: {} fewer); links cut {} µs after the kill.",
         thousands(crash.acked),
         thousands(crash.rate_per_s as u64),
         thousands(crash.held.lost.writes),

@@ -4,8 +4,8 @@
 //! **Does not own**: the load (`load`), the links (`wan`).
 //!
 //! ```text
-//! quiet puts ... cut ... many writes ... heal ... first record there ... all durable ... all readable
-//!    p99                                  <----- puts again: p99 -------------------------------->
+//! quiet puts ... cut ... many writes ... heal ... first record there ... durable ... readable
+//!    p99                                  <----- puts again: p99 ----------------------->
 //! ```
 
 use std::sync::Arc;
@@ -20,11 +20,9 @@ use super::load::{LoadPlan, LoadResult, Shape, run_load};
 use super::options::BenchOptions;
 use super::pace::Pace;
 use super::recorder::{Summary, ms};
-use super::report::{Header, Report};
-use crate::rig::{
-    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, Keys, KeyspacePlan, Scratch, Stop,
-    Table, resident_kib, thousands,
-};
+use super::report::Report;
+use super::stage::{KEYSPACE, Stage, cut_off};
+use crate::rig::{Cluster, Console, Door, ExitOutcome, Stop, Table, resident_kib, thousands};
 
 /// Writes that the copy misses.
 const MISSED: u64 = 300_000;
@@ -59,8 +57,6 @@ const P99_RATIO_MAX: f64 = 2.0;
 
 /// What a node may hold in memory, in MiB.
 const RESIDENT_MIB_MAX: f64 = 512.0;
-
-const KEYSPACE: &str = "bench-async";
 
 #[derive(Serialize)]
 struct CatchUpRow {
@@ -97,48 +93,28 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let scratch = Scratch::make(options.dir.as_deref())?;
-    let mut header = Header::measure(scratch.path(), options)?;
-    let home = options.home();
-    let plan = ClusterPlan {
-        rtts: options.rtts()?,
-        keyspaces: vec![KeyspacePlan {
-            name: KEYSPACE.to_owned(),
-            ack: "async".to_owned(),
-            home: HomePlan::Pinned(home.to_owned()),
-        }],
-        dir: scratch.sub("regions")?,
+    let stage = Stage::set(options, stop)?;
+    let (home, copy) = (options.home(), cut_off(options)?);
+    let shape = Shape::Unary {
+        clients: PUT_CLIENTS,
     };
-    let copy = options.regions.last().filter(|last| *last != home);
-    let copy = copy.ok_or_else(|| anyhow::anyhow!("catch-up needs two regions"))?;
-    let keys = Arc::new(Keys::new(options.keys, options.value_bytes, options.seed));
-    let cluster = Cluster::start(&plan, stop)?;
-    header.rtts = cluster.measured_rtts().to_vec();
     let puts = LoadPlan {
         pace: Pace::Open {
             rate_per_s: PUTS_PER_S,
         },
         warmup: options.warmup,
         duration: QUIET,
-        seed: options.seed,
-        stop: stop.clone(),
-        ..LoadPlan::new(
-            cluster.endpoint(home)?,
-            KEYSPACE.to_owned(),
-            Arc::clone(&keys),
-            Shape::Unary {
-                clients: PUT_CLIENTS,
-            },
-        )
+        ..stage.load(options, shape, stop)?
     };
     console.talk("quiet puts");
     let quiet = run_load(&puts, &mut |_| {})?;
+    let cluster = &stage.cluster;
     cluster.wan().isolate(copy)?;
     console.talk(&format!("{copy} is cut off; {} writes", thousands(MISSED)));
-    miss(&puts, stop)?;
+    miss(options, &stage, stop)?;
     let resident = |region: &str| anyhow::Ok(cluster.pid(region)?.and_then(resident_kib));
     let home_resident_kib = resident(home)?.unwrap_or(0);
-    let (returned, meanwhile) = heal_and_wait(&cluster, home, copy, &puts, stop)?;
+    let (returned, meanwhile) = heal_and_wait(cluster, home, copy, &puts, stop)?;
     let per_s = |since: Duration, until: Duration| {
         let time = until.saturating_sub(since).as_secs_f64();
         returned.missed as f64 / time.max(f64::MIN_POSITIVE)
@@ -155,29 +131,28 @@ pub(super) fn run(
         home_resident_kib: home_resident_kib.max(resident(home)?.unwrap_or(0)),
         copy_resident_kib: resident(copy)?.unwrap_or(0),
     };
-    let mut report = Report::new(options, header);
+    let mut report = Report::new(options, stage.header.clone());
     report.table("Catching up", row.table());
     report.checks = row.checks();
     report.row(&row);
     report.curve("quiet puts", &quiet.latencies);
     report.curve("puts meanwhile", &meanwhile.latencies);
     report.note(
-        "Rates count from the first record that arrives: before it the nodes find each other again.",
+        "Rates count from the first record that arrives: before it the nodes find each other \
+         again.",
     );
     report.finish(options.out.as_deref(), console)
 }
 
 /// Writes what the copy misses.
-fn miss(puts: &LoadPlan, stop: &Stop) -> anyhow::Result<()> {
+fn miss(options: &BenchOptions, stage: &Stage, stop: &Stop) -> anyhow::Result<()> {
     let shape = Shape::Stream {
         outstanding: OUTSTANDING,
     };
-    let (endpoint, keys) = (puts.endpoint.clone(), Arc::clone(&puts.keys));
     let plan = LoadPlan {
         numbers_end: MISSED + 1,
         duration: CATCH_UP_MAX,
-        stop: stop.clone(),
-        ..LoadPlan::new(endpoint, KEYSPACE.to_owned(), keys, shape)
+        ..stage.load(options, shape, stop)?
     };
     let result = run_load(&plan, &mut |_| {})?;
     stop.check()?;

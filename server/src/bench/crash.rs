@@ -72,12 +72,13 @@ pub struct CrashReport {
     pub rate_per_s: f64,
 }
 
-/// Loses the home of a running cluster under load; reports on each load, in order. The cluster is of
-/// no further use: its survivors are ended so that their journals can be read. `aftermath` is called
-/// before that, when they are quiet.
+/// Loses the home of a running cluster under load; reports on each load, in order. The cluster is
+/// of no further use: its survivors are ended so that their journals can be read. `aftermath` is
+/// called before that, when they are quiet.
 ///
 /// # Errors
-/// No connection, a survivor that does not answer or end, an interrupt, or what `aftermath` returns.
+/// No connection, a survivor that does not answer or end, an interrupt, or what `aftermath`
+/// returns.
 pub fn crash_under_load(
     cluster: &mut Cluster,
     plan: &CrashPlan,

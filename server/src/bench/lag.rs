@@ -3,11 +3,10 @@
 //! **Owns**: the probes, idle and under load.
 //! **Does not own**: the load (`load`).
 //!
-//! A probe writes one key at home, and from the answer on reads that key at the copy, locally, until
-//! the value is there. That time is also what a sudden loss of the home costs an asynchronous
+//! A probe writes one key at home, and from the answer on reads that key at the copy, locally,
+//! until the value is there. That time is also what a sudden loss of the home costs an asynchronous
 //! keyspace.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,11 +20,9 @@ use super::load::{LoadPlan, Shape, run_load};
 use super::options::BenchOptions;
 use super::pace::Pace;
 use super::recorder::{Latencies, Summary, ms};
-use super::report::{Header, Report};
-use crate::rig::{
-    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, Keys, KeyspacePlan, Scratch, Stop,
-    Table, thousands,
-};
+use super::report::Report;
+use super::stage::{KEYSPACE, Stage};
+use crate::rig::{Cluster, Console, Door, ExitOutcome, Stop, Table, thousands};
 
 /// Probes of each row.
 const PROBES: usize = 100;
@@ -50,8 +47,6 @@ const OUTSTANDING: usize = 4096;
 /// What lag may add to the one-way delay (p50).
 const LAG_EXTRA_MS: f64 = 2.0;
 
-const KEYSPACE: &str = "bench-async";
-
 #[derive(Serialize)]
 struct LagRow<'a> {
     load_per_s: f64,
@@ -65,31 +60,18 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let scratch = Scratch::make(options.dir.as_deref())?;
-    let mut header = Header::measure(scratch.path(), options)?;
-    let home = options.home().to_owned();
-    let keyspace = KeyspacePlan {
-        name: KEYSPACE.to_owned(),
-        ack: "async".to_owned(),
-        home: HomePlan::Pinned(home.clone()),
-    };
-    let plan = ClusterPlan {
-        rtts: options.rtts()?,
-        keyspaces: vec![keyspace],
-        dir: scratch.sub("regions")?,
-    };
-    let cluster = Cluster::start(&plan, stop)?;
-    header.rtts = cluster.measured_rtts().to_vec();
-    let mut report = Report::new(options, header);
+    let stage = Stage::set(options, stop)?;
+    let (home, rtts) = (options.home(), stage.cluster.rtts());
+    let mut report = Report::new(options, stage.header.clone());
     let headings = [
         "writes/s", "achieved", "copy", "one way", "p50 ms", "p90 ms", "p99 ms", "max",
     ];
     let mut table = Table::new(&headings);
     for rate_per_s in [0.0, options.rate_per_s.unwrap_or(LOAD_PER_S)] {
-        for copy in plan.rtts.others(&home) {
+        for copy in rtts.others(home) {
             console.talk(&format!("probing {copy} under {rate_per_s:.0} writes/s"));
-            let (lag, achieved_per_s) = under_load(options, &cluster, copy, rate_per_s, stop)?;
-            let one_way_ms = ms(plan.rtts.between(&home, copy)) / 2.0;
+            let (lag, achieved_per_s) = under_load(options, &stage, copy, rate_per_s, stop)?;
+            let one_way_ms = ms(rtts.between(home, copy)) / 2.0;
             let (summary, load) = (lag.summary(), thousands(rate_per_s as u64));
             let cells = [
                 load.clone(),
@@ -123,33 +105,29 @@ pub(super) fn run(
 /// Probes one copy while writes go on at a rate; says which rate was reached.
 fn under_load(
     options: &BenchOptions,
-    cluster: &Cluster,
+    stage: &Stage,
     copy: &str,
     rate_per_s: f64,
     stop: &Stop,
 ) -> anyhow::Result<(Latencies, f64)> {
     if rate_per_s <= 0.0 {
-        return Ok((probe(options, cluster, copy, stop)?, 0.0));
+        return Ok((probe(options, &stage.cluster, copy, stop)?, 0.0));
     }
-    let keys = Arc::new(Keys::new(options.keys, options.value_bytes, options.seed));
     let shape = Shape::Stream {
         outstanding: OUTSTANDING,
     };
-    let endpoint = cluster.endpoint(options.home())?;
     let load = LoadPlan {
         pace: Pace::Open { rate_per_s },
         // Until the probes are done.
         duration: PROBE_MAX * 60,
-        seed: options.seed,
-        stop: stop.clone(),
-        ..LoadPlan::new(endpoint, KEYSPACE.to_owned(), keys, shape)
+        ..stage.load(options, shape, stop)?
     };
     thread::scope(|scope| {
         let loading = scope.spawn(|| run_load(&load, &mut |_| {}));
         let warm = stop.sleep(Duration::from_secs(1));
         let probed = warm
             .map_err(Into::into)
-            .and_then(|()| probe(options, cluster, copy, stop));
+            .and_then(|()| probe(options, &stage.cluster, copy, stop));
         load.halt.store(true, Ordering::Relaxed);
         let loaded = loading.join().expect("a load does not panic")?;
         Ok((probed?, loaded.rate()))

@@ -4,23 +4,18 @@
 //! **Does not own**: what a node bounds how (the node).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::checks::{Bound, Check, Kind};
 use super::load::{LoadPlan, Shape, run_load};
 use super::options::BenchOptions;
-use super::report::{Header, Report};
-use crate::rig::{
-    Cluster, ClusterPlan, Console, ExitOutcome, HomePlan, Keys, KeyspacePlan, Scratch, Stop, Table,
-    resident_kib, thousands,
-};
+use super::report::Report;
+use super::stage::{Stage, cut_off};
+use crate::rig::{Cluster, Console, ExitOutcome, Stop, Table, resident_kib, thousands};
 
 /// What a node may hold, in MiB.
 const RESIDENT_MIB_MAX: f64 = 512.0;
-
-const KEYSPACE: &str = "bench-async";
 
 #[derive(Serialize)]
 struct MemoryRow<'a> {
@@ -34,44 +29,22 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let scratch = Scratch::make(options.dir.as_deref())?;
-    let mut header = Header::measure(scratch.path(), options)?;
-    let home = options.home();
-    let plan = ClusterPlan {
-        rtts: options.rtts()?,
-        keyspaces: vec![KeyspacePlan {
-            name: KEYSPACE.to_owned(),
-            ack: "async".to_owned(),
-            home: HomePlan::Pinned(home.to_owned()),
-        }],
-        dir: scratch.sub("regions")?,
-    };
-    let away = options.regions.last().filter(|last| *last != home);
-    let away = away.ok_or_else(|| anyhow::anyhow!("memory needs two regions"))?;
-    let cluster = Cluster::start(&plan, stop)?;
-    header.rtts = cluster.measured_rtts().to_vec();
+    let stage = Stage::set(options, stop)?;
+    let (home, away, cluster) = (options.home(), cut_off(options)?, &stage.cluster);
     cluster.wan().isolate(away)?;
     console.talk(&format!(
         "{away} is cut off; full load for {:.0?}",
         options.duration
     ));
-    let keys = Arc::new(Keys::new(options.keys, options.value_bytes, options.seed));
     let outstanding = options.outstanding.iter().copied().max().unwrap_or(1);
     let load = LoadPlan {
         pace: options.pace(),
         duration: options.duration,
-        seed: options.seed,
-        stop: stop.clone(),
-        ..LoadPlan::new(
-            cluster.endpoint(home)?,
-            KEYSPACE.to_owned(),
-            keys,
-            Shape::Stream { outstanding },
-        )
+        ..stage.load(options, Shape::Stream { outstanding }, stop)?
     };
     let mut resident: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     let result = run_load(&load, &mut |second| {
-        sample(&cluster, &mut resident);
+        sample(cluster, &mut resident);
         let (seconds, rate) = (second.since_start.as_secs(), thousands(second.acked));
         let most = resident.get(home).map_or(0, |(most, _)| most >> 10);
         console.progress(&format!(
@@ -80,7 +53,7 @@ pub(super) fn run(
     })?;
     console.progress_ended();
     stop.check()?;
-    let mut report = Report::new(options, header);
+    let mut report = Report::new(options, stage.header.clone());
     let mut table = Table::new(&["region", "most MiB", "at the end MiB"]);
     for (region, (most, last)) in &resident {
         let cells = [

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! command -> acks throughput pipelined embedded lag catch_up memory reopen   what is measured
+//!              |- stage                                                on what
 //!              |- series -> load -> unary | stream, pace                how
 //!              |- crash -> load + rig's ledger                          what a loss costs
 //!              `- checks, report -> page -> chart; hgrm                 what comes of it
@@ -33,6 +34,7 @@ mod recorder;
 mod reopen;
 mod report;
 mod series;
+mod stage;
 mod stream;
 mod throughput;
 mod unary;

@@ -17,7 +17,7 @@ use super::hgrm::hgrm;
 use super::options::BenchOptions;
 use super::page::page;
 use super::recorder::{Latencies, Summary};
-use crate::rig::{Console, ExitOutcome, KEY_BYTES, Machine, MeasuredRtt, Table};
+use crate::rig::{Console, ExitOutcome, KEY_BYTES, Machine, MeasuredRtt, Table, load_average};
 
 /// The form of result.json. A reader that knows the number knows every field; a changed meaning or
 /// a removed field gets the next one.
@@ -33,6 +33,8 @@ pub(super) struct Header {
     pub revision: String,
     /// The machine.
     pub machine: Machine,
+    /// Processes that wanted to run on average in the minute before: others' load, if above 0.
+    pub load_average: f64,
     /// One write and its `fdatasync`, as measured just before.
     pub fsync: Summary,
     /// Round trips as measured; empty without regions.
@@ -60,6 +62,7 @@ impl Header {
         Ok(Self {
             revision,
             machine: Machine::read(),
+            load_average: load_average(),
             fsync: disk.commit,
             rtts: Vec::new(),
             seed: options.seed,
@@ -73,6 +76,7 @@ impl Header {
         let Self {
             revision,
             machine,
+            load_average,
             fsync,
             rtts,
             seed,
@@ -80,6 +84,7 @@ impl Header {
         } = self;
         let mut text = format!(
             "domicile bench {bench}, version {revision}, seed {seed}\n{}\n\
+             load average {load_average:.2} before the start, \
              fsync p50 {:.2} ms, p99 {:.2} ms as measured",
             machine.summary(),
             fsync.p50_ms,

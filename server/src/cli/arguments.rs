@@ -76,7 +76,7 @@ mod tests {
             "domicile keyspace list",
             "domicile keyspace describe users -o json",
             "domicile status --keyspaces -o jsonl",
-            "domicile verify --data somewhere",
+            "domicile verify somewhere",
             "domicile config init",
             "domicile config check domicile.toml",
             "domicile config show --config domicile.toml",

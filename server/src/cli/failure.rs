@@ -55,7 +55,8 @@ pub(crate) fn say(error: &anyhow::Error) {
 }
 
 fn told(error: &anyhow::Error) -> String {
-    // Each cause repeats the ones below it or says something new: print what is new.
+    // A cause repeats the ones below it or says something new: print what is new. Below an error of
+    // the client lies the transport's, which the client has put into words already.
     let mut text = String::new();
     for cause in error.chain() {
         let words = cause.to_string();
@@ -65,6 +66,9 @@ fn told(error: &anyhow::Error) -> String {
             } else {
                 format!("{text}: {words}")
             };
+        }
+        if cause.is::<ClientError>() {
+            break;
         }
     }
     let client = find::<ClientError>(error);
@@ -151,5 +155,13 @@ mod tests {
             told,
             "put alice: version mismatch (VERSION_MISMATCH, current=0.1.9.7)"
         );
+    }
+
+    #[test]
+    fn what_lies_below_the_client_is_not_told_twice() {
+        let refused = domicile_client::Client::new("nowhere").unwrap_err();
+        let told = told(&anyhow::Error::new(refused).context("status"));
+        assert_eq!(told.matches("nowhere").count(), 1, "{told}");
+        assert!(told.starts_with("status: invalid endpoint") && told.contains("INVALID_ARGUMENT"));
     }
 }

@@ -17,12 +17,7 @@ use super::output::{Layout, Output, OutputFlags, say};
 #[derive(Debug, Args)]
 pub(crate) struct VerifyCommand {
     /// The data directory.
-    #[arg(
-        long,
-        env = "DOMICILE_DATA",
-        default_value = "domicile-data",
-        value_name = "DIR"
-    )]
+    #[arg(env = "DOMICILE_DATA", value_name = "DIR")]
     data: PathBuf,
     #[command(flatten)]
     output: OutputFlags,

@@ -60,7 +60,8 @@ pub(super) fn conclude(
         .flat_map(|each| checks_of(each, distances))
         .collect();
     console.tell(&format!(
-        "\nWhat an acknowledgement costs, and what it was worth when {lost_region} was lost\n{table}\n"
+        "\nWhat an acknowledgement costs, and what it was worth when {lost_region} was lost\n\
+         {table}\n"
     ));
     for each in figures {
         console.tell(&words(each, lost_region));

@@ -1,7 +1,7 @@
 //! The client's own list of acknowledged writes, and what is left of them after a loss.
 //!
 //! **Owns**: the list, the comparison, the count of what is lost in writes, bytes and time.
-//! **Does not own**: asking the survivors (`survivors`). No figure here comes from a server's counter.
+//! **Does not own**: asking the survivors (`survivors`). No figure here is a server's counter.
 //!
 //! A write is held if the key has its value, or that of a later write to the same key: then it was
 //! overwritten, not lost. Which of two writes to a key is later, their receipts say.
@@ -75,8 +75,8 @@ pub struct Comparison {
 
 /// Compares the list with the survivors'.
 ///
-/// `crashed_at` is on the clock of [`Ack::at`]; an acknowledgement that was read from a socket after
-/// the crash has age zero.
+/// `crashed_at` is on the clock of [`Ack::at`]; an acknowledgement that was read from a socket
+/// after the crash has age zero.
 #[must_use]
 pub fn compare(
     acks: &[Ack],

@@ -58,6 +58,15 @@ pub fn resident_kib(pid: u32) -> Option<u64> {
     text.split(' ').next()?.parse().ok()
 }
 
+/// Processes that wanted to run, on average over the last minute; 0 if unknown. Before a
+/// measurement it is the load of others.
+#[must_use]
+pub fn load_average() -> f64 {
+    let text = read("/proc/loadavg");
+    let first = text.split(' ').next().and_then(|word| word.parse().ok());
+    first.unwrap_or(0.0)
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }

@@ -79,7 +79,7 @@ impl Process {
     /// Kills it without warning and does not wait: it executes nothing from here on.
     pub fn signal_kill(&self) {
         if let Some(pid) = self.raw_pid() {
-            // Fails only for a child that is gone already; it is not reaped, so no other has its id.
+            // Fails only for a child that is gone; it is not reaped, so no other has its id.
             let _ = kill_process(pid, Signal::KILL);
         }
     }

@@ -4,8 +4,8 @@
 //! **Does not own**: the comparison with what was acknowledged (`ledger`).
 //!
 //! There are two answers, because a copy does not show a write before it knows that the write met
-//! its level: what a survivor *holds* is in its journal, and a successor of the lost home would have
-//! it; what it *shows* a reader now may end one message of the lost home earlier.
+//! its level: what a survivor *holds* is in its journal, and a successor of the lost home would
+//! have it; what it *shows* a reader now may end one message of the lost home earlier.
 
 use std::collections::BTreeMap;
 use std::path::Path;
