@@ -6,7 +6,7 @@
 //! - `cli`: the command line
 //! - [`wan`]: a wide-area network in user space
 //! - [`rig`]: what demo and bench share: processes, the console, tables
-//! - [`bench`]: latency of the acknowledgement levels, measured
+//! - [`bench`](mod@bench): latency of the acknowledgement levels, measured
 //! - [`demo`]: three regions on one machine
 //!
 //! This crate never decides what a write means or when it is acknowledged (the node does).

@@ -16,6 +16,7 @@ use domicile_proto::{
     Segment, Seq, record::RecordBody,
 };
 use domicile_storage::{CommitSink, Committed, Store, StoreError};
+use tokio::sync::Notify;
 
 use super::outbox::{Outbox, ReplyTo, Waiter};
 use super::signals::{HeldMark, ShipSignal, SourceSignal};
@@ -51,6 +52,8 @@ pub(crate) struct Driver {
     pub(crate) timers: Timers,
     pub(crate) ship_signals: BTreeMap<RegionId, Arc<ShipSignal>>,
     pub(crate) source_signals: BTreeMap<RegionId, Arc<SourceSignal>>,
+    /// Told whenever the store may have room again: after a commit and after a flush.
+    pub(crate) room: Notify,
     slots: HashMap<PartitionId, Arc<Slot>>,
     closing: AtomicBool,
 }
@@ -69,6 +72,7 @@ impl Driver {
             timers: Timers::default(),
             ship_signals: ship.collect(),
             source_signals: source.collect(),
+            room: Notify::new(),
             slots: HashMap::new(),
             closing: AtomicBool::new(false),
         }
@@ -105,6 +109,19 @@ impl Driver {
     /// Whether the store can take a write now; if not, the caller waits and asks again.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         !self.store.is_stalled() && self.store.has_room(bytes as u64)
+    }
+
+    /// Waits until the store can take a write. Whoever waits is woken by commits and flushes, not
+    /// by a timer of its own: thousands of waiting writes must not take the CPU that they wait for.
+    pub(crate) async fn wait_room(&self, bytes: usize) {
+        loop {
+            let mut freed = std::pin::pin!(self.room.notified());
+            freed.as_mut().enable();
+            if self.has_room(bytes) {
+                return;
+            }
+            freed.await;
+        }
     }
 
     /// Hands a write to its home's core. The answer goes to `reply`, at once or later.
@@ -398,6 +415,7 @@ impl CommitSink for Driver {
             self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
         }
         self.deliver(outbox);
+        self.room.notify_waiters();
     }
 
     fn failed(&self, error: &StoreError) {
@@ -410,6 +428,7 @@ impl CommitSink for Driver {
             drop(state);
             self.deliver(outbox);
         }
+        self.room.notify_waiters();
     }
 }
 

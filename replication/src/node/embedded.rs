@@ -144,8 +144,21 @@ impl Node {
         async move { core.write(call).await }
     }
 
+    /// Resolves when the store can take a write: at once unless the disk or the engine is behind.
+    pub fn room(&self) -> impl Future<Output = ()> + Send + 'static {
+        let driver = Arc::clone(&self.core().driver);
+        async move { driver.wait_room(0).await }
+    }
+
+    /// Whether the store can take a write now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.core().driver.has_room(0)
+    }
+
     /// Submits a write at once; its result arrives on `results` with its tag. The caller bounds how
-    /// many are outstanding. Must be called within a tokio runtime.
+    /// many are outstanding, and asks [`Node::has_room`] before: without room the write waits in a
+    /// task of its own, where a later one may overtake it. Must be called within a tokio runtime.
     pub fn write_tagged(
         &self,
         call: WriteCall,

@@ -224,6 +224,7 @@ fn run_flusher(core: &NodeCore) {
                 tracing::error!(%error, "flushing cells into the engine failed; it is tried again");
                 std::thread::sleep(FLUSH_IDLE / 10);
             }
+            core.driver.room.notify_waiters();
             last = Instant::now();
         } else {
             std::thread::sleep(FLUSH_POLL);

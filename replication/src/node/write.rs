@@ -17,9 +17,8 @@ use crate::driver::{PreparedWrite, ReplyTo, Slot};
 use crate::error::Error;
 use crate::receipt::Receipt;
 
-/// How often a write that found no room asks again. It only waits while the disk or the engine is
-/// behind, for milliseconds; twice as long would idle the disk.
-const ROOM_POLL: Duration = Duration::from_millis(1);
+/// When a caller that found no room does well to come back: about the time of a flush.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A checked write and where it belongs.
 pub(super) struct Checked {
@@ -126,13 +125,13 @@ impl NodeCore {
         timeout: Duration,
     ) -> Result<Receipt, Error> {
         let bytes = write.body.bytes().len();
-        while !self.driver.has_room(bytes) {
-            if self.clock.now() >= write.deadline {
+        if !self.driver.has_room(bytes) {
+            let waited = tokio::time::timeout(timeout, self.driver.wait_room(bytes)).await;
+            if waited.is_err() {
                 let waited_ms = timeout.as_millis();
                 let message = format!("no room in the store within {waited_ms} ms");
-                return Err(Error::new(Reason::Overloaded, message).retry_in(ROOM_POLL));
+                return Err(Error::new(Reason::Overloaded, message).retry_in(RETRY_AFTER));
             }
-            tokio::time::sleep(ROOM_POLL).await;
         }
         let request_id = write.request_id;
         let (reply, answer) = oneshot::channel();

@@ -4,7 +4,6 @@
 //! **Does not own**: accepting or refusing by epoch and sequence (the core).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{Input, RejectCause};
@@ -20,10 +19,6 @@ use crate::driver::{Slot, SourceSignal};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
 use crate::peers::{mark_message, partition_of_bytes, read_epoch};
-
-/// How often a receiver that has no room asks again; meanwhile it reads nothing, and the sender's
-/// window fills.
-const ROOM_POLL: Duration = Duration::from_millis(1);
 
 /// Largest frame of segments accepted, uncompressed.
 const FRAME_BYTES_MAX: usize = 12 << 20;
@@ -157,9 +152,8 @@ impl Receiver {
     async fn take_segments(&self, source: &RegionSpec, frame: v1::Segments) -> Result<(), Status> {
         let corrupt = |error: domicile_proto::WireError| Status::data_loss(error.to_string());
         let mut bytes: Bytes = plain_bytes(frame, FRAME_BYTES_MAX).map_err(corrupt)?;
-        while !self.node.driver.has_room(bytes.len()) {
-            tokio::time::sleep(ROOM_POLL).await;
-        }
+        // Meanwhile nothing is read, and the sender's window fills.
+        self.node.driver.wait_room(bytes.len()).await;
         while !bytes.is_empty() {
             let segment = Segment::decode_front(&mut bytes).map_err(corrupt)?;
             segment.records().map_err(corrupt)?;

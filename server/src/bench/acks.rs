@@ -292,11 +292,19 @@ fn add_rows(
         report.curve(series.label.clone(), &series.latencies);
     }
     report.table("Ack levels", table);
+    add_notes(report, crashes);
+}
+
+fn add_notes(report: &mut Report, crashes: &[(&'static str, CrashReport)]) {
     report.note(
         "RTO: homes are static in this version, nobody takes over from a lost one. Lost: writes \
          in the client's own list that no surviving region holds after SIGKILL of the home and \
          the cut of its links at one instant; ms is how long the oldest of them had been \
          acknowledged.",
+    );
+    report.note(
+        "All regions share this machine's disk and processors: what the copies write and sync \
+         competes with the home, which it would not at a distance.",
     );
     for (level, crash) in crashes {
         report.note(crash_note(level, crash));

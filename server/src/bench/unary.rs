@@ -69,7 +69,12 @@ async fn one_client(running: &Rc<Running<'_>>, mut client: KvClient<Channel>, mu
 pub(super) fn reason_of(status: &Status) -> String {
     match status.get_details_error_info() {
         Some(info) => info.reason,
-        None if status.code() == Code::Unavailable => "CONNECTION".to_owned(),
-        None => format!("{:?}", status.code()),
+        // What the transport makes of a connection that breaks, by the moment it does.
+        None => match status.code() {
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+                "CONNECTION".to_owned()
+            }
+            code => format!("{code:?}"),
+        },
     }
 }

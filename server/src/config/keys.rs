@@ -77,7 +77,7 @@ pub const KEYS: &[Key] = &[
     key(
         "node.overlay_bytes_max",
         "bytes",
-        "67108864",
+        "134217728",
         "cells not in the engine yet; bounds replay",
     ),
     key(

@@ -17,7 +17,7 @@ listen_client = "127.0.0.1:7400"
 # listen_peer = "127.0.0.1:7401"  # where other regions dial in; unused with one region
 # engine = "sled"                 # or "memory": rebuilt from the journal at every start
 # engine_cache_bytes = 67108864
-# overlay_bytes_max = 67108864
+# overlay_bytes_max = 134217728
 # journal_file_bytes = 67108864
 
 # [limits]

@@ -41,7 +41,7 @@ const DRAINED_MAX: usize = 1024;
 const READ_MAX: usize = 256;
 
 type Tagged = (u64, Result<Receipt, Error>);
-type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a stream's results are polled from.
 pub(crate) struct WriteStream {
@@ -55,7 +55,9 @@ pub(crate) struct WriteStream {
     /// Bounded by what one poll drains and reads.
     ready: VecDeque<v1::WriteResult>,
     outstanding: Outstanding,
-    closing: Closing,
+    /// While the store has none, nothing is read: writes keep the order they were sent in.
+    room: Option<Waiting>,
+    closing: Waiting,
 }
 
 /// Whether more requests may come.
@@ -88,6 +90,7 @@ impl WriteStream {
             drained: Vec::new(),
             ready: VecDeque::new(),
             outstanding: Outstanding::new(budget),
+            room: None,
             closing,
         }
     }
@@ -117,7 +120,8 @@ impl WriteStream {
     /// Reads requests and submits them, until there is nothing to read for now.
     fn read_requests(&mut self, context: &mut Context<'_>) {
         for _ in 0..READ_MAX {
-            if !matches!(self.reading, Reading::Open) || !self.outstanding.has_room() {
+            let reads = matches!(self.reading, Reading::Open) && self.outstanding.has_room();
+            if !reads || !self.store_has_room(context) {
                 return;
             }
             match Pin::new(&mut self.requests).poll_next(context) {
@@ -129,6 +133,24 @@ impl WriteStream {
         }
         // There may be more to read: come back after the results.
         context.waker().wake_by_ref();
+    }
+
+    /// Whether the store can take a write; if not, this task is woken when it can.
+    fn store_has_room(&mut self, context: &mut Context<'_>) -> bool {
+        if self.room.is_none() {
+            if self.node.has_room() {
+                return true;
+            }
+            self.room = Some(Box::pin(self.node.room()));
+        }
+        let waits = self
+            .room
+            .as_mut()
+            .is_some_and(|room| room.as_mut().poll(context).is_pending());
+        if !waits {
+            self.room = None;
+        }
+        !waits
     }
 
     fn submit(&mut self, message: v1::WriteRequest) {

@@ -13,8 +13,15 @@ pub const KEY_BYTES: usize = 16;
 /// Bytes of a value unless asked otherwise, as above.
 pub const VALUE_BYTES_DEFAULT: usize = 128;
 
-/// Bytes at the front of a value that say which write it is: number and key.
-const STAMP_BYTES: usize = 12;
+/// Digits of a write's number at the front of its value: all that a `u64` may need.
+const NUMBER_DIGITS: usize = 16;
+
+/// Digits of the key's number after it.
+const INDEX_DIGITS: usize = 8;
+
+/// Bytes at the front of a value that say which write it is: number and key in hexadecimal, each
+/// with a dash behind it, so that people can read them, too.
+const STAMP_BYTES: usize = NUMBER_DIGITS + 1 + INDEX_DIGITS + 1;
 
 /// The keys of a load, made once.
 #[derive(Debug)]
@@ -65,8 +72,8 @@ impl Keys {
     #[must_use]
     pub fn value(&self, index: u32, number: u64) -> Bytes {
         let mut value = BytesMut::with_capacity(STAMP_BYTES + self.filler.len());
-        value.put_u64_le(number);
-        value.put_u32_le(index);
+        put_hexadecimal(&mut value, number, NUMBER_DIGITS);
+        put_hexadecimal(&mut value, index.into(), INDEX_DIGITS);
         value.put_slice(&self.filler);
         value.freeze()
     }
@@ -88,11 +95,24 @@ impl Keys {
     /// The number of the write that a value is from, if it is the value of a write to `index`.
     #[must_use]
     pub fn number_of(&self, index: u32, value: &[u8]) -> Option<u64> {
-        let (number, rest) = value.split_first_chunk::<8>()?;
-        let (stamped, filler) = rest.split_first_chunk::<4>()?;
-        let fits = u32::from_le_bytes(*stamped) == index && filler == self.filler;
-        fits.then(|| u64::from_le_bytes(*number))
+        let (stamp, filler) = value.split_at_checked(STAMP_BYTES)?;
+        let (number, stamped) = stamp.split_at_checked(NUMBER_DIGITS)?;
+        let number = hexadecimal(number)?;
+        let stamped = hexadecimal(stamped.strip_prefix(b"-")?.strip_suffix(b"-")?)?;
+        (stamped == u64::from(index) && filler == self.filler).then_some(number)
     }
+}
+
+fn put_hexadecimal(buffer: &mut BytesMut, number: u64, digits: usize) {
+    for place in (0..digits).rev() {
+        let digit = (number >> (4 * place)) & 0xf;
+        buffer.put_u8(b"0123456789abcdef"[digit as usize]);
+    }
+    buffer.put_u8(b'-');
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
@@ -109,6 +129,7 @@ mod tests {
             assert_eq!(keys.number_of(index, &value), Some(1 << 40));
             assert_eq!(keys.number_of(index + 1, &value), None);
             assert_eq!(keys.number_of(index, &value[1..]), None);
+            assert!(value.starts_with(b"0000010000000000-000"), "{value:?}");
         }
         assert_eq!(keys.write_bytes(), 144);
         for other in [&b"key-000000001000"[..], b"key-7", b"", b"kez-000000000007"] {
