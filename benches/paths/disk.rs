@@ -86,7 +86,7 @@ fn cells(criterion: &mut Criterion, directory: &std::path::Path) {
         bencher.iter(|| {
             let (bucket, seq) = bench.submit();
             bench.store.cells(partition(bucket)).advance(seq);
-            if bench.number % 1024 == 0 {
+            if bench.number.is_multiple_of(1024) {
                 bench.store.commit_once().expect("the disk works");
                 if bench.store.needs_flush() {
                     bench.store.flush_once().expect("the memory engine works");

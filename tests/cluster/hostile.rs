@@ -145,6 +145,9 @@ impl Impostor {
     }
 }
 
+/// What is done to the bytes of a good segment.
+type Damage = Box<dyn Fn(Vec<u8>) -> Vec<u8>>;
+
 async fn cluster_without_eu() -> Cluster {
     let mut cluster = Cluster::start(Duration::from_millis(2), keyspaces()).await;
     cluster.close("eu").await;
@@ -220,7 +223,7 @@ async fn gaps_duplicates_stale_epochs_and_foreign_chains_are_refused() {
 async fn damaged_bytes_end_the_stream_and_nothing_is_taken() {
     let cluster = cluster_without_eu().await;
     let good = |peer: &Impostor| segment(peer.partition, epoch(2), 1, 1, ChainHash::START);
-    let mut damages: Vec<Box<dyn Fn(Vec<u8>) -> Vec<u8>>> = Vec::new();
+    let mut damages: Vec<Damage> = Vec::new();
     damages.push(Box::new(|mut bytes| {
         bytes[100] ^= 1;
         bytes

@@ -1,4 +1,10 @@
-//! Real processes that are killed: every acknowledged write must be there afterwards.
+//! Real processes: killed, and fed from files. Every acknowledged write must be there afterwards.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what cannot go on fails where it stands"
+)]
+
+mod import;
 mod kill;
 mod process;

@@ -90,7 +90,7 @@ fn promise(keyspace: &Keyspace) -> String {
         }
         _ => "",
     };
-    format!("{rpo}{degraded}; RTO: until an operator moves the home")
+    format!("{rpo}{degraded}; RTO: until the home returns (homes are static)")
 }
 
 #[cfg(test)]

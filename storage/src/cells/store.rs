@@ -36,8 +36,8 @@ pub struct CellOptions {
 
 impl Default for CellOptions {
     /// 128 MiB: a hot set of 100,000 keys (37 MiB) fits twice, so that a flush of it never makes
-    /// writers pause. And a million records: one to two seconds of replay. At 80,000 writes a second over
-    /// 100,000 keys that is a flush each 12 s, which takes sled about 1.5 s of one core.
+    /// writers pause. And a million records: one to two seconds of replay. At 80,000 writes a
+    /// second over 100,000 keys that is a flush each 12 s, which takes sled about 1.5 s of a core.
     fn default() -> Self {
         Self {
             overlay_bytes_max: 128 << 20,
