@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use domicile::{AckLevel, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId, RegionSpec};
@@ -51,9 +52,12 @@ pub(crate) struct Cluster {
     pub(crate) data: TempDir,
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago, on a loopback address of its own: on 127.0.0.1 another
+/// test's outgoing connection could take the port before it is bound.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let host = Ipv4Addr::new(127, 77, 7, NEXT.fetch_add(1, Ordering::Relaxed));
+    let listener = TcpListener::bind((host, 0)).unwrap();
     listener.local_addr().unwrap()
 }
 

@@ -4,6 +4,7 @@
 //! **Does not own**: the streams (shipping).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domicile_core::Moment;
@@ -62,6 +63,8 @@ pub(crate) struct StreamState {
 #[derive(Debug, Default)]
 pub(crate) struct SourceSignal {
     pub(crate) notify: Notify,
+    /// Raised by every new stream: an older one must neither take acks nor speak for the link.
+    generation: AtomicU64,
     acks: Mutex<BTreeMap<PartitionId, HeldMark>>,
     stream: Mutex<StreamState>,
 }
@@ -70,6 +73,18 @@ impl SourceSignal {
     pub(crate) fn ack(&self, partition: PartitionId, mark: HeldMark) {
         lock(&self.acks).insert(partition, mark);
         self.notify.notify_one();
+    }
+
+    /// A new stream begins; its number.
+    pub(crate) fn begin_stream(&self) -> u64 {
+        let number = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.notify.notify_waiters();
+        number
+    }
+
+    /// Whether no newer stream has begun.
+    pub(crate) fn is_current(&self, number: u64) -> bool {
+        self.generation.load(Ordering::Acquire) == number
     }
 
     pub(crate) fn take_acks(&self) -> BTreeMap<PartitionId, HeldMark> {

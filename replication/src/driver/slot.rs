@@ -3,7 +3,7 @@
 //! **Owns**: the lock under which the core steps and records enter the commit queue in order.
 //! **Does not own**: carrying out effects (`work`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -42,6 +42,12 @@ pub(super) struct SlotState {
     pub(super) effects: Vec<Effect>,
     pub(super) armed: Option<Moment>,
     pub(super) alarm: Option<String>,
+    /// The store refused what the core took: nothing that is not durable counts any more.
+    pub(super) failed: bool,
+    /// The last segment was refused: beats say nothing about this partition until one is taken.
+    pub(super) stalled: bool,
+    /// Acks that came before our own disk was known to have answered: (epoch, mark) a region.
+    pub(super) early_acks: BTreeMap<RegionId, (Epoch, HeldMark)>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
     next_ticket: u64,
     fresh_hlc: Hlc,
@@ -56,9 +62,14 @@ impl SlotState {
 
     pub(super) fn held(&self) -> HeldMark {
         let core = &self.core;
+        let received_upto = if self.failed {
+            core.durable_upto()
+        } else {
+            core.appended_upto()
+        };
         HeldMark {
             epoch: core.epoch(),
-            received_upto: core.appended_upto(),
+            received_upto,
             durable_upto: core.durable_upto(),
             chain: core.chain(),
         }
@@ -81,7 +92,7 @@ impl SlotState {
             self.fresh_hlc = self.fresh_hlc.max(*hlc);
             self.arrivals.pop_front();
         }
-        if applied_upto >= self.core.appended_upto() {
+        if applied_upto >= self.core.appended_upto() && !self.stalled && !self.failed {
             self.fresh_at = self.fresh_at.max(stream.caught_up_at);
         }
     }
@@ -101,6 +112,9 @@ impl Slot {
             effects: Vec::new(),
             armed: None,
             alarm: None,
+            failed: false,
+            stalled: false,
+            early_acks: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
             fresh_hlc: Hlc::ZERO,
@@ -128,8 +142,11 @@ impl Slot {
         if self.reads_open.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.lock().core.read_gate(now)?;
+        // Under the lock, so that a failure that closes reads is not overwritten.
+        let state = self.lock();
+        state.core.read_gate(now)?;
         self.reads_open.store(true, Ordering::Release);
+        drop(state);
         Ok(())
     }
 
@@ -178,6 +195,15 @@ impl Slot {
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => Duration::MAX,
         }
+    }
+
+    /// How far a copy may show the partition, at its home.
+    pub(crate) fn watermark(&self) -> Option<(Epoch, Seq)> {
+        let state = self.lock();
+        state
+            .core
+            .epoch()
+            .map(|epoch| (epoch, state.core.visible_upto()))
     }
 
     /// Whether callers wait for their writes.

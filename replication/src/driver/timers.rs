@@ -37,14 +37,14 @@ impl Timers {
     }
 
     /// Takes everything due.
-    pub(crate) fn due(&self, now: Moment) -> Vec<PartitionId> {
+    pub(crate) fn due(&self, now: Moment) -> Vec<(Moment, PartitionId)> {
         let mut queue = lock(&self.queue);
         let mut due = Vec::new();
         while let Some(Reverse((at, partition))) = queue.peek() {
             if *at > now {
                 break;
             }
-            due.push(*partition);
+            due.push((*at, *partition));
             queue.pop();
         }
         due

@@ -190,8 +190,13 @@ impl Driver {
             Cargo::Segment(segment),
             &mut outbox,
         );
-        if rejected.is_none() {
-            state.arrived(header.last_seq(), hlc);
+        match &rejected {
+            None => {
+                state.stalled = false;
+                state.arrived(header.last_seq(), hlc);
+            }
+            Some(RejectCause::Duplicate { .. }) => {}
+            Some(_) => state.stalled = true,
         }
         drop(state);
         self.deliver(outbox);
@@ -209,20 +214,48 @@ impl Driver {
 
     /// A copy said what it holds.
     pub(crate) fn ack(&self, slot: &Slot, region: RegionId, epoch: Epoch, mark: HeldMark) {
+        let mut outbox = Outbox::default();
+        let mut state = slot.lock();
+        // The shipper reads what is durable a moment before this partition is told; a near copy can
+        // answer within it. The core believes no ack beyond its own disk, so it is said again then.
+        if mark.received_upto > state.core.durable_upto() {
+            state.early_acks.insert(region, (epoch, mark));
+        }
         let HeldMark {
             received_upto,
             durable_upto,
             ..
         } = mark;
-        self.input(
-            slot,
-            Input::Ack {
+        let input = Input::Ack {
+            region,
+            epoch,
+            received_upto,
+            durable_upto,
+        };
+        self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
+        drop(state);
+        self.deliver(outbox);
+    }
+
+    fn repeat_early_acks(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
+        let durable = state.core.durable_upto();
+        for (region, (epoch, mark)) in std::mem::take(&mut state.early_acks) {
+            if mark.received_upto > durable {
+                state.early_acks.insert(region, (epoch, mark));
+            }
+            let HeldMark {
+                received_upto,
+                durable_upto,
+                ..
+            } = mark;
+            let input = Input::Ack {
                 region,
                 epoch,
                 received_upto,
                 durable_upto,
-            },
-        );
+            };
+            self.step(slot, state, input, Cargo::Nothing, outbox);
+        }
     }
 
     /// What became of a write, if its id is still remembered.
@@ -237,17 +270,34 @@ impl Driver {
 
     /// Ticks every partition whose time has come.
     pub(crate) fn tick(&self) {
-        for partition in self.timers.due(self.clock.now()) {
+        for (at, partition) in self.timers.due(self.clock.now()) {
             let Some(slot) = self.slot(partition) else {
                 continue;
             };
             let mut outbox = Outbox::default();
             let mut state = slot.lock();
+            if state.armed != Some(at) {
+                // An earlier entry has taken its place; were it honoured, entries would multiply.
+                continue;
+            }
             state.armed = None;
             self.step(slot, &mut state, Input::Tick, Cargo::Nothing, &mut outbox);
             drop(state);
             self.deliver(outbox);
         }
+    }
+
+    /// Answers everyone who still waits: the node ends, or its store has failed.
+    pub(crate) fn answer_all(&self, why: &str) {
+        for slot in self.slots() {
+            let mut outbox = Outbox::default();
+            let mut state = slot.lock();
+            state.alarm = Some(why.to_owned());
+            self.poison(slot, &mut state, &mut outbox);
+            drop(state);
+            self.deliver(outbox);
+        }
+        self.room.notify_waiters();
     }
 
     fn deliver(&self, mut outbox: Outbox) {
@@ -290,15 +340,10 @@ impl Driver {
                     head,
                     visible_upto,
                 } => {
-                    let head = RecordHead {
-                        hlc: self.clock.stamp(),
-                        ..head
-                    };
-                    let record = Record {
-                        head,
-                        body: RecordBody::mark(),
-                    };
-                    self.append(slot, state, seq, visible_upto, record);
+                    let hlc = self.clock.stamp();
+                    let head = RecordHead { hlc, ..head };
+                    let body = RecordBody::mark();
+                    self.append(slot, state, seq, visible_upto, Record { head, body });
                 }
                 Effect::Store => {
                     let Some(Cargo::Segment(segment)) = cargo.take() else {
@@ -306,12 +351,14 @@ impl Driver {
                     };
                     if let Err(error) = self.store.submit_segment(segment) {
                         state.alarm = Some(error.to_string());
+                        state.failed = true;
                         rejected = Some(RejectCause::Poisoned);
                     }
                 }
                 Effect::Reply { ticket, result } => reply(slot, state, ticket, result, outbox),
                 Effect::Reject { cause } => rejected = Some(cause),
                 Effect::Ship { .. } => outbox.ship = true,
+                Effect::Visible { .. } | Effect::SendAck { .. } if state.failed => {}
                 Effect::Visible { upto } => self.make_visible(slot, state, upto),
                 Effect::SendAck { .. } => {
                     if let Some(source) = self.source_signals.get(&slot.home) {
@@ -365,6 +412,7 @@ impl Driver {
 
     fn poison(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
         slot.close_reads();
+        state.failed = true;
         let mut effects = Vec::new();
         state
             .core
@@ -395,7 +443,9 @@ impl Driver {
             Event::DegradeBegan { .. } | Event::DegradeEnded { .. } => {
                 tracing::warn!(%partition, ?event, "acknowledgement level changed");
             }
-            Event::AckIgnored { .. } => tracing::debug!(%partition, ?event, "ack ignored"),
+            Event::AckIgnored { .. } | Event::AckClamped { .. } => {
+                tracing::debug!(%partition, ?event, "ack not taken as it is")
+            }
             _ => tracing::info!(%partition, ?event, "event"),
         }
     }
@@ -413,6 +463,9 @@ impl CommitSink for Driver {
                 upto: commit.last_seq,
             };
             self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
+            if !state.early_acks.is_empty() {
+                self.repeat_early_acks(slot, &mut state, &mut outbox);
+            }
         }
         self.deliver(outbox);
         self.room.notify_waiters();
@@ -420,15 +473,7 @@ impl CommitSink for Driver {
 
     fn failed(&self, error: &StoreError) {
         tracing::error!(%error, "the store has failed; no further write is acknowledged");
-        for slot in self.slots() {
-            let mut outbox = Outbox::default();
-            let mut state = slot.lock();
-            state.alarm = Some(error.to_string());
-            self.poison(slot, &mut state, &mut outbox);
-            drop(state);
-            self.deliver(outbox);
-        }
-        self.room.notify_waiters();
+        self.answer_all(&error.to_string());
     }
 }
 

@@ -240,7 +240,7 @@ async fn run_timers(core: Arc<NodeCore>) {
         let earlier = driver.timers.earlier.notified();
         let wait = driver.timers.next().map(|at| at.since(driver.clock.now()));
         tokio::select! {
-            () = &mut closed => return,
+            () = &mut closed => return driver.answer_all("the node is closed"),
             () = earlier => continue,
             () = tokio::time::sleep(wait.unwrap_or(Duration::from_secs(3600))) => driver.tick(),
         }

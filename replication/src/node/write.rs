@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::record::RecordBody;
-use domicile_proto::{Keyspace, PartitionId, Reason, RequestId};
+use domicile_proto::{Keyspace, PartitionId, Reason, Record, RequestId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
@@ -45,7 +45,11 @@ impl NodeCore {
     ) -> Option<Checked> {
         let submitted = self.check_write(call).and_then(|checked| {
             match self.route(checked.partition, checked.forwarding)? {
-                Route::Here(slot) if self.driver.has_room(checked.write.body.bytes().len()) => {
+                Route::Here(slot)
+                    if self
+                        .driver
+                        .has_room(Record::encoded_len(&checked.write.body)) =>
+                {
                     let reply = ReplyTo::Tagged(tag, results.clone());
                     self.driver.submit(&slot, checked.write, reply);
                     Ok(None)
@@ -124,7 +128,7 @@ impl NodeCore {
         write: PreparedWrite,
         timeout: Duration,
     ) -> Result<Receipt, Error> {
-        let bytes = write.body.bytes().len();
+        let bytes = Record::encoded_len(&write.body);
         if !self.driver.has_room(bytes) {
             let waited = tokio::time::timeout(timeout, self.driver.wait_room(bytes)).await;
             if waited.is_err() {
@@ -161,6 +165,7 @@ impl NodeCore {
         key: Bytes,
         request_id: RequestId,
     ) -> Result<Option<Receipt>, Error> {
+        self.check_residency(keyspace)?;
         let partition = one_partition(keyspace, std::iter::once(&key))?;
         match self.route(partition, Forwarding::Allowed)? {
             Route::Here(slot) => Ok(self.driver.outcome(&slot, request_id)),

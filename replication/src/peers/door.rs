@@ -47,6 +47,25 @@ impl PeerService {
             let message = format!("forwarded {} times, limit 1", request.hops);
             return Err(Error::new(Reason::WrongHome, message));
         }
+        let from = self
+            .node
+            .topology
+            .region_named(&request.from_region)
+            .map(|region| region.id);
+        let Some(from) = from else {
+            let message = format!("region {:?} is not a peer here", request.from_region);
+            return Err(Error::new(Reason::RegionNotFound, message));
+        };
+        if let Some(keyspace) = request
+            .request
+            .as_ref()
+            .and_then(|each| self.keyspace_asked(each))
+            && !keyspace.regions.contains(&from)
+        {
+            let (name, region) = (&keyspace.name, &request.from_region);
+            let message = format!("keyspace {name} may not be handled in region {region}");
+            return Err(Error::new(Reason::DataResidency, message));
+        }
         let missing = || Error::new(Reason::InvalidArgument, "an empty forward request");
         match request.request.ok_or_else(missing)? {
             forward_request::Request::Write(write) => {
@@ -74,6 +93,22 @@ impl PeerService {
                 })
             }
         }
+    }
+
+    /// The keyspace that a request is about, if there is such a one.
+    fn keyspace_asked(
+        &self,
+        request: &forward_request::Request,
+    ) -> Option<&Arc<domicile_proto::Keyspace>> {
+        let id = match request {
+            forward_request::Request::Write(write) => KeyspaceId::new(write.keyspace),
+            forward_request::Request::Get(get) => KeyspaceId::new(get.keyspace),
+            forward_request::Request::Outcome(outcome) => KeyspaceId::new(outcome.keyspace),
+            forward_request::Request::Scan(scan) => {
+                partition_of_bytes(&scan.partition).ok()?.keyspace
+            }
+        };
+        self.node.topology.keyspace(id)
     }
 
     fn keyspace(&self, id: u32) -> Result<Arc<domicile_proto::Keyspace>, Error> {

@@ -152,7 +152,8 @@ impl PeerLink {
         };
         let mut message = Request::new(message);
         message.set_timeout(timeout);
-        let answered = tokio::time::timeout(timeout + GRACE, client.forward(message)).await;
+        let answered =
+            tokio::time::timeout(timeout.saturating_add(GRACE), client.forward(message)).await;
         let response = match answered {
             Ok(Ok(response)) => response.into_inner().response,
             Ok(Err(status)) if never_sent(&status) => {

@@ -30,18 +30,19 @@ pub(super) struct Picked {
 }
 
 impl ShipCursor {
-    /// A cursor at the first segment that any of `next` lacks. `durable` tells how far each
-    /// partition's log reaches.
-    pub(super) fn new(
-        store: &Store,
-        next: BTreeMap<PartitionId, Seq>,
-        durable: impl Fn(PartitionId) -> Seq,
-    ) -> Self {
-        // The end first: what becomes durable after it lies behind it.
+    /// A cursor at the first segment that any of `next` lacks.
+    pub(super) fn new(store: &Store, next: BTreeMap<PartitionId, Seq>) -> Self {
+        // The end first: what becomes durable after it lies behind it. And the store's own tails: a
+        // core hears of a commit a moment after the end has moved, and would hide its records.
         let end = store.durable_end();
+        let last = |partition| {
+            store
+                .tail(partition)
+                .map_or(Seq::NONE, |tail| tail.last_seq)
+        };
         let lacking = next
             .iter()
-            .filter(|(partition, seq)| **seq <= durable(**partition));
+            .filter(|(partition, seq)| **seq <= last(**partition));
         let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(Place::START));
         let place = starts.min().unwrap_or(end).min(end);
         Self { place, next }

@@ -40,12 +40,16 @@ impl Receiver {
     pub(crate) async fn run(self, mut frames: Streaming<v1::ShipFrame>) {
         let ended = match self.greet(&mut frames).await {
             Ok((source, signal)) => {
+                let number = signal.begin_stream();
                 signal.update_stream(|stream| stream.receiving = true);
+                self.say_what_is_held(&source, &signal);
                 let ended = tokio::select! {
                     () = self.node.closed() => Err(Status::unavailable("the node is closing")),
-                    ended = self.serve(&mut frames, &source, &signal) => ended,
+                    ended = self.serve(&mut frames, &source, &signal, number) => ended,
                 };
-                signal.update_stream(|stream| stream.receiving = false);
+                if signal.is_current(number) {
+                    signal.update_stream(|stream| stream.receiving = false);
+                }
                 ended
             }
             Err(status) => Err(status),
@@ -116,8 +120,14 @@ impl Receiver {
         frames: &mut Streaming<v1::ShipFrame>,
         source: &RegionSpec,
         signal: &SourceSignal,
+        number: u64,
     ) -> Result<(), Status> {
         loop {
+            if !signal.is_current(number) {
+                // What woke this stream was meant for the newer one.
+                signal.notify.notify_one();
+                return Err(Status::aborted("replaced by a newer stream"));
+            }
             tokio::select! {
                 frame = frames.message() => match frame?.map(|frame| frame.frame) {
                     None => return Ok(()),
@@ -131,6 +141,21 @@ impl Receiver {
                     Some(_) => return Err(Status::invalid_argument("an unexpected frame")),
                 },
                 () = signal.notify.notified() => self.send_acks(signal).await?,
+            }
+        }
+    }
+
+    /// Acks that went to an older stream since the hello was made are said again.
+    fn say_what_is_held(&self, source: &RegionSpec, signal: &SourceSignal) {
+        for slot in self
+            .node
+            .driver
+            .slots()
+            .filter(|slot| slot.home == source.id)
+        {
+            let held = slot.held_mark();
+            if held.epoch.is_some() {
+                signal.ack(slot.partition, held);
             }
         }
     }

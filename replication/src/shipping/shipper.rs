@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domicile_core::Input;
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{NodeId, PartitionId, Seq};
+use domicile_proto::{AckLevel, NodeId, PartitionId, Seq};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -177,12 +177,16 @@ fn attach(
         );
         next.insert(*partition, mark.received_upto.next());
     }
-    let durable = |partition| {
-        slots
-            .get(&partition)
-            .map_or(Seq::NONE, |s| s.held_mark().durable_upto)
-    };
-    Ok(ShipCursor::new(&node.store, next, durable))
+    // A copy that restarted knows only the watermarks that segments carried; one that was on its
+    // way when the last stream broke is lost. So every stream begins with all of them.
+    for (partition, slot) in slots {
+        if let Some((epoch, visible_upto)) = slot.watermark()
+            && slot.keyspace.ack != AckLevel::Async
+        {
+            link.ship.watermark(*partition, epoch, visible_upto);
+        }
+    }
+    Ok(ShipCursor::new(&node.store, next))
 }
 
 async fn send_all(

@@ -16,6 +16,11 @@ use domicile_proto::{
 
 use crate::error::StoreError;
 
+/// Admission ends at the bound ([`CommitQueue::has_room`]); what has a sequence number by then is
+/// taken up to four times the bound, since refusing it would leave a hole in its log. The overshoot
+/// is what callers between the two checks hold; doubled, a node may hold twice as much.
+const SEQUENCED_FACTOR: u64 = 4;
+
 /// A segment of the next commit.
 #[derive(Debug)]
 pub(crate) enum Work {
@@ -109,7 +114,7 @@ impl CommitQueue {
         let mut guard = self.inner();
         let inner = &mut *guard;
         let bytes = Record::encoded_len(body) as u64;
-        inner.accept(bytes, self.bytes_max)?;
+        inner.accept(bytes, self.bytes_max * SEQUENCED_FACTOR)?;
         let slot = slot_of(&mut inner.slots, partition, seq);
         slot.last_seq = seq;
         let (generation, batch) = (inner.generation, &mut inner.batch);
@@ -150,7 +155,8 @@ impl CommitQueue {
     ) -> Result<(), StoreError> {
         let mut inner = self.inner();
         let header = *segment.header();
-        inner.accept(segment.bytes().len() as u64, self.bytes_max)?;
+        let limit = self.bytes_max * SEQUENCED_FACTOR;
+        inner.accept(segment.bytes().len() as u64, limit)?;
         let slot = slot_of(&mut inner.slots, header.partition, header.first_seq);
         (slot.last_seq, slot.open) = (header.last_seq(), None);
         inner.batch.push(Work::Whole { segment, chain });
