@@ -9,6 +9,7 @@
 //! - [`disk`]: files as the store sees them: the operating system's, or in memory with power loss
 //! - `verify`: an offline check of a data directory
 //! - [`recovery`]: the replay of a journal, and what opening found
+//! - [`incoming`]: a segment from elsewhere, checked to the last record
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod engine;
 pub mod error;
 mod identity;
+pub mod incoming;
 pub mod journal;
 mod lock;
 mod opening;
@@ -46,6 +48,7 @@ pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, P
 pub use commit::{CommitSink, CommitStats, CommitThread, Committed};
 pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
+pub use incoming::CheckedSegment;
 pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
 pub use options::{EngineChoice, StoreOptions};
 pub use records::RecordScan;

@@ -1,11 +1,11 @@
 //! The records of one partition, read from the journal.
 //!
-//! **Owns**: the walk over segments, the filter.
+//! **Owns**: the walk over segments, the filter, the chain hash at a place.
 //! **Does not own**: the bytes (journal); what the records are read for.
 
 use std::collections::VecDeque;
 
-use domicile_proto::{Epoch, PartitionId, Record, Seq};
+use domicile_proto::{ChainHash, Epoch, PartitionId, Record, Segment, Seq};
 
 use crate::error::StoreError;
 use crate::journal::Place;
@@ -71,6 +71,30 @@ impl<'store> RecordScan<'store> {
         }
         Ok(())
     }
+}
+
+/// The chain hash after the segment that ends with `seq`, if there is one.
+pub(crate) fn chain_at(
+    store: &Store,
+    partition: PartitionId,
+    seq: Seq,
+) -> Result<Option<ChainHash>, StoreError> {
+    let upto = store.durable_end();
+    let mut cursor = store.locate(partition, seq).unwrap_or(upto);
+    while cursor < upto {
+        let chunk = store.read(cursor, upto, CHUNK_BYTES)?;
+        let of_partition = |(_, segment): &&(Place, Segment)| {
+            segment.header().partition == partition && segment.header().last_seq() >= seq
+        };
+        if let Some((_, segment)) = chunk.segments.iter().find(of_partition) {
+            return Ok((segment.header().last_seq() == seq).then(|| segment.chain()));
+        }
+        if chunk.next == cursor {
+            break;
+        }
+        cursor = chunk.next;
+    }
+    Ok(None)
 }
 
 impl Iterator for RecordScan<'_> {

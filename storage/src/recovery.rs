@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, RecordHead, Segment, Seq};
 
 use crate::cells::{CellStore, PartitionCells, UnappliedRecord};
 use crate::checkpoint::{self, LoadedCheckpoint};
@@ -215,7 +215,7 @@ impl Replay<'_> {
                 }
                 .into());
             }
-            let records = unapplied_records(segment, next, buffer_bytes)?;
+            let records = unapplied_records(segment, next, buffer_bytes, |_| ())?;
             self.records += records.len() as u64;
             cells.enqueue_all(header.epoch, next, records);
         }
@@ -281,7 +281,8 @@ impl Replay<'_> {
     }
 }
 
-/// The records of a segment from `from` on, ready to be queued.
+/// The records of a segment from `from` on, ready to be queued; `seen` is shown each of their
+/// heads. `buffer_bytes` is the size of the allocation that the segment is a part of.
 ///
 /// # Errors
 /// [`StoreError::InvalidRecord`].
@@ -289,6 +290,7 @@ pub(crate) fn unapplied_records(
     segment: &Segment,
     from: Seq,
     buffer_bytes: usize,
+    mut seen: impl FnMut(&RecordHead),
 ) -> Result<Vec<UnappliedRecord>, StoreError> {
     let header = segment.header();
     let partition = header.partition;
@@ -302,6 +304,7 @@ pub(crate) fn unapplied_records(
         .map_err(|source| invalid(header.first_seq, source))?;
     let records = records.into_iter().filter(|(seq, _)| *seq >= from);
     let decoded = records.map(|(seq, record)| {
+        seen(&record.head);
         UnappliedRecord::new(&record.head, &record.body, buffer_bytes)
             .map_err(|source| invalid(seq, source))
     });

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_proto::{Epoch, NodeId, PartitionId, Record, Segment, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Record, Seq};
 
 use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord};
 use crate::checkpoint;
@@ -25,13 +25,14 @@ use crate::commit::{
 };
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
+use crate::incoming::CheckedSegment;
 use crate::journal::files::FileSet;
 use crate::journal::reader;
 use crate::journal::{JournalChunk, PartitionTail, Place};
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 use crate::records::RecordScan;
-use crate::recovery::{Recovery, unapplied_records};
+use crate::recovery::Recovery;
 
 /// An open data directory. Shared by all threads of a node.
 ///
@@ -176,15 +177,15 @@ impl Store {
     /// in the partition's cells as not yet visible.
     ///
     /// # Errors
-    /// As [`Store::submit_record`].
+    /// [`StoreError::QueueFull`], [`StoreError::Poisoned`], [`StoreError::Closed`]: nothing is
+    /// queued then.
     ///
     /// # Panics
     /// If the segment does not continue the partition's log.
-    pub fn submit_segment(&self, segment: Segment) -> Result<(), StoreError> {
+    pub fn submit_segment(&self, segment: CheckedSegment) -> Result<(), StoreError> {
         self.health.check()?;
         let header = *segment.header();
-        let records = unapplied_records(&segment, header.first_seq, segment.bytes().len())?;
-        let chain = segment.chain();
+        let (segment, chain, records) = segment.into_parts();
         self.queue.submit_segment(segment, chain)?;
         self.cells
             .partition(header.partition)
@@ -264,6 +265,22 @@ impl Store {
     #[must_use]
     pub fn tail(&self, partition: PartitionId) -> Option<PartitionTail> {
         self.published().tails.get(partition).cloned()
+    }
+
+    /// The chain hash of a partition's log after `seq`; `None` if no durable segment ends with it.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn chain_at(
+        &self,
+        partition: PartitionId,
+        seq: Seq,
+    ) -> Result<Option<ChainHash>, StoreError> {
+        match self.tail(partition) {
+            None => Ok(None),
+            Some(tail) if tail.last_seq == seq => Ok(Some(tail.chain)),
+            Some(_) => crate::records::chain_at(self, partition, seq),
+        }
     }
 
     /// The durable records of a partition from `from` on.

@@ -6,7 +6,7 @@
 //!
 //! Everything here comes from the wire: nothing is believed beyond what this home has made durable.
 
-use domicile_proto::{Achieved, AckLevel, Epoch, RegionId, Seq};
+use domicile_proto::{Achieved, AckLevel, ChainHash, Epoch, RegionId, Seq};
 
 use crate::config::PartitionConfig;
 use crate::epochs::Epochs;
@@ -43,6 +43,10 @@ pub(crate) struct CopyMarks {
     pub(crate) standing: Standing,
     received: Mark,
     durable: Mark,
+    /// What it said, within what was appended here: an ack can come before our own disk is known
+    /// to have answered, and counts once it has.
+    claimed_received: Mark,
+    claimed_durable: Mark,
     index: usize,
 }
 
@@ -60,6 +64,20 @@ impl CopyMarks {
     fn restart_at(&mut self, received_upto: Seq, durable_upto: Seq) {
         self.durable = Mark::at(durable_upto);
         self.received = Mark::at(received_upto.max(durable_upto));
+        (self.claimed_received, self.claimed_durable) = (self.received, self.durable);
+    }
+
+    /// Raises its marks to what it claims, as far as our own disk goes.
+    fn follow(&mut self, home_durable: Mark) {
+        let end = home_durable.upto();
+        self.received.raise(self.claimed_received.upto().min(end));
+        self.durable.raise(self.claimed_durable.upto().min(end));
+        let (received, durable) = (self.received, self.durable);
+        assert!(
+            durable <= received,
+            "{}: durable {durable} above received {received}",
+            self.region
+        );
     }
 }
 
@@ -75,6 +93,21 @@ impl Claim {
     fn upto(self) -> Seq {
         self.received_upto.max(self.durable_upto)
     }
+}
+
+/// How a copy's log ends, as it says, and what ours has at that place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogEnd {
+    pub(crate) epoch: Option<Epoch>,
+    pub(crate) chain: ChainHash,
+    pub(crate) own_chain: Option<ChainHash>,
+}
+
+/// How far the home's own log goes: what a copy says is believed within it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnMarks {
+    pub(crate) appended: Mark,
+    pub(crate) durable: Mark,
 }
 
 /// The marks of all copies of one partition.
@@ -95,6 +128,8 @@ impl AckTracker {
                 standing: Standing::Detached,
                 received: Mark::at(Seq::NONE),
                 durable: Mark::at(Seq::NONE),
+                claimed_received: Mark::at(Seq::NONE),
+                claimed_durable: Mark::at(Seq::NONE),
                 index,
             })
             .collect();
@@ -110,11 +145,11 @@ impl AckTracker {
         &self.copies
     }
 
-    /// A copy said what it has: its marks start again from there.
+    /// A copy said what it has: its marks start again from there, if its log is a prefix of ours.
     pub(crate) fn attach(
         &mut self,
         claim: Claim,
-        epoch: Option<Epoch>,
+        end: LogEnd,
         epochs: &Epochs,
         home_durable: Mark,
     ) -> Option<Event> {
@@ -127,9 +162,16 @@ impl AckTracker {
                 region: claim.region,
             });
         };
+        let LogEnd {
+            epoch,
+            chain,
+            own_chain,
+        } = end;
         let (region, upto, end) = (claim.region, claim.upto(), home_durable.upto());
-        let is_prefix =
-            upto == Seq::NONE || epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
+        let is_of_reign = epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
+        // The reign alone cannot tell when this home was set back, by a restored backup say: it
+        // then writes the same places of the same reign again.
+        let is_prefix = upto == Seq::NONE || (is_of_reign && own_chain == Some(chain));
         if !is_prefix {
             copy.standing = Standing::Diverged;
             copy.restart_at(Seq::NONE, Seq::NONE);
@@ -164,13 +206,14 @@ impl AckTracker {
         None
     }
 
-    /// A copy says how far it is. Marks only grow, and never beyond the home's own durable one.
+    /// A copy says how far it is. Marks only grow, and never beyond the home's own durable one: a
+    /// claim within what was appended here counts once the own disk has caught up with it.
     pub(crate) fn ack(
         &mut self,
         claim: Claim,
         epoch: Epoch,
         present: Epoch,
-        home_durable: Mark,
+        own: OwnMarks,
     ) -> Option<Event> {
         let Claim {
             region,
@@ -189,30 +232,39 @@ impl AckTracker {
             Standing::Diverged => return ignored(AckFault::Diverged),
             Standing::Attached => {}
         }
-        let end = home_durable.upto();
-        let received_grew = copy.received.raise(claim.upto().min(end));
-        let durable_grew = copy.durable.raise(durable_upto.min(end));
-        let (received, durable) = (copy.received, copy.durable);
-        assert!(
-            durable <= received,
-            "{region}: durable {durable} above received {received}"
-        );
-        if claim.upto() > end {
-            let claimed_upto = claim.upto();
+        let is_possible = own.appended.covers(claim.upto());
+        let limit = if is_possible {
+            own.appended.upto()
+        } else {
+            own.durable.upto()
+        };
+        let said_more = copy.claimed_received.raise(claim.upto().min(limit))
+            | copy.claimed_durable.raise(durable_upto.min(limit));
+        copy.follow(own.durable);
+        if !is_possible {
             return Some(Event::AckClamped {
                 region,
-                claimed_upto,
-                durable_upto: end,
+                claimed_upto: claim.upto(),
+                durable_upto: limit,
             });
         }
-        let regressed = claim.upto() < received.upto() || durable_upto < durable.upto();
-        if regressed && !received_grew && !durable_grew {
+        let said_less = claim.upto() < copy.claimed_received.upto()
+            || durable_upto < copy.claimed_durable.upto();
+        if said_less && !said_more {
             return ignored(AckFault::Regressed {
                 received_upto,
                 durable_upto,
             });
         }
         None
+    }
+
+    /// The home's own disk has caught up with more of what the copies said.
+    pub(crate) fn on_durable(&mut self, home_durable: Mark) {
+        let attached = |copy: &&mut CopyMarks| copy.standing == Standing::Attached;
+        for copy in self.copies.iter_mut().filter(attached) {
+            copy.follow(home_durable);
+        }
     }
 
     /// Up to where the copies fulfil `needs`: the k-th best received and the q-th best durable

@@ -6,10 +6,10 @@
 use domicile_proto::{AckLevel, ChainHash, Epoch, SegmentHeader, Seq};
 
 use crate::config::PartitionConfig;
-use crate::effect::{Effect, RejectCause};
+use crate::effect::{Effect, RejectCause, Urgency};
 use crate::event::Event;
 use crate::home::Phase;
-use crate::input::Input;
+use crate::input::{Awaited, Input};
 use crate::mark::Mark;
 use crate::moment::Moment;
 use crate::recovered::Recovered;
@@ -27,6 +27,8 @@ pub(crate) struct Copy {
     received: Mark,
     durable: Mark,
     visible: Mark,
+    /// The last record for whose durability here a caller waits.
+    durable_awaited_upto: Seq,
     /// Up to where the home has made this log visible, as far as it was heard.
     home_visible: Mark,
     /// A watermark of a reign from which no segment has come: whether it is about this log is only
@@ -54,6 +56,7 @@ impl Copy {
             received: Mark::at(last_seq),
             durable: Mark::at(last_seq),
             visible,
+            durable_awaited_upto: Seq::NONE,
             home_visible: visible,
             foreseen: None,
             opened: now,
@@ -78,7 +81,11 @@ impl Copy {
                     result: Err(refusal),
                 });
             }
-            Input::Received { header, chain } => self.on_segment(&header, chain, effects),
+            Input::Received {
+                header,
+                chain,
+                awaited,
+            } => self.on_segment(&header, chain, awaited, effects),
             _ if self.phase == Phase::Poisoned => {}
             Input::Durable { upto } => {
                 let received = self.received;
@@ -86,8 +93,9 @@ impl Copy {
                     received.covers(upto),
                     "durable up to {upto}, received up to {received}"
                 );
+                let was_awaited = !self.durable.covers(self.durable_awaited_upto);
                 if self.durable.raise(upto) {
-                    self.send_ack(effects);
+                    self.send_ack(Urgency::of(was_awaited), effects);
                 }
             }
             Input::Watermark {
@@ -110,12 +118,18 @@ impl Copy {
         self.raise_visible(effects);
     }
 
-    fn on_segment(&mut self, header: &SegmentHeader, chain: ChainHash, effects: &mut Vec<Effect>) {
+    fn on_segment(
+        &mut self,
+        header: &SegmentHeader,
+        chain: ChainHash,
+        awaited: Awaited,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Err(cause) = self.check(header, chain) {
             self.counters.rejected += 1;
             effects.push(Effect::Reject { cause });
             if matches!(cause, RejectCause::Duplicate { .. }) {
-                self.send_ack(effects);
+                self.send_ack(Urgency::Now, effects);
             }
             return;
         }
@@ -140,8 +154,11 @@ impl Copy {
             }
         }
         self.counters.stored += 1;
+        if awaited.durable {
+            self.durable_awaited_upto = last_seq;
+        }
         effects.push(Effect::Store);
-        self.send_ack(effects);
+        self.send_ack(Urgency::of(awaited.received), effects);
     }
 
     fn check(&self, header: &SegmentHeader, chain: ChainHash) -> Result<(), RejectCause> {
@@ -235,11 +252,11 @@ impl Copy {
         );
     }
 
-    fn send_ack(&self, effects: &mut Vec<Effect>) {
-        let (received_upto, durable_upto) = (self.received.upto(), self.durable.upto());
+    fn send_ack(&self, urgency: Urgency, effects: &mut Vec<Effect>) {
         effects.push(Effect::SendAck {
-            received_upto,
-            durable_upto,
+            received_upto: self.received.upto(),
+            durable_upto: self.durable.upto(),
+            urgency,
         });
     }
 
@@ -251,6 +268,11 @@ impl Copy {
     /// The chain hash after the last record received.
     pub(crate) fn chain(&self) -> ChainHash {
         self.chain
+    }
+
+    /// Whether the store has failed.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.phase == Phase::Poisoned
     }
 
     /// Reads of the newest are the home's to serve.

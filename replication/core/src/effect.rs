@@ -76,6 +76,21 @@ pub enum RejectCause {
     Poisoned,
 }
 
+/// Whether somebody waits for what is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Nobody does: it may wait a moment for company.
+    Soon,
+    /// A caller's level depends on it.
+    Now,
+}
+
+impl Urgency {
+    pub(crate) fn of(is_awaited: bool) -> Self {
+        if is_awaited { Self::Now } else { Self::Soon }
+    }
+}
+
 /// One thing to do. Effects are carried out in order: what an effect enables comes after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -119,6 +134,8 @@ pub enum Effect {
     Ship {
         /// The last durable record.
         upto: Seq,
+        /// Whether a caller waits for copies.
+        urgency: Urgency,
     },
     /// Both: fold everything up to here into the cells.
     Visible {
@@ -131,6 +148,8 @@ pub enum Effect {
         received_upto: Seq,
         /// The last record on disk.
         durable_upto: Seq,
+        /// Whether a caller at the home may wait for it.
+        urgency: Urgency,
     },
     /// Both: tell whoever listens.
     Event(Event),

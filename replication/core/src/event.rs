@@ -79,7 +79,7 @@ pub enum Event {
         /// Why.
         cause: AckFault,
     },
-    /// A copy claimed more than was ever shipped; the claim was cut to what is durable here.
+    /// A copy claimed more than was ever written; the claim was cut to what is durable here.
     AckClamped {
         /// Which copy.
         region: RegionId,

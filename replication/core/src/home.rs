@@ -6,11 +6,11 @@
 
 use domicile_proto::{AckLevel, Epoch, Position, RecordHead, RecordKind, RequestId, Seq, Version};
 
-use crate::ack_tracker::{AckTracker, Claim, Needs};
+use crate::ack_tracker::{AckTracker, Claim, LogEnd, Needs, OwnMarks};
 use crate::config::{ConfigError, PartitionConfig};
 use crate::degrade::Degrade;
 use crate::delayed::Delayed;
-use crate::effect::{Effect, RejectCause};
+use crate::effect::{Effect, RejectCause, Urgency};
 use crate::epochs::Epochs;
 use crate::event::Event;
 use crate::in_flight::InFlight;
@@ -128,13 +128,20 @@ impl Home {
                 received_upto,
                 durable_upto,
                 epoch,
+                chain,
+                own_chain,
             } => {
                 let claim = Claim {
                     region,
                     received_upto,
                     durable_upto,
                 };
-                let event = self.acks.attach(claim, epoch, &self.epochs, self.durable);
+                let end = LogEnd {
+                    epoch,
+                    chain,
+                    own_chain,
+                };
+                let event = self.acks.attach(claim, end, &self.epochs, self.durable);
                 effects.extend(event.map(Effect::Event));
             }
             Input::CopyDetached { region } => {
@@ -164,13 +171,19 @@ impl Home {
     }
 
     fn on_ack(&mut self, claim: Claim, epoch: Epoch, effects: &mut Vec<Effect>) {
-        let event = self
-            .acks
-            .ack(claim, epoch, self.epochs.present(), self.durable);
+        let own = OwnMarks {
+            appended: self.appended,
+            durable: self.durable,
+        };
+        let event = self.acks.ack(claim, epoch, self.epochs.present(), own);
         if matches!(event, Some(Event::AckIgnored { .. })) {
             self.counters.acks_ignored += 1;
         }
         effects.extend(event.map(Effect::Event));
+        self.forget_lag();
+    }
+
+    fn forget_lag(&mut self) {
         if let Some(upto) = self.acks.least_durable() {
             self.lag.forget_upto(upto);
         }
@@ -183,6 +196,8 @@ impl Home {
             "durable up to {upto}, appended up to {appended}"
         );
         if self.durable.raise(upto) {
+            self.acks.on_durable(self.durable);
+            self.forget_lag();
             self.ship(effects);
         }
     }
@@ -190,7 +205,11 @@ impl Home {
     fn ship(&self, effects: &mut Vec<Effect>) {
         let upto = self.durable.upto();
         if self.config.copies() > 0 && upto > Seq::NONE {
-            effects.push(Effect::Ship { upto });
+            let is_awaited = self.needs.received > 0 || self.waiters.await_copies();
+            effects.push(Effect::Ship {
+                upto,
+                urgency: Urgency::of(is_awaited),
+            });
         }
     }
 

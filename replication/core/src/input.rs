@@ -3,7 +3,7 @@
 //! **Owns**: the closed list of inputs, who sends each and what must hold.
 //! **Does not own**: what follows from them (`home`, `copy`).
 
-use domicile_proto::{ChainHash, Epoch, RegionId, SegmentHeader, Seq};
+use domicile_proto::{AckLevel, ChainHash, Epoch, RegionId, SegmentHeader, Seq};
 
 use crate::write::Write;
 
@@ -30,6 +30,11 @@ pub enum Input {
         durable_upto: Seq,
         /// The reign of its last record; `None` if it has none.
         epoch: Option<Epoch>,
+        /// The chain hash after its last record received.
+        chain: ChainHash,
+        /// The chain hash after the same record in this home's journal, read by the driver; `None`
+        /// if no segment here ends with it.
+        own_chain: Option<ChainHash>,
     },
     /// Sent by the peer's connection, to a home: the copy may have restarted, so what it had only
     /// received no longer counts.
@@ -56,6 +61,8 @@ pub enum Input {
         header: SegmentHeader,
         /// The chain hash after it.
         chain: ChainHash,
+        /// What its records' callers wait for.
+        awaited: Awaited,
     },
     /// Sent by the home's beat, to a copy. Untrusted.
     Watermark {
@@ -69,6 +76,36 @@ pub enum Input {
     Tick,
     /// Sent by the commit thread: the store has failed for good.
     Poisoned,
+}
+
+/// Which acks of a segment somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Awaited {
+    /// That it was received.
+    pub received: bool,
+    /// That it is durable.
+    pub durable: bool,
+}
+
+impl Awaited {
+    /// What a record asked at `level` waits for, where there are `copies` copies.
+    #[must_use]
+    pub fn by(level: AckLevel, copies: usize) -> Self {
+        let durable = level.durable_needed(copies);
+        Self {
+            received: level.received_needed(copies) > durable,
+            durable: durable > 0,
+        }
+    }
+
+    /// What either waits for.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            received: self.received || other.received,
+            durable: self.durable || other.durable,
+        }
+    }
 }
 
 impl Input {

@@ -73,9 +73,9 @@ mod settlement;
 mod waiters;
 
 pub use config::{ConfigError, PartitionConfig, Window};
-pub use effect::{Effect, RejectCause};
+pub use effect::{Effect, RejectCause, Urgency};
 pub use event::{AckFault, Event};
-pub use input::Input;
+pub use input::{Awaited, Input};
 pub use moment::Moment;
 pub use partition::Partition;
 pub use receipt::{Outcome, Receipt};

@@ -8,7 +8,7 @@ use domicile_proto::{ChainHash, Epoch, RequestId, Seq};
 use crate::config::{ConfigError, PartitionConfig};
 use crate::copy::Copy;
 use crate::effect::Effect;
-use crate::home::Home;
+use crate::home::{Home, Phase};
 use crate::input::Input;
 use crate::moment::Moment;
 use crate::receipt::Outcome;
@@ -165,6 +165,26 @@ impl Partition {
     #[must_use]
     pub fn visible_upto(&self) -> Seq {
         self.marks().2
+    }
+
+    /// The last record that this node may claim to hold: once the store has failed, what was only
+    /// received will never be durable.
+    #[must_use]
+    pub fn held_upto(&self) -> Seq {
+        if self.is_poisoned() {
+            self.durable_upto()
+        } else {
+            self.appended_upto()
+        }
+    }
+
+    /// Whether the store has failed.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        match &self.state {
+            State::Home(home) => home.phase == Phase::Poisoned,
+            State::Copy(copy) => copy.is_poisoned(),
+        }
     }
 
     /// At a copy: the chain hash after the last record received.

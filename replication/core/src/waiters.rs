@@ -62,6 +62,12 @@ impl Waiters {
         self.timeouts.len()
     }
 
+    /// Whether somebody waits for more than this home's own disk.
+    pub(crate) fn await_copies(&self) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.needs.received > 0 && !group.waiting.is_empty())
+    }
+
     /// What each group needs, by its index.
     pub(crate) fn needs_of(&self, group: usize) -> Option<Needs> {
         self.groups.get(group).map(|group| group.needs)

@@ -9,7 +9,9 @@
 
 use std::time::Duration;
 
-use domicile_core::{Effect, Input, Moment, Partition, PartitionConfig, Recovered, Window};
+use domicile_core::{
+    Awaited, Effect, Input, Moment, Partition, PartitionConfig, Recovered, Window,
+};
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
     AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId,
@@ -135,6 +137,7 @@ impl Model {
         let effects = self.step(Input::Received {
             header,
             chain: segment.chain(),
+            awaited: Awaited::default(),
         });
         let stores = effects.contains(&Effect::Store);
         assert_eq!(
@@ -166,6 +169,7 @@ impl Model {
                 Effect::SendAck {
                     received_upto,
                     durable_upto,
+                    ..
                 } => {
                     let told = (received_upto.get(), durable_upto.get());
                     assert_eq!(told, (self.received, self.durable));

@@ -145,6 +145,16 @@ struct CopyModel {
     attached: bool,
     received: u64,
     durable: u64,
+    /// What it said last, which may be ahead of the home's own disk.
+    claimed: (u64, u64),
+}
+
+impl CopyModel {
+    fn follow(&mut self, home_durable: u64) {
+        let (received, durable) = self.claimed;
+        self.received = self.received.max(received.min(home_durable));
+        self.durable = self.durable.max(durable.min(home_durable));
+    }
 }
 
 /// What the test believes, by the simplest means it can.
@@ -230,6 +240,9 @@ impl Model {
             Op::Durable { part } => {
                 let upto = self.durable + (self.appended - self.durable) * part / 3;
                 self.durable = self.durable.max(upto);
+                let end = self.durable;
+                let attached = self.copies.iter_mut().filter(|copy| copy.attached);
+                attached.for_each(|copy| copy.follow(end));
                 self.step(Input::Durable {
                     upto: Seq::new(upto),
                 });
@@ -244,6 +257,7 @@ impl Model {
             Op::Detach { copy } => {
                 if let Some(copy) = self.copies.get_mut(copy) {
                     (copy.attached, copy.received) = (false, copy.durable);
+                    copy.claimed = (copy.durable, copy.durable);
                 }
                 self.step(Input::CopyDetached {
                     region: region(copy + 1),
@@ -285,6 +299,7 @@ impl Model {
             };
             if is_prefix {
                 (copy.received, copy.durable) = (upto, durable);
+                copy.claimed = (upto, durable);
             }
         }
         self.step(Input::CopyAttached {
@@ -292,16 +307,21 @@ impl Model {
             received_upto: Seq::new(received),
             durable_upto: Seq::new(durable),
             epoch: Some(epoch(1)),
+            chain: ChainHash::START,
+            own_chain: Some(ChainHash::START),
         });
     }
 
     fn ack(&mut self, copy: usize, received: u64, durable: u64, counter: u64) {
         let end = self.durable;
+        let is_possible = received.max(durable) <= self.appended;
+        let limit = if is_possible { self.appended } else { end };
         if let Some(copy) = self.copies.get_mut(copy).filter(|copy| copy.attached)
             && counter == 1
         {
-            copy.received = copy.received.max(received.max(durable).min(end));
-            copy.durable = copy.durable.max(durable.min(end));
+            copy.claimed.0 = copy.claimed.0.max(received.max(durable).min(limit));
+            copy.claimed.1 = copy.claimed.1.max(durable.min(limit));
+            copy.follow(end);
         }
         self.step(Input::Ack {
             region: region(copy + 1),
@@ -455,7 +475,7 @@ impl Model {
                     _ => self.degraded.last_mut().unwrap().1 = Some(seq.get()),
                 }
             }
-            Effect::Ship { upto } => assert_eq!(upto.get(), self.durable),
+            Effect::Ship { upto, .. } => assert_eq!(upto.get(), self.durable),
             Effect::Visible { upto } => {
                 assert!(upto.get() > self.visible, "visible {upto} again");
                 let met = self.met(self.policy.ack);

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig, Precondition,
-    Receipt, Recovered, Refusal, RememberedRequest, Ticket, Window, Write,
+    Awaited, Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig,
+    Precondition, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window, Write,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -84,6 +84,13 @@ fn epoch(counter: u64) -> Epoch {
     Epoch {
         counter,
         node: NodeId::new(NODE).unwrap(),
+    }
+}
+
+fn shown(urgency: Urgency) -> &'static str {
+    match urgency {
+        Urgency::Now => "",
+        Urgency::Soon => " soon",
     }
 }
 
@@ -191,6 +198,11 @@ impl World {
                     Some(&"none") => None,
                     Some(counter) => Some(epoch(counter.parse().unwrap())),
                     None => (command.number(2) > 0).then(|| epoch(1)),
+                },
+                chain: ChainHash::from_bits(command.option("chain").unwrap_or(0)),
+                own_chain: match command.options.get("own") {
+                    Some(&"none") => None,
+                    _ => Some(ChainHash::from_bits(command.option("own").unwrap_or(0))),
                 },
             },
             "detach" => Input::CopyDetached {
@@ -367,11 +379,17 @@ impl World {
             forked
         };
         let visible_upto = Seq::new(command.option("visible").unwrap_or(0));
+        let config = self.partition().config();
+        let (level, copies) = (
+            command.option("level").unwrap_or(config.ack),
+            config.copies(),
+        );
         let segment = builder.finish(previous, visible_upto);
         self.chain_given = segment.chain();
         Input::Received {
             header: *segment.header(),
             chain: segment.chain(),
+            awaited: Awaited::by(level, copies),
         }
     }
 
@@ -441,15 +459,19 @@ impl World {
                 let cause = cause.split(": segment follows").next().unwrap().to_owned();
                 writeln!(output, "reject {cause}").unwrap();
             }
-            Effect::Ship { upto } => writeln!(output, "ship {upto}").unwrap(),
+            Effect::Ship { upto, urgency } => {
+                writeln!(output, "ship {upto}{}", shown(*urgency)).unwrap();
+            }
             Effect::Visible { upto } => writeln!(output, "visible {upto}").unwrap(),
             Effect::SendAck {
                 received_upto,
                 durable_upto,
+                urgency,
             } => {
                 writeln!(
                     output,
-                    "ack received={received_upto} durable={durable_upto}"
+                    "ack received={received_upto} durable={durable_upto}{}",
+                    shown(*urgency)
                 )
                 .unwrap();
             }

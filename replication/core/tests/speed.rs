@@ -14,8 +14,8 @@ use domicile_core::{
     Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Recovered, Ticket, Window, Write,
 };
 use domicile_proto::{
-    AckLevel, Bucket, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, RegionId, RequestId,
-    RpoLimit, Seq,
+    AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, RegionId,
+    RequestId, RpoLimit, Seq,
 };
 
 const WRITES: u64 = 1_000_000;
@@ -65,6 +65,8 @@ fn attached(ack: AckLevel, max_rpo: RpoLimit) -> Partition {
             received_upto: none,
             durable_upto: none,
             epoch: None,
+            chain: ChainHash::START,
+            own_chain: None,
         };
         home.step(Moment::START, input, &mut effects);
     }

@@ -3,6 +3,7 @@
 //! **Owns**: replies on their way to callers.
 //! **Does not own**: deciding them (the core).
 
+use domicile_core::Urgency;
 use domicile_proto::RequestId;
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,7 +40,15 @@ pub(crate) struct Waiter {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     pub(crate) replies: Vec<(ReplyTo, Result<Receipt, Error>)>,
-    pub(crate) ship: bool,
+    pub(crate) ship: Option<Urgency>,
+    /// Watermarks moved that copies are to hear of.
+    pub(crate) watermarks: bool,
+}
+
+impl Outbox {
+    pub(crate) fn ship(&mut self, urgency: Urgency) {
+        self.ship = self.ship.max(Some(urgency));
+    }
 }
 
 impl Outbox {

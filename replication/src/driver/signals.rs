@@ -4,10 +4,10 @@
 //! **Does not own**: the streams (shipping).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use domicile_core::Moment;
+use domicile_core::{Moment, Urgency};
 use domicile_proto::{ChainHash, Epoch, PartitionId, Seq};
 use tokio::sync::Notify;
 
@@ -18,11 +18,30 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The home's side: there is something to ship to one peer.
 #[derive(Debug, Default)]
 pub(crate) struct ShipSignal {
-    pub(crate) notify: Notify,
+    /// Something became durable, or a watermark moved.
+    pub(crate) news: Notify,
+    /// Something became durable that a caller waits to see shipped.
+    pub(crate) hurry: Notify,
+    is_urgent: AtomicBool,
     watermarks: Mutex<BTreeMap<PartitionId, (Epoch, Seq)>>,
 }
 
 impl ShipSignal {
+    /// Something became durable.
+    pub(crate) fn ship(&self, urgency: Urgency) {
+        if urgency == Urgency::Now {
+            self.is_urgent.store(true, Ordering::Release);
+            self.hurry.notify_one();
+        }
+        self.news.notify_one();
+    }
+
+    /// Whether a caller waits for what became durable since the last call. To be asked before the
+    /// durable end is read, so that what is urgent after it is heard of again.
+    pub(crate) fn take_urgent(&self) -> bool {
+        self.is_urgent.swap(false, Ordering::AcqRel)
+    }
+
     /// A watermark moved; it rides on the next segment or beat.
     pub(crate) fn watermark(&self, partition: PartitionId, epoch: Epoch, visible_upto: Seq) {
         lock(&self.watermarks).insert(partition, (epoch, visible_upto));
@@ -66,13 +85,35 @@ pub(crate) struct SourceSignal {
     /// Raised by every new stream: an older one must neither take acks nor speak for the link.
     generation: AtomicU64,
     acks: Mutex<BTreeMap<PartitionId, HeldMark>>,
+    is_urgent: AtomicBool,
     stream: Mutex<StreamState>,
 }
 
 impl SourceSignal {
-    pub(crate) fn ack(&self, partition: PartitionId, mark: HeldMark) {
-        lock(&self.acks).insert(partition, mark);
-        self.notify.notify_one();
+    /// There is something to say of a partition.
+    pub(crate) fn ack(&self, partition: PartitionId, mark: HeldMark, urgency: Urgency) {
+        let mut acks = lock(&self.acks);
+        let is_first = acks.is_empty();
+        acks.insert(partition, mark);
+        drop(acks);
+        if urgency == Urgency::Now {
+            self.is_urgent.store(true, Ordering::Release);
+        }
+        // Whoever has been woken for one that is not urgent looks after the others itself.
+        if is_first || urgency == Urgency::Now {
+            self.notify.notify_one();
+        }
+    }
+
+    /// How urgent what waits to be said is; `None` if nothing does.
+    pub(crate) fn waiting(&self) -> Option<Urgency> {
+        let waits = !lock(&self.acks).is_empty();
+        let is_urgent = self.is_urgent.load(Ordering::Acquire);
+        waits.then_some(if is_urgent {
+            Urgency::Now
+        } else {
+            Urgency::Soon
+        })
     }
 
     /// A new stream begins; its number.
@@ -88,6 +129,7 @@ impl SourceSignal {
     }
 
     pub(crate) fn take_acks(&self) -> BTreeMap<PartitionId, HeldMark> {
+        self.is_urgent.store(false, Ordering::Release);
         std::mem::take(&mut *lock(&self.acks))
     }
 

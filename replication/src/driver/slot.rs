@@ -3,12 +3,12 @@
 //! **Owns**: the lock under which the core steps and records enter the commit queue in order.
 //! **Does not own**: carrying out effects (`work`).
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use domicile_core::{Effect, Moment, Partition, PartitionStatus, Ticket};
+use domicile_core::{Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
 use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
 use tokio::sync::Notify;
@@ -42,12 +42,8 @@ pub(super) struct SlotState {
     pub(super) effects: Vec<Effect>,
     pub(super) armed: Option<Moment>,
     pub(super) alarm: Option<String>,
-    /// The store refused what the core took: nothing that is not durable counts any more.
-    pub(super) failed: bool,
     /// The last segment was refused: beats say nothing about this partition until one is taken.
     pub(super) stalled: bool,
-    /// Acks that came before our own disk was known to have answered: (epoch, mark) a region.
-    pub(super) early_acks: BTreeMap<RegionId, (Epoch, HeldMark)>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
     next_ticket: u64,
     fresh_hlc: Hlc,
@@ -62,14 +58,9 @@ impl SlotState {
 
     pub(super) fn held(&self) -> HeldMark {
         let core = &self.core;
-        let received_upto = if self.failed {
-            core.durable_upto()
-        } else {
-            core.appended_upto()
-        };
         HeldMark {
             epoch: core.epoch(),
-            received_upto,
+            received_upto: core.held_upto(),
             durable_upto: core.durable_upto(),
             chain: core.chain(),
         }
@@ -92,7 +83,7 @@ impl SlotState {
             self.fresh_hlc = self.fresh_hlc.max(*hlc);
             self.arrivals.pop_front();
         }
-        if applied_upto >= self.core.appended_upto() && !self.stalled && !self.failed {
+        if applied_upto >= self.core.appended_upto() && !self.stalled && !self.core.is_poisoned() {
             self.fresh_at = self.fresh_at.max(stream.caught_up_at);
         }
     }
@@ -112,9 +103,7 @@ impl Slot {
             effects: Vec::new(),
             armed: None,
             alarm: None,
-            failed: false,
             stalled: false,
-            early_acks: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
             fresh_hlc: Hlc::ZERO,
@@ -204,6 +193,13 @@ impl Slot {
             .core
             .epoch()
             .map(|epoch| (epoch, state.core.visible_upto()))
+    }
+
+    /// Whether the home found that this copy's log is not a prefix of its own.
+    pub(crate) fn is_diverged(&self, region: RegionId, now: Moment) -> bool {
+        let status = self.lock().core.status(now);
+        let mut copies = status.copies.iter();
+        copies.any(|copy| copy.region == region && copy.standing == Standing::Diverged)
     }
 
     /// Whether callers wait for their writes.

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domicile_core::{
-    Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
-    Precondition as CoreCondition, RejectCause, Write,
+    Awaited, Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
+    Precondition as CoreCondition, RejectCause, Urgency, Write,
 };
 use domicile_proto::{
-    AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId,
-    Segment, Seq, record::RecordBody,
+    AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
+    record::RecordBody,
 };
-use domicile_storage::{CommitSink, Committed, Store, StoreError};
+use domicile_storage::{CheckedSegment, CommitSink, Committed, Store, StoreError};
 use tokio::sync::Notify;
 
 use super::outbox::{Outbox, ReplyTo, Waiter};
@@ -42,7 +42,7 @@ pub(crate) struct PreparedWrite {
 enum Cargo {
     Nothing,
     Body(RecordBody),
-    Segment(Segment),
+    Segment(CheckedSegment),
 }
 
 /// All partitions of one node.
@@ -173,16 +173,23 @@ impl Driver {
         self.deliver(outbox);
     }
 
-    /// Takes a segment from its home. The bytes' checksums hold already.
+    /// Takes a segment from its home.
     ///
     /// # Errors
     /// Why the core refuses it; a duplicate is refused too, and acknowledged again.
-    pub(crate) fn receive(&self, slot: &Slot, segment: Segment) -> Result<(), RejectCause> {
+    pub(crate) fn receive(&self, slot: &Slot, segment: CheckedSegment) -> Result<(), RejectCause> {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
         let (header, chain) = (*segment.header(), segment.chain());
         let hlc = segment.first_hlc();
-        let input = Input::Received { header, chain };
+        let copies = state.core.config().copies();
+        let levels = segment.levels().iter();
+        let awaited = levels.map(|level| Awaited::by(*level, copies));
+        let input = Input::Received {
+            header,
+            chain,
+            awaited: awaited.fold(Awaited::default(), Awaited::or),
+        };
         let rejected = self.step(
             slot,
             &mut state,
@@ -212,15 +219,8 @@ impl Driver {
         self.deliver(outbox);
     }
 
-    /// A copy said what it holds.
+    /// A copy said what it holds, on a stream that was opened in the reign `epoch`.
     pub(crate) fn ack(&self, slot: &Slot, region: RegionId, epoch: Epoch, mark: HeldMark) {
-        let mut outbox = Outbox::default();
-        let mut state = slot.lock();
-        // The shipper reads what is durable a moment before this partition is told; a near copy can
-        // answer within it. The core believes no ack beyond its own disk, so it is said again then.
-        if mark.received_upto > state.core.durable_upto() {
-            state.early_acks.insert(region, (epoch, mark));
-        }
         let HeldMark {
             received_upto,
             durable_upto,
@@ -232,30 +232,7 @@ impl Driver {
             received_upto,
             durable_upto,
         };
-        self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
-        drop(state);
-        self.deliver(outbox);
-    }
-
-    fn repeat_early_acks(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
-        let durable = state.core.durable_upto();
-        for (region, (epoch, mark)) in std::mem::take(&mut state.early_acks) {
-            if mark.received_upto > durable {
-                state.early_acks.insert(region, (epoch, mark));
-            }
-            let HeldMark {
-                received_upto,
-                durable_upto,
-                ..
-            } = mark;
-            let input = Input::Ack {
-                region,
-                epoch,
-                received_upto,
-                durable_upto,
-            };
-            self.step(slot, state, input, Cargo::Nothing, outbox);
-        }
+        self.input(slot, input);
     }
 
     /// What became of a write, if its id is still remembered.
@@ -301,12 +278,18 @@ impl Driver {
     }
 
     fn deliver(&self, mut outbox: Outbox) {
-        if outbox.ship {
-            self.ship_signals
-                .values()
-                .for_each(|signal| signal.notify.notify_one());
+        let signals = || self.ship_signals.values();
+        if outbox.ship == Some(Urgency::Now) {
+            signals().for_each(|signal| signal.ship(Urgency::Now));
         }
         outbox.deliver_replies();
+        // Nobody waits for these: they come after the callers.
+        if outbox.ship == Some(Urgency::Soon) {
+            signals().for_each(|signal| signal.ship(Urgency::Soon));
+        }
+        if outbox.watermarks {
+            signals().for_each(|signal| signal.news.notify_one());
+        }
     }
 
     fn step(
@@ -351,18 +334,18 @@ impl Driver {
                     };
                     if let Err(error) = self.store.submit_segment(segment) {
                         state.alarm = Some(error.to_string());
-                        state.failed = true;
                         rejected = Some(RejectCause::Poisoned);
+                        // What follows in this step (the ack) held only if it had been taken.
+                        break;
                     }
                 }
                 Effect::Reply { ticket, result } => reply(slot, state, ticket, result, outbox),
                 Effect::Reject { cause } => rejected = Some(cause),
-                Effect::Ship { .. } => outbox.ship = true,
-                Effect::Visible { .. } | Effect::SendAck { .. } if state.failed => {}
-                Effect::Visible { upto } => self.make_visible(slot, state, upto),
-                Effect::SendAck { .. } => {
+                Effect::Ship { urgency, .. } => outbox.ship(urgency),
+                Effect::Visible { upto } => self.make_visible(slot, state, upto, outbox),
+                Effect::SendAck { urgency, .. } => {
                     if let Some(source) = self.source_signals.get(&slot.home) {
-                        source.ack(slot.partition, state.held());
+                        source.ack(slot.partition, state.held(), urgency);
                     }
                 }
                 Effect::Event(event) => self.note(slot, state, event),
@@ -396,7 +379,7 @@ impl Driver {
         }
     }
 
-    fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq) {
+    fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq, outbox: &mut Outbox) {
         slot.cells.advance(upto);
         slot.wake_readers();
         if slot.is_home && slot.keyspace.ack != AckLevel::Async {
@@ -405,14 +388,13 @@ impl Driver {
             };
             for signal in self.ship_signals.values() {
                 signal.watermark(slot.partition, epoch, upto);
-                signal.notify.notify_one();
             }
+            outbox.watermarks = true;
         }
     }
 
     fn poison(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
         slot.close_reads();
-        state.failed = true;
         let mut effects = Vec::new();
         state
             .core
@@ -463,9 +445,6 @@ impl CommitSink for Driver {
                 upto: commit.last_seq,
             };
             self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
-            if !state.early_acks.is_empty() {
-                self.repeat_early_acks(slot, &mut state, &mut outbox);
-            }
         }
         self.deliver(outbox);
         self.room.notify_waiters();

@@ -46,17 +46,19 @@ impl PeerLink {
             ack: write.level.map_or(String::new(), |level| level.to_string()),
             request_id: Bytes::copy_from_slice(&request_id.get().to_be_bytes()),
         });
-        let answered = self.forward(from, request, timeout).await;
-        let answered = answered.map_err(|failure| match failure {
-            Hop::NotSent(error) => error,
-            // The home may have it: neither done nor undone is all that can be said.
-            Hop::Lost(error) => Error::new(Reason::Indeterminate, error.to_string())
+        // The home may have it: neither done nor undone is all that can be said.
+        let unknown = |error: Error| {
+            Error::new(Reason::Indeterminate, error.to_string())
                 .with("request_id", request_id)
-                .caused_by(error),
-        })?;
-        match answered {
-            forward_response::Response::Receipt(receipt) => read_receipt(&receipt, keyspace),
-            _ => Err(malformed("receipt")),
+                .caused_by(error)
+        };
+        match self.forward(from, request, timeout).await {
+            Ok(forward_response::Response::Receipt(receipt)) => {
+                read_receipt(&receipt, keyspace).map_err(unknown)
+            }
+            Ok(_) => Err(unknown(malformed("receipt"))),
+            Err(Hop::NotSent(error)) => Err(error),
+            Err(Hop::Lost(error)) => Err(unknown(error)),
         }
     }
 

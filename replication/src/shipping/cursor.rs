@@ -18,6 +18,16 @@ pub(super) const READ_BYTES: usize = 256 << 10;
 pub(super) struct ShipCursor {
     place: Place,
     next: BTreeMap<PartitionId, Seq>,
+    shipped: Shipped,
+}
+
+/// Whether the peer gets all partitions that it is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shipped {
+    /// It does.
+    All,
+    /// Some were left out: the copy does not follow them or may not hold them.
+    Some,
 }
 
 /// What one advance found.
@@ -27,11 +37,13 @@ pub(super) struct Picked {
     pub(super) bytes: Bytes,
     /// How many records they hold.
     pub(super) records: u64,
+    /// A partition whose records from here on are not where the cursor came by.
+    pub(super) missing: Option<(PartitionId, Seq)>,
 }
 
 impl ShipCursor {
     /// A cursor at the first segment that any of `next` lacks.
-    pub(super) fn new(store: &Store, next: BTreeMap<PartitionId, Seq>) -> Self {
+    pub(super) fn new(store: &Store, next: BTreeMap<PartitionId, Seq>, shipped: Shipped) -> Self {
         // The end first: what becomes durable after it lies behind it. And the store's own tails: a
         // core hears of a commit a moment after the end has moved, and would hide its records.
         let end = store.durable_end();
@@ -45,7 +57,11 @@ impl ShipCursor {
             .filter(|(partition, seq)| **seq <= last(**partition));
         let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(Place::START));
         let place = starts.min().unwrap_or(end).min(end);
-        Self { place, next }
+        Self {
+            place,
+            next,
+            shipped,
+        }
     }
 
     /// Goes back for a partition whose copy lacks records from `seq` on.
@@ -60,6 +76,12 @@ impl ShipCursor {
     /// Ships no more of a partition.
     pub(super) fn forget(&mut self, partition: PartitionId) {
         self.next.remove(&partition);
+        self.shipped = Shipped::Some;
+    }
+
+    /// Whether no partition is left out.
+    pub(super) fn shipped(&self) -> Shipped {
+        self.shipped
     }
 
     /// Whether everything before `end` has been looked at.
@@ -73,7 +95,7 @@ impl ShipCursor {
 
     /// Takes what the peer lacks out of a chunk that was read at [`ShipCursor::place`].
     pub(super) fn pick(&mut self, chunk: &JournalChunk) -> Picked {
-        let mut wanted = Vec::new();
+        let (mut wanted, mut missing) = (Vec::new(), None);
         for (_, segment) in &chunk.segments {
             let header = segment.header();
             let Some(next) = self.next.get_mut(&header.partition) else {
@@ -83,6 +105,8 @@ impl ShipCursor {
             if header.first_seq == *next {
                 *next = header.last_seq().next();
                 wanted.push(segment);
+            } else if header.first_seq > *next {
+                missing = Some((header.partition, *next));
             }
         }
         self.place = chunk.next;
@@ -101,7 +125,11 @@ impl ShipCursor {
                 bytes.freeze()
             }
         };
-        Picked { bytes, records }
+        Picked {
+            bytes,
+            records,
+            missing,
+        }
     }
 
     /// Reads the next chunk before `end`.

@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use domicile_core::Input;
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{AckLevel, NodeId, PartitionId, Seq};
+use domicile_proto::{AckLevel, ChainHash, Epoch, NodeId, PartitionId, Seq};
+use domicile_storage::{JournalChunk, Place, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::compression::{Compressor, LinkPace};
-use super::cursor::{READ_BYTES, ShipCursor};
-use crate::driver::Slot;
+use super::cursor::{READ_BYTES, ShipCursor, Shipped};
+use crate::driver::{HeldMark, Slot};
 use crate::node::NodeCore;
 use crate::peers::{PeerLink, partition_of_bytes, read_mark};
 
@@ -28,8 +29,13 @@ const FRAMES_MAX: usize = 4;
 /// How often a beat is sent on an idle stream.
 const BEAT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A watermark without a segment to ride on waits at most this long for others: it bounds beats to
-/// 500 a second and adds as much to when a copy shows a synchronous write.
+/// Segments that no caller waits for are sent at most this often, more of them together: it bounds
+/// the frames of an asynchronous keyspace to 1,000 a second and adds half of it to the lag, in the
+/// mean. Doubled, the lag under load grows; halved, so does the work at both ends.
+const SHIP_INTERVAL: Duration = Duration::from_millis(1);
+
+/// A watermark waits this long for others: it bounds beats to 500 a second and adds as much to when
+/// a copy shows a synchronous write.
 const WATERMARK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// First and largest wait before dialling again; in between it doubles, with jitter.
@@ -38,6 +44,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// The wire protocol between nodes that this build speaks.
 pub(super) const PROTOCOL: u32 = 1;
+
+/// What a copy says it holds, and the hashes of our log at those places.
+type Marks = BTreeMap<PartitionId, HeldMark>;
+type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -131,52 +141,82 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     let Some(copy_frame::Frame::Hello(hello)) = next(&mut answers).await? else {
         return Err("the peer did not say hello first".into());
     };
-    let cursor = attach(node, link, &slots, &hello)?;
-    link.update(|status| {
-        status.connected = true;
-        status.last_error.clear();
-        status.node = NodeId::new(hello.node).ok();
-    });
+    let marks = read_marks(&hello, link)?;
+    let chains = own_chains(node, &marks).await?;
+    let (cursor, epochs) = attach(node, link, &slots, &marks, &chains)?;
+    link.update(|status| status.node = NodeId::new(hello.node).ok());
     tracing::info!(peer = %link.spec.name, "shipping to peer");
     let feedback = Feedback::default();
     tokio::select! {
         ended = send_all(node, link, cursor, &frames, &feedback) => ended,
-        ended = take_answers(node, link, &slots, &mut answers, &feedback) => ended,
+        ended = take_answers(node, link, (&slots, &epochs), &mut answers, &feedback) => ended,
     }
 }
 
-/// Takes the copy's marks into the cores and places the cursor.
-fn attach(
-    node: &NodeCore,
-    link: &PeerLink,
-    slots: &BTreeMap<PartitionId, Arc<Slot>>,
-    hello: &v1::CopyHello,
-) -> Result<ShipCursor, Failure> {
+/// What the copy says it holds.
+fn read_marks(hello: &v1::CopyHello, link: &PeerLink) -> Result<Marks, Failure> {
     if hello.region != link.spec.name.as_str() {
         let (actual, expected) = (&hello.region, &link.spec.name);
         return Err(format!("the node there is of region {actual:?}, expected {expected}").into());
     }
-    let mut marks = BTreeMap::new();
-    for mark in &hello.marks {
-        let (partition, mark) = read_mark(mark)?;
-        marks.insert(partition, mark);
-    }
-    let mut next = BTreeMap::new();
+    let marks = hello.marks.iter().map(read_mark);
+    Ok(marks.collect::<Result<Marks, _>>()?)
+}
+
+/// The chain hashes of our own log where the copy's logs end.
+async fn own_chains(node: &Arc<NodeCore>, marks: &Marks) -> Result<Chains, Failure> {
+    let (node, marks) = (Arc::clone(node), marks.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let ends = marks.iter().map(|(id, mark)| (*id, mark.received_upto));
+        ends.map(|(id, seq)| Ok((id, node.store.chain_at(id, seq)?)))
+            .collect::<Result<Chains, StoreError>>()
+    });
+    Ok(read.await??)
+}
+
+/// Takes the copy's marks into the cores and places the cursor; also the reigns that its acks on
+/// this stream will answer to.
+fn attach(
+    node: &NodeCore,
+    link: &PeerLink,
+    slots: &BTreeMap<PartitionId, Arc<Slot>>,
+    marks: &Marks,
+    chains: &Chains,
+) -> Result<(ShipCursor, BTreeMap<PartitionId, Epoch>), Failure> {
+    let (mut next, mut epochs) = (BTreeMap::new(), BTreeMap::new());
+    let mut diverged = 0;
     for (partition, slot) in slots {
         let Some(mark) = marks.get(partition) else {
             return Err(format!("the peer does not hold partition {partition}").into());
         };
+        let region = link.region();
         node.driver.input(
             slot,
             Input::CopyAttached {
-                region: link.region(),
+                region,
                 received_upto: mark.received_upto,
                 durable_upto: mark.durable_upto,
                 epoch: mark.epoch,
+                chain: mark.chain.unwrap_or_default(),
+                own_chain: chains.get(partition).copied().flatten(),
             },
         );
+        epochs.extend(slot.epoch().map(|epoch| (*partition, epoch)));
+        if slot.is_diverged(region, node.clock.now()) {
+            diverged += 1;
+            continue;
+        }
         next.insert(*partition, mark.received_upto.next());
     }
+    let left_out = format!("{diverged} partitions there do not follow this home's log");
+    link.update(|status| {
+        status.connected = true;
+        status.last_error = if diverged > 0 {
+            left_out
+        } else {
+            String::new()
+        };
+    });
     // A copy that restarted knows only the watermarks that segments carried; one that was on its
     // way when the last stream broke is lost. So every stream begins with all of them.
     for (partition, slot) in slots {
@@ -186,7 +226,42 @@ fn attach(
             link.ship.watermark(*partition, epoch, visible_upto);
         }
     }
-    Ok(ShipCursor::new(&node.store, next))
+    let shipped = match diverged {
+        0 => Shipped::All,
+        _ => Shipped::Some,
+    };
+    Ok((ShipCursor::new(&node.store, next, shipped), epochs))
+}
+
+/// When what was last sent.
+struct Sent {
+    beat: Instant,
+    segments: Instant,
+    /// Since when watermarks wait for company.
+    watermarks_since: Option<Instant>,
+}
+
+impl Sent {
+    fn long_ago() -> Self {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(BEAT_INTERVAL).unwrap_or(now);
+        Self {
+            beat: long_ago,
+            segments: long_ago,
+            watermarks_since: None,
+        }
+    }
+
+    /// How long until a beat is due.
+    fn until_beat(&mut self, link: &PeerLink) -> Duration {
+        if link.ship.has_watermarks() {
+            self.watermarks_since.get_or_insert_with(Instant::now);
+        }
+        let regular = BEAT_INTERVAL.saturating_sub(self.beat.elapsed());
+        let soon = |since: Instant| WATERMARK_INTERVAL.saturating_sub(since.elapsed());
+        self.watermarks_since
+            .map_or(regular, |since| regular.min(soon(since)))
+    }
 }
 
 async fn send_all(
@@ -197,57 +272,98 @@ async fn send_all(
     feedback: &Feedback,
 ) -> Result<Ended, Failure> {
     let mut compressor = Compressor::default();
-    let mut last_beat = Instant::now()
-        .checked_sub(BEAT_INTERVAL)
-        .unwrap_or_else(Instant::now);
+    let mut sent = Sent::long_ago();
     loop {
         heed(&mut cursor, node, feedback);
-        let end = node.store.durable_end();
-        if !cursor.is_at(end) {
-            let chunk = read_chunk(node, &cursor, end).await?;
-            if chunk.next == cursor.place() {
-                return Err(format!("journal cannot be read on from {}", cursor.place()).into());
-            }
-            let picked = cursor.pick(&chunk);
-            if !picked.bytes.is_empty() {
-                let bytes = picked.bytes.len() as u64;
-                let pace = if frames.capacity() < FRAMES_MAX / 2 {
-                    LinkPace::Slow
-                } else {
-                    LinkPace::Free
-                };
-                let frame = compressor.frame(picked.bytes, pace);
-                send(frames, ship_frame::Frame::Segments(frame)).await?;
-                link.update(|status| {
-                    status.shipped_bytes += bytes;
-                    status.shipped_records += picked.records;
-                });
-            }
-            if last_beat.elapsed() < BEAT_INTERVAL {
-                continue;
-            }
+        if sent.until_beat(link).is_zero() {
+            send_beat(node, link, &cursor, frames, &mut sent).await?;
         }
-        let caught_up = cursor.is_at(node.store.durable_end());
-        let since = last_beat.elapsed();
-        let has_watermarks = link.ship.has_watermarks();
-        if since >= BEAT_INTERVAL || (has_watermarks && since >= WATERMARK_INTERVAL) {
-            send(frames, ship_frame::Frame::Beat(beat(node, link, caught_up))).await?;
-            last_beat = Instant::now();
+        let is_urgent = link.ship.take_urgent();
+        let end = node.store.durable_end();
+        if cursor.is_at(end) {
+            tokio::select! {
+                () = link.ship.news.notified() => {}
+                () = feedback.notify.notified() => {}
+                () = tokio::time::sleep(sent.until_beat(link)) => {}
+            }
             continue;
         }
-        if caught_up {
-            let wait = if has_watermarks {
-                WATERMARK_INTERVAL
-            } else {
-                BEAT_INTERVAL
-            };
+        let hold = SHIP_INTERVAL.saturating_sub(sent.segments.elapsed());
+        if !is_urgent && !hold.is_zero() && is_near(cursor.place(), end) {
             tokio::select! {
-                () = link.ship.notify.notified() => {}
+                () = link.ship.hurry.notified() => {}
                 () = feedback.notify.notified() => {}
-                () = tokio::time::sleep(wait.saturating_sub(since)) => {}
+                () = tokio::time::sleep(hold) => {}
             }
+            // Once more, and this time not held: an interval has gone by, or it has become urgent.
+            link.ship.take_urgent();
+        }
+        if send_segments(node, link, &mut cursor, frames, &mut compressor).await? {
+            sent.segments = Instant::now();
         }
     }
+}
+
+/// Sends what one read of the journal gives; whether that was anything.
+async fn send_segments(
+    node: &Arc<NodeCore>,
+    link: &PeerLink,
+    cursor: &mut ShipCursor,
+    frames: &mpsc::Sender<v1::ShipFrame>,
+    compressor: &mut Compressor,
+) -> Result<bool, Failure> {
+    let chunk = read_chunk(node, cursor, node.store.durable_end()).await?;
+    if chunk.next == cursor.place() {
+        return Err(format!("journal cannot be read on from {}", cursor.place()).into());
+    }
+    let picked = cursor.pick(&chunk);
+    if let Some((partition, seq)) = picked.missing {
+        return Err(format!("{partition}: the journal lacks records from {seq} on").into());
+    }
+    if picked.bytes.is_empty() {
+        return Ok(false);
+    }
+    let bytes = picked.bytes.len() as u64;
+    let pace = if frames.capacity() < FRAMES_MAX / 2 {
+        LinkPace::Slow
+    } else {
+        LinkPace::Free
+    };
+    let frame = compressor.frame(picked.bytes, pace);
+    send(frames, ship_frame::Frame::Segments(frame)).await?;
+    link.update(|status| {
+        status.shipped_bytes += bytes;
+        status.shipped_records += picked.records;
+    });
+    Ok(true)
+}
+
+async fn send_beat(
+    node: &NodeCore,
+    link: &PeerLink,
+    cursor: &ShipCursor,
+    frames: &mpsc::Sender<v1::ShipFrame>,
+    sent: &mut Sent,
+) -> Result<(), Failure> {
+    // A beat speaks for every partition; with one left out it can say nothing.
+    let caught_up = cursor.is_at(node.store.durable_end()) && cursor.shipped() == Shipped::All;
+    let is_regular = sent.beat.elapsed() >= BEAT_INTERVAL;
+    let sent_us = match is_regular {
+        true => node.clock.now().micros().max(1),
+        false => 0,
+    };
+    sent.watermarks_since = None;
+    let beat = v1::Beat {
+        sent_us,
+        hlc: node.clock.head().bits(),
+        caught_up,
+        watermarks: take_watermarks(node, link),
+    };
+    send(frames, ship_frame::Frame::Beat(beat)).await?;
+    if is_regular {
+        sent.beat = Instant::now();
+    }
+    Ok(())
 }
 
 /// Does what rejections asked for.
@@ -266,15 +382,19 @@ fn heed(cursor: &mut ShipCursor, node: &NodeCore, feedback: &Feedback) {
     }
 }
 
+/// Whether little enough is new to be read in place, or to wait for more.
+fn is_near(place: Place, end: Place) -> bool {
+    place.file == end.file && end.offset - place.offset < READ_BYTES as u64 / 4
+}
+
 /// Reads in place when little is new, which is in the page cache; on another thread in catch-up.
 async fn read_chunk(
     node: &Arc<NodeCore>,
     cursor: &ShipCursor,
-    end: domicile_storage::Place,
-) -> Result<domicile_storage::JournalChunk, Failure> {
+    end: Place,
+) -> Result<JournalChunk, Failure> {
     let place = cursor.place();
-    let is_near = place.file == end.file && end.offset - place.offset < READ_BYTES as u64 / 4;
-    if is_near {
+    if is_near(place, end) {
         return Ok(cursor.read(&node.store, end)?);
     }
     let node = Arc::clone(node);
@@ -282,7 +402,7 @@ async fn read_chunk(
     Ok(read.await??)
 }
 
-fn beat(node: &NodeCore, link: &PeerLink, caught_up: bool) -> v1::Beat {
+fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
     let shared = |partition: &PartitionId| {
         node.driver
             .slot(*partition)
@@ -298,18 +418,16 @@ fn beat(node: &NodeCore, link: &PeerLink, caught_up: bool) -> v1::Beat {
         epoch_node: epoch.node.get(),
         visible_upto: visible_upto.get(),
     });
-    v1::Beat {
-        sent_us: node.clock.now().micros(),
-        hlc: node.clock.head().bits(),
-        caught_up,
-        watermarks: watermarks.collect(),
-    }
+    watermarks.collect()
 }
 
 async fn take_answers(
     node: &Arc<NodeCore>,
     link: &PeerLink,
-    slots: &BTreeMap<PartitionId, Arc<Slot>>,
+    (slots, epochs): (
+        &BTreeMap<PartitionId, Arc<Slot>>,
+        &BTreeMap<PartitionId, Epoch>,
+    ),
     answers: &mut Streaming<v1::CopyFrame>,
     feedback: &Feedback,
 ) -> Result<Ended, Failure> {
@@ -319,11 +437,11 @@ async fn take_answers(
             Some(copy_frame::Frame::Acks(acks)) => {
                 for mark in &acks.marks {
                     let (partition, mark) = read_mark(mark)?;
-                    let Some(slot) = slots.get(&partition) else {
-                        continue;
-                    };
-                    let Some(epoch) = slot.epoch() else { continue };
-                    node.driver.ack(slot, link.region(), epoch, mark);
+                    if let (Some(slot), Some(epoch)) =
+                        (slots.get(&partition), epochs.get(&partition))
+                    {
+                        node.driver.ack(slot, link.region(), *epoch, mark);
+                    }
                 }
             }
             Some(copy_frame::Frame::Echo(echo)) => {
@@ -331,21 +449,38 @@ async fn take_answers(
                 link.update(|status| status.rtt_us = rtt_us);
             }
             Some(copy_frame::Frame::Rejection(rejection)) => {
-                let partition = partition_of_bytes(&rejection.partition)?;
-                let (cause, message) = (&rejection.cause, &rejection.message);
-                tracing::warn!(peer = %link.spec.name, %partition, %cause, %message, "rejected");
-                link.update(|status| status.last_error = format!("{partition}: {message}"));
-                let expected = Seq::new(rejection.expected_seq);
-                let rewind = (cause == "GAP" && expected > Seq::NONE).then_some(expected);
-                let rewinds = feedback.rewinds.lock();
-                rewinds
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .insert(partition, rewind);
-                feedback.notify.notify_one();
+                heed_rejection(link, rejection, feedback)?
             }
             Some(copy_frame::Frame::Hello(_)) => return Err("a second hello".into()),
         }
     }
+}
+
+/// What a refused segment calls for: going back, leaving the partition out, or starting over.
+///
+/// # Errors
+/// The logs may have forked, or the peer's store has failed: the next hello tells.
+fn heed_rejection(
+    link: &PeerLink,
+    rejection: v1::Rejection,
+    feedback: &Feedback,
+) -> Result<(), Failure> {
+    let partition = partition_of_bytes(&rejection.partition)?;
+    let (cause, message) = (&rejection.cause, &rejection.message);
+    tracing::warn!(peer = %link.spec.name, %partition, %cause, %message, "rejected");
+    link.update(|status| status.last_error = format!("{partition}: {message}"));
+    let expected = Seq::new(rejection.expected_seq);
+    let rewind = match cause.as_str() {
+        "GAP" if expected > Seq::NONE => Some(expected),
+        "RESIDENCY" => None,
+        _ => return Err(format!("{partition} refused: {message}").into()),
+    };
+    let rewinds = feedback.rewinds.lock();
+    rewinds
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .insert(partition, rewind);
+    feedback.notify.notify_one();
+    Ok(())
 }
 
 async fn next(

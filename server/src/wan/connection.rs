@@ -28,6 +28,11 @@ use super::pipe::{BATCH_CHUNKS_MAX, Chunk, Due, Pipe};
 /// twice as long for an attempt that is under way.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a write to a full socket may take before the writer looks whether the connection is
+/// over. Doubled, closing a link that nobody reads waits twice as long; halved, a blocked writer
+/// wakes twice as often.
+const BLOCKED_WRITE_CHECK: Duration = Duration::from_millis(50);
+
 /// The stack of a proxy thread, which calls nothing deep. Doubled, it costs address space only;
 /// halved, formatting a log line comes near its end.
 pub(super) const THREAD_STACK_BYTES: usize = 256 << 10;
@@ -87,6 +92,12 @@ impl Connection {
         if self.is_over() {
             return reset_on_close(target);
         }
+        for sink in [&self.client, target] {
+            if let Err(error) = sink.set_write_timeout(Some(BLOCKED_WRITE_CHECK)) {
+                tracing::debug!(%error, "a connection ended before it was carried");
+                return self.abort();
+            }
+        }
         thread::scope(|scope| {
             let named = |name: &str| {
                 thread::Builder::new()
@@ -134,7 +145,7 @@ impl Connection {
         let mut batch = Vec::with_capacity(BATCH_CHUNKS_MAX);
         loop {
             match pipe.next(&mut batch) {
-                Due::Bytes => match write_batch(sink, &batch) {
+                Due::Bytes => match write_batch(sink, &batch, pipe) {
                     Ok(()) => pipe.delivered(&mut batch),
                     Err(_) => {
                         pipe.discard(&mut batch);
@@ -163,20 +174,14 @@ impl Connection {
     /// go of the sockets, at once after this.
     pub(super) fn abort(&self) {
         self.end_pipes();
-        self.reset_socket(&self.client, &self.backward);
-        if let Some(target) = self.target.get() {
-            self.reset_socket(target, &self.forward);
-        }
-    }
-
-    fn reset_socket(&self, socket: &TcpStream, written_by: &Pipe) {
-        reset_on_close(socket);
-        // Wakes the reader without telling the peer anything.
-        let _ = socket.shutdown(Shutdown::Read);
-        // Only this wakes a writer that is blocked on a full socket. The end of stream it queues
-        // stands behind bytes the peer has no room for, so the reset overtakes it.
-        if written_by.is_writing() {
-            let _ = socket.shutdown(Shutdown::Write);
+        for socket in [Some(&self.client), self.target.get()]
+            .into_iter()
+            .flatten()
+        {
+            reset_on_close(socket);
+            // Wakes the reader without telling the peer anything. A writer that is blocked looks
+            // for itself: shutting its side down would send an orderly end ahead of the reset.
+            let _ = socket.shutdown(Shutdown::Read);
         }
     }
 }
@@ -195,10 +200,8 @@ fn dial(address: Option<SocketAddr>) -> io::Result<TcpStream> {
     Ok(target)
 }
 
-fn write_batch(mut sink: &TcpStream, batch: &[Chunk]) -> io::Result<()> {
-    if let [chunk] = batch {
-        return sink.write_all(chunk.bytes());
-    }
+/// Writes everything, or fails: also once the connection is over, however long the sink is full.
+fn write_batch(mut sink: &TcpStream, batch: &[Chunk], pipe: &Pipe) -> io::Result<()> {
     let mut storage = [IoSlice::new(&[]); BATCH_CHUNKS_MAX];
     for (slice, chunk) in storage.iter_mut().zip(batch) {
         *slice = IoSlice::new(chunk.bytes());
@@ -209,6 +212,7 @@ fn write_batch(mut sink: &TcpStream, batch: &[Chunk]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => IoSlice::advance_slices(&mut slices, written),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !pipe.is_over() => {}
             Err(error) => return Err(error),
         }
     }

@@ -120,7 +120,6 @@ struct State {
     /// The sink is gone: bytes have nowhere to go and are dropped, as on a wire to a dead host.
     discarding: bool,
     over: bool,
-    writer_writes: bool,
     /// Set while the writer waits without a deadline: only then does a push pay for a wake-up.
     writer_idle: bool,
     reader_waits: bool,
@@ -139,7 +138,6 @@ impl Pipe {
                 held,
                 discarding: false,
                 over: false,
-                writer_writes: false,
                 writer_idle: false,
                 reader_waits: false,
                 spare: Vec::new(),
@@ -260,7 +258,6 @@ impl Pipe {
     /// Accounts for a batch that was written, and keeps its buffers.
     pub(super) fn delivered(&self, batch: &mut Vec<Chunk>) {
         let mut state = self.state();
-        state.writer_writes = false;
         for chunk in batch.drain(..) {
             self.lane.count_delivered(chunk.length);
             // A pipe that ended during the write has forgotten its bytes already.
@@ -276,7 +273,6 @@ impl Pipe {
     pub(super) fn discard(&self, batch: &mut Vec<Chunk>) {
         batch.clear();
         let mut state = self.state();
-        state.writer_writes = false;
         state.discarding = true;
         state.buffered_bytes = 0;
         state
@@ -327,10 +323,6 @@ impl Pipe {
 
     pub(super) fn is_over(&self) -> bool {
         self.state().over
-    }
-
-    pub(super) fn is_writing(&self) -> bool {
-        self.state().writer_writes
     }
 
     pub(super) fn buffered_bytes(&self) -> usize {
@@ -396,7 +388,6 @@ impl State {
             !batch.is_empty(),
             "the head of the queue was due and is not there"
         );
-        self.writer_writes = true;
         Due::Bytes
     }
 }

@@ -10,7 +10,7 @@ use domicile_proto::{ChainHash, Seq};
 
 use super::fixture::*;
 use crate::commit::{CommitSink, CommitThread, Committed};
-use crate::{MemoryDisk, StoreError, StoreOptions};
+use crate::{CheckedSegment, MemoryDisk, StoreError, StoreOptions};
 
 #[test]
 fn a_commit_takes_all_partitions_in_one_sync() {
@@ -91,7 +91,9 @@ fn a_copy_stores_what_it_received_unchanged() {
         .unwrap()
         .segments;
     for (_, segment) in &sent {
-        copy.submit_segment(segment.clone()).unwrap();
+        let bytes = segment.bytes().len();
+        copy.submit_segment(CheckedSegment::new(segment.clone(), bytes).unwrap())
+            .unwrap();
     }
     copy.commit_once().unwrap();
     let stored = copy

@@ -1,0 +1,72 @@
+//! A segment from elsewhere whose every record has been read.
+//!
+//! **Owns**: the one decoding of it, and that nothing about its content can fail afterwards.
+//! **Does not own**: whether it continues the partition's log (the core decides).
+
+use domicile_proto::{AckLevel, ChainHash, Segment, SegmentHeader};
+
+use crate::cells::UnappliedRecord;
+use crate::error::StoreError;
+use crate::recovery::unapplied_records;
+
+/// A segment that is ready to be queued.
+#[derive(Debug)]
+pub struct CheckedSegment {
+    segment: Segment,
+    chain: ChainHash,
+    levels: Vec<AckLevel>,
+    records: Vec<UnappliedRecord>,
+}
+
+impl CheckedSegment {
+    /// Reads every record. `buffer_bytes` is the size of the allocation that the segment is a part
+    /// of: what is small in it is copied out, so that a value never keeps a network buffer alive.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidRecord`]: its checksums hold and yet it is not records; a faulty build
+    /// wrote it.
+    pub fn new(segment: Segment, buffer_bytes: usize) -> Result<Self, StoreError> {
+        let first_seq = segment.header().first_seq;
+        let mut levels: Vec<AckLevel> = Vec::new();
+        let records = unapplied_records(&segment, first_seq, buffer_bytes, |head| {
+            if !levels.contains(&head.level) {
+                levels.push(head.level);
+            }
+        })?;
+        let chain = segment.chain();
+        Ok(Self {
+            segment,
+            chain,
+            levels,
+            records,
+        })
+    }
+
+    /// The different levels that its records' callers asked for.
+    #[must_use]
+    pub fn levels(&self) -> &[AckLevel] {
+        &self.levels
+    }
+
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &SegmentHeader {
+        self.segment.header()
+    }
+
+    /// The hash of the history that ends with it.
+    #[must_use]
+    pub fn chain(&self) -> ChainHash {
+        self.chain
+    }
+
+    /// When its first record was sequenced.
+    #[must_use]
+    pub fn first_hlc(&self) -> Option<domicile_proto::Hlc> {
+        self.segment.first_hlc()
+    }
+
+    pub(crate) fn into_parts(self) -> (Segment, ChainHash, Vec<UnappliedRecord>) {
+        (self.segment, self.chain, self.records)
+    }
+}
