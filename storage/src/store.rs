@@ -217,6 +217,12 @@ impl Store {
         self.cells.needs_flush()
     }
 
+    /// Records that are visible and not in the engine: what a restart now would replay.
+    #[must_use]
+    pub fn unflushed_records(&self) -> u64 {
+        self.cells.stats().records_since_flush
+    }
+
     /// Whether the cells take more memory than allowed: writes are to pause until a flush.
     #[must_use]
     pub fn is_stalled(&self) -> bool {

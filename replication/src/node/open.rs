@@ -29,8 +29,12 @@ use crate::topology::Topology;
 /// fill, so this only has to be well below that.
 const FLUSH_POLL: Duration = Duration::from_millis(50);
 
-/// A quiet node flushes this often, so that a restart has little to replay.
-const FLUSH_IDLE: Duration = Duration::from_secs(10);
+/// A node flushes once it has been quiet for this long, so that a restart has nothing to replay. A
+/// busy one does not: a key that is written again and again would be given to the engine each time.
+const FLUSH_QUIET: Duration = Duration::from_secs(10);
+
+/// After a flush that failed the next one waits this long.
+const FLUSH_RETRY: Duration = Duration::from_secs(1);
 
 /// What ends with the node.
 pub(super) struct Threads {
@@ -217,15 +221,20 @@ fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
 
 fn run_flusher(core: &NodeCore) {
     let closed = core.closed.subscribe();
-    let mut last = Instant::now();
+    let mut quiet_since = Instant::now();
+    let mut seen = 0;
     while !*closed.borrow() {
-        if core.store.needs_flush() || last.elapsed() >= FLUSH_IDLE {
+        let unflushed = core.store.unflushed_records();
+        if unflushed != seen {
+            (seen, quiet_since) = (unflushed, Instant::now());
+        }
+        let is_quiet = unflushed > 0 && quiet_since.elapsed() >= FLUSH_QUIET;
+        if core.store.needs_flush() || is_quiet {
             if let Err(error) = core.store.flush_once() {
                 tracing::error!(%error, "flushing cells into the engine failed; it is tried again");
-                std::thread::sleep(FLUSH_IDLE / 10);
+                std::thread::sleep(FLUSH_RETRY);
             }
             core.driver.room.notify_waiters();
-            last = Instant::now();
         } else {
             std::thread::sleep(FLUSH_POLL);
         }

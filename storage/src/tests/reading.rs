@@ -136,3 +136,29 @@ fn places_beyond_the_journal_are_refused_or_empty() {
     assert_eq!(store.read(beyond, beyond, 100).unwrap().segments, []);
     assert_eq!(store.records(partition(0), Seq::FIRST).count(), 0);
 }
+
+#[test]
+fn the_chain_hash_is_known_where_a_segment_ends_and_nowhere_else() {
+    let (store, _, commits) = filled();
+    for commit in &commits {
+        let (partition, last_seq) = (commit.partition, commit.last_seq);
+        assert_eq!(
+            store.chain_at(partition, last_seq).unwrap(),
+            Some(commit.chain)
+        );
+    }
+    let (mut author, mut inside) = (Author::default(), Vec::new());
+    let (store, _) = open(&MemoryDisk::new());
+    for _ in 0..20 {
+        author.write(&store, partition(0), b"a").unwrap();
+        author.write(&store, partition(0), b"b").unwrap();
+        inside.extend(author.commit(&store).unwrap());
+    }
+    for commit in &inside {
+        let at = |seq| store.chain_at(partition(0), seq).unwrap();
+        assert_eq!(at(commit.first_seq), None, "inside {commit:?}");
+        assert_eq!(at(commit.last_seq), Some(commit.chain));
+    }
+    assert_eq!(store.chain_at(partition(0), Seq::new(41)).unwrap(), None);
+    assert_eq!(store.chain_at(partition(9), Seq::FIRST).unwrap(), None);
+}
