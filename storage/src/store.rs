@@ -21,7 +21,8 @@ use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Record, Seq};
 use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord};
 use crate::checkpoint;
 use crate::commit::{
-    CommitQueue, CommitStatistic, CommitStats, Committed, Committer, Health, Published,
+    CommitQueue, CommitStatistic, CommitStats, CommitUrgency, Committed, Committer, Health,
+    Published,
 };
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
@@ -174,7 +175,8 @@ impl Store {
     }
 
     /// Queues a segment from the partition's home for the next commit, unchanged, and its records
-    /// in the partition's cells as not yet visible.
+    /// in the partition's cells as not yet visible. They may be made visible before they are
+    /// durable: they are not flushed before.
     ///
     /// # Errors
     /// [`StoreError::QueueFull`], [`StoreError::Poisoned`], [`StoreError::Closed`]: nothing is
@@ -182,24 +184,41 @@ impl Store {
     ///
     /// # Panics
     /// If the segment does not continue the partition's log.
-    pub fn submit_segment(&self, segment: CheckedSegment) -> Result<(), StoreError> {
+    pub fn submit_segment(
+        &self,
+        segment: CheckedSegment,
+        urgency: CommitUrgency,
+    ) -> Result<(), StoreError> {
         self.health.check()?;
         let header = *segment.header();
         let (segment, chain, records) = segment.into_parts();
-        self.queue.submit_segment(segment, chain)?;
+        self.queue.submit_segment(segment, chain, urgency)?;
         self.cells
             .partition(header.partition)
             .enqueue_all(header.epoch, header.first_seq, records);
         Ok(())
     }
 
-    /// Commits everything that is queued: one write, one sync. Empty if nothing was.
+    /// What is queued and was not urgent is now.
+    pub fn hasten(&self) {
+        self.queue.hasten();
+    }
+
+    /// Commits everything that is queued: one write, one sync. Empty if nothing was. What
+    /// [`Store::flush_once`] had to commit meanwhile is told of here, once.
     ///
     /// # Errors
     /// What the disk says, once; [`StoreError::Poisoned`] ever after.
     pub fn commit_once(&self) -> Result<Vec<Committed>, StoreError> {
         self.health.check()?;
-        self.commit_queued()
+        let mut committer = self.committer()?;
+        let committed = self.commit_queued(&mut committer)?;
+        let mut untold = committer.take_untold();
+        if untold.is_empty() {
+            return Ok(committed);
+        }
+        untold.extend(committed);
+        Ok(untold)
     }
 
     /// Makes the next journal file ahead of need; `false` if there is nothing to do.
@@ -342,7 +361,9 @@ impl Store {
         self.stop_threads();
         let committed = match self.health.cause() {
             Some(cause) => Err(StoreError::Poisoned { cause }),
-            None => self.commit_queued().map(|_| ()),
+            None => self
+                .committer()
+                .and_then(|mut it| self.commit_queued(&mut it).map(drop)),
         };
         let flushed = self.flush().map(|_| ());
         self.cells.engine().close();
@@ -376,15 +397,18 @@ impl Store {
         self.files.stop_preparing();
     }
 
-    fn commit_queued(&self) -> Result<Vec<Committed>, StoreError> {
-        let Ok(mut committer) = self.committer.lock() else {
+    fn committer(&self) -> Result<MutexGuard<'_, Committer>, StoreError> {
+        self.committer.lock().map_err(|_| {
             // Half a commit may be in there; nobody can tell what it came to.
             let cause = "a commit panicked";
             self.health.poison(cause);
-            return Err(StoreError::Poisoned {
+            StoreError::Poisoned {
                 cause: cause.into(),
-            });
-        };
+            }
+        })
+    }
+
+    fn commit_queued(&self, committer: &mut Committer) -> Result<Vec<Committed>, StoreError> {
         if let Some(cause) = self.health.cause() {
             return Err(StoreError::Poisoned { cause });
         }
@@ -397,6 +421,20 @@ impl Store {
         committed
     }
 
+    /// Commits what is queued, on behalf of a flush, and leaves it to the committer to tell.
+    fn commit_before_flush(&self) -> Result<(), StoreError> {
+        // The lock alone waits for a commit that is under way.
+        let mut committer = self.committer()?;
+        let committed = self.commit_queued(&mut committer);
+        if committed.as_ref().is_ok_and(Vec::is_empty) {
+            return Ok(());
+        }
+        let outcome = committed.map(|committed| committer.leave_untold(committed));
+        drop(committer);
+        self.queue.tell();
+        outcome
+    }
+
     fn flush(&self) -> Result<FlushReport, StoreError> {
         let _order = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         // Read before the journal's end is: an older mark only replays more.
@@ -406,11 +444,16 @@ impl Store {
             found.map_or(Seq::NONE, |index| applied[index].1)
         };
         let rows = checkpoint::compute(self.node, &mut self.published(), &applied);
-        let flushed = self.cells.flush_once(rows);
+        let freeze = self.cells.freeze_once(rows);
+        // A copy may show what is not durable yet. The engine may never be ahead of the journal:
+        // what is frozen was queued before, so it is durable after this.
+        let flushed = self
+            .commit_before_flush()
+            .and_then(|()| Ok(self.cells.write_frozen(freeze)?));
         if flushed.as_ref().map_or(true, |report| report.retried) {
             self.published().index.save_again();
         }
-        Ok(flushed?)
+        flushed
     }
 
     fn published(&self) -> MutexGuard<'_, Published> {

@@ -16,7 +16,8 @@ use crate::recovered::Recovered;
 use crate::refusal::Refusal;
 use crate::status::{Counters, PartitionStatus, Role, RpoPressure};
 
-/// The state of a copy. Between steps `visible <= durable <= received` holds.
+/// The state of a copy. Between steps `durable <= received` holds, and `visible` is at most
+/// `received` in an asynchronous keyspace, `durable` in any other.
 #[derive(Debug)]
 pub(crate) struct Copy {
     config: PartitionConfig,
@@ -157,7 +158,9 @@ impl Copy {
         if awaited.durable {
             self.durable_awaited_upto = last_seq;
         }
-        effects.push(Effect::Store);
+        effects.push(Effect::Store {
+            urgency: Urgency::of(awaited.durable),
+        });
         self.send_ack(Urgency::of(awaited.received), effects);
     }
 
@@ -230,11 +233,15 @@ impl Copy {
     }
 
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
-        let durable = self.durable.upto();
-        // An asynchronous home ships only what its readers see already.
+        let limit = match self.config.ack {
+            AckLevel::Async => self.received,
+            _ => self.durable,
+        };
+        // An asynchronous home ships only what its readers see already, so on arrival its level is
+        // known to be met.
         let goal = match self.config.ack {
-            AckLevel::Async => durable,
-            _ => self.home_visible.upto().min(durable),
+            AckLevel::Async => limit.upto(),
+            _ => self.home_visible.upto().min(limit.upto()),
         };
         if self.phase == Phase::Running && self.visible.raise(goal) {
             effects.push(Effect::Visible {
@@ -243,8 +250,8 @@ impl Copy {
         }
         let (visible, durable, received) = (self.visible, self.durable, self.received);
         assert!(
-            visible <= durable,
-            "visible {visible} above durable {durable}"
+            visible <= limit,
+            "visible {visible} above {limit}, durable {durable}"
         );
         assert!(
             durable <= received,

@@ -124,7 +124,10 @@ pub enum Effect {
         result: Result<Receipt, Refusal>,
     },
     /// Copy: submit the segment just given.
-    Store,
+    Store {
+        /// Whether a caller waits until it is durable here.
+        urgency: Urgency,
+    },
     /// Copy: do not.
     Reject {
         /// Why.

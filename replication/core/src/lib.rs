@@ -18,6 +18,7 @@
 //!                     |                    |                    '- Store was asked for; acked
 //!                     |                    '- fsynced here; acked
 //!                     '- known to be visible at the home, and durable here
+//!         (async: visible = received; what is shipped is visible at the home already)
 //! ```
 //! Every mark is "up to and including"; every one of them only grows. The one exception is what a
 //! home believes of a copy, which starts again when the copy connects again.

@@ -139,7 +139,9 @@ impl Model {
             chain: segment.chain(),
             awaited: Awaited::default(),
         });
-        let stores = effects.contains(&Effect::Store);
+        let stores = effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Store { .. }));
         assert_eq!(
             stores, honest,
             "{header:?} after {}: {effects:?}",
@@ -160,7 +162,7 @@ impl Model {
         self.copy.step(Moment::START, input, &mut effects);
         for effect in &effects {
             match effect {
-                Effect::Store => {
+                Effect::Store { .. } => {
                     let header = header.unwrap();
                     self.stored += 1;
                     self.received = header.last_seq().get();
@@ -176,8 +178,13 @@ impl Model {
                 }
                 Effect::Visible { upto } => {
                     assert!(upto.get() > self.visible, "visible {upto} again");
-                    assert!(upto.get() <= self.durable, "visible {upto} above durable");
                     let is_async = self.ack == AckLevel::Async;
+                    let limit = if is_async {
+                        self.received
+                    } else {
+                        self.durable
+                    };
+                    assert!(upto.get() <= limit, "visible {upto} above {limit}");
                     assert!(
                         is_async || upto.get() <= self.heard,
                         "visible {upto} was never told"

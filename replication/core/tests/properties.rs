@@ -508,7 +508,7 @@ impl Model {
                 }
             }
             Effect::Event(_) => {}
-            Effect::Store | Effect::Reject { .. } | Effect::SendAck { .. } => {
+            Effect::Store { .. } | Effect::Reject { .. } | Effect::SendAck { .. } => {
                 panic!("not a home's effect: {effect:?}");
             }
         }

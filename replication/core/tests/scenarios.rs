@@ -405,7 +405,7 @@ impl World {
             .expect("a scenario opens its partition first");
         partition.step(self.now, input, &mut effects);
         for effect in &effects {
-            if let (Effect::Store, Some(last)) = (effect, given) {
+            if let (Effect::Store { .. }, Some(last)) = (effect, given) {
                 self.chains.insert(last, self.chain_given);
             }
             self.show(effect, output);
@@ -452,7 +452,7 @@ impl World {
             } => {
                 self.show_refusal(&format!("reply {ticket:?}"), refusal, output);
             }
-            Effect::Store => output.push_str("store\n"),
+            Effect::Store { urgency } => writeln!(output, "store{}", shown(*urgency)).unwrap(),
             Effect::Reject { cause } => {
                 let cause = self.named(&cause.to_string());
                 // The values of hashes belong to the format's golden file.

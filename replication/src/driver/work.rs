@@ -15,7 +15,7 @@ use domicile_proto::{
     AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
     record::RecordBody,
 };
-use domicile_storage::{CheckedSegment, CommitSink, Committed, Store, StoreError};
+use domicile_storage::{CheckedSegment, CommitSink, CommitUrgency, Committed, Store, StoreError};
 use tokio::sync::Notify;
 
 use super::outbox::{Outbox, ReplyTo, Waiter};
@@ -328,11 +328,12 @@ impl Driver {
                     let body = RecordBody::mark();
                     self.append(slot, state, seq, visible_upto, Record { head, body });
                 }
-                Effect::Store => {
+                Effect::Store { urgency } => {
                     let Some(Cargo::Segment(segment)) = cargo.take() else {
                         panic!("{}: a store without a segment", slot.partition);
                     };
-                    if let Err(error) = self.store.submit_segment(segment) {
+                    if let Err(error) = self.store.submit_segment(segment, commit_urgency(urgency))
+                    {
                         state.alarm = Some(error.to_string());
                         rejected = Some(RejectCause::Poisoned);
                         // What follows in this step (the ack) held only if it had been taken.
@@ -453,6 +454,13 @@ impl CommitSink for Driver {
     fn failed(&self, error: &StoreError) {
         tracing::error!(%error, "the store has failed; no further write is acknowledged");
         self.answer_all(&error.to_string());
+    }
+}
+
+fn commit_urgency(urgency: Urgency) -> CommitUrgency {
+    match urgency {
+        Urgency::Soon => CommitUrgency::Soon,
+        Urgency::Now => CommitUrgency::Now,
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod compression;
 mod cursor;
+mod pace;
 mod receiver;
 mod shipper;
 

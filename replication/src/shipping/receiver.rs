@@ -10,7 +10,7 @@ use bytes::Bytes;
 use domicile_core::{Input, RejectCause, Urgency};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
 use domicile_proto::{Hlc, PartitionId, Segment, Seq};
-use domicile_storage::CheckedSegment;
+use domicile_storage::{CheckedSegment, SOON_INTERVAL};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -25,9 +25,10 @@ use crate::peers::{mark_message, partition_of_bytes, read_epoch};
 /// Largest frame of segments accepted, uncompressed.
 const FRAME_BYTES_MAX: usize = 12 << 20;
 
-/// Acks that no caller waits for are told at most this often. It adds as much to what the home
-/// takes for its potential loss; halved, it costs both ends twice the messages under load.
-const ACK_INTERVAL: Duration = Duration::from_millis(2);
+/// Acks that no caller waits for are told at most this often: as often as what they tell of is
+/// committed. It adds as much to what the home takes for its potential loss; halved, it costs both
+/// ends twice the messages under load.
+const ACK_INTERVAL: Duration = SOON_INTERVAL;
 
 type Answers = mpsc::Sender<Result<v1::CopyFrame, Status>>;
 
@@ -145,6 +146,12 @@ impl Receiver {
             if waiting == Some(Urgency::Now) || (waiting.is_some() && acks_due <= Instant::now()) {
                 self.send_acks(signal).await?;
                 acked_at = Instant::now();
+                if waiting == Some(Urgency::Now) {
+                    // What was acknowledged as received is on its way first, and on disk next: only
+                    // between the two may a loss of power here take what the home counts on.
+                    tokio::task::yield_now().await;
+                    self.node.store.hasten();
+                }
                 continue;
             }
             tokio::select! {

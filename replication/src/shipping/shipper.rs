@@ -18,6 +18,7 @@ use tonic::Streaming;
 
 use super::compression::{Compressor, LinkPace};
 use super::cursor::{READ_BYTES, ShipCursor, Shipped};
+use super::pace::ShipPace;
 use crate::driver::{HeldMark, Slot};
 use crate::node::NodeCore;
 use crate::peers::{PeerLink, partition_of_bytes, read_mark};
@@ -29,18 +30,17 @@ const FRAMES_MAX: usize = 4;
 /// How often a beat is sent on an idle stream.
 const BEAT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Segments that no caller waits for are sent at most this often, more of them together: it bounds
-/// the frames of an asynchronous keyspace to 1,000 a second and adds half of it to the lag, in the
-/// mean. Doubled, the lag under load grows; halved, so does the work at both ends.
-const SHIP_INTERVAL: Duration = Duration::from_millis(1);
-
 /// A watermark waits this long for others: it bounds beats to 500 a second and adds as much to when
 /// a copy shows a synchronous write.
 const WATERMARK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// First and largest wait before dialling again; in between it doubles, with jitter.
+/// First and largest wait before dialling again; in between it doubles, with jitter. The largest is
+/// what a healed link waits for at most; halved, an absent peer is dialled twice as often.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// A stream that lasted so long was a good one: what ends it is news, and dialled again at once.
+const GOOD_STREAM: Duration = Duration::from_secs(2);
 
 /// The wire protocol between nodes that this build speaks.
 pub(super) const PROTOCOL: u32 = 1;
@@ -72,7 +72,7 @@ pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
                 link.update(|status| status.last_error = error);
             }
         }
-        if started.elapsed() > BACKOFF_MAX {
+        if started.elapsed() > GOOD_STREAM {
             backoff = BACKOFF_MIN;
         }
         jitter = jitter
@@ -236,7 +236,6 @@ fn attach(
 /// When what was last sent.
 struct Sent {
     beat: Instant,
-    segments: Instant,
     /// Since when watermarks wait for company.
     watermarks_since: Option<Instant>,
 }
@@ -247,7 +246,6 @@ impl Sent {
         let long_ago = now.checked_sub(BEAT_INTERVAL).unwrap_or(now);
         Self {
             beat: long_ago,
-            segments: long_ago,
             watermarks_since: None,
         }
     }
@@ -273,6 +271,7 @@ async fn send_all(
 ) -> Result<Ended, Failure> {
     let mut compressor = Compressor::default();
     let mut sent = Sent::long_ago();
+    let mut pace = ShipPace::new(Instant::now(), node.store.commit_stats().bytes);
     loop {
         heed(&mut cursor, node, feedback);
         if sent.until_beat(link).is_zero() {
@@ -288,8 +287,18 @@ async fn send_all(
             }
             continue;
         }
-        let hold = SHIP_INTERVAL.saturating_sub(sent.segments.elapsed());
-        if !is_urgent && !hold.is_zero() && is_near(cursor.place(), end) {
+        let now = Instant::now();
+        if !is_near(cursor.place(), end) {
+            // What is written meanwhile lies behind what the copy lacks: nothing can overtake it.
+            let hold = pace.catch_up_hold(now, node.store.commit_stats().bytes);
+            if !hold.is_zero() {
+                tokio::time::sleep(hold.min(sent.until_beat(link))).await;
+                continue;
+            }
+        } else if let hold = pace.live_hold(now)
+            && !is_urgent
+            && !hold.is_zero()
+        {
             tokio::select! {
                 () = link.ship.hurry.notified() => {}
                 () = feedback.notify.notified() => {}
@@ -298,20 +307,21 @@ async fn send_all(
             // Once more, and this time not held: an interval has gone by, or it has become urgent.
             link.ship.take_urgent();
         }
-        if send_segments(node, link, &mut cursor, frames, &mut compressor).await? {
-            sent.segments = Instant::now();
+        let bytes = send_segments(node, link, &mut cursor, frames, &mut compressor).await?;
+        if bytes > 0 {
+            pace.sent(Instant::now(), bytes);
         }
     }
 }
 
-/// Sends what one read of the journal gives; whether that was anything.
+/// Sends what one read of the journal gives; how many bytes of segments that was.
 async fn send_segments(
     node: &Arc<NodeCore>,
     link: &PeerLink,
     cursor: &mut ShipCursor,
     frames: &mpsc::Sender<v1::ShipFrame>,
     compressor: &mut Compressor,
-) -> Result<bool, Failure> {
+) -> Result<u64, Failure> {
     let chunk = read_chunk(node, cursor, node.store.durable_end()).await?;
     if chunk.next == cursor.place() {
         return Err(format!("journal cannot be read on from {}", cursor.place()).into());
@@ -321,7 +331,7 @@ async fn send_segments(
         return Err(format!("{partition}: the journal lacks records from {seq} on").into());
     }
     if picked.bytes.is_empty() {
-        return Ok(false);
+        return Ok(0);
     }
     let bytes = picked.bytes.len() as u64;
     let pace = if frames.capacity() < FRAMES_MAX / 2 {
@@ -335,7 +345,7 @@ async fn send_segments(
         status.shipped_bytes += bytes;
         status.shipped_records += picked.records;
     });
-    Ok(true)
+    Ok(bytes)
 }
 
 async fn send_beat(

@@ -37,5 +37,5 @@ pub use flush::{Checkpoint, FlushReport};
 pub use occupancy::CellStats;
 pub use partition::PartitionCells;
 pub use rows::PartitionMarks;
-pub use store::{CellOptions, CellStore};
+pub use store::{CellOptions, CellStore, Freeze};
 pub use unapplied::UnappliedRecord;

@@ -47,6 +47,15 @@ impl Default for CellOptions {
     }
 }
 
+/// What a freeze found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// Nothing left behind: what was applied until now is frozen.
+    New,
+    /// What an earlier flush had frozen and could not write.
+    Earlier,
+}
+
 /// The cells of a node.
 ///
 /// - At most one generation is frozen at a time.
@@ -126,21 +135,34 @@ impl CellStore {
         Arc::clone(cells)
     }
 
-    /// Writes what was applied to the engine, together with the checkpoint's rows. Reads and
-    /// folds go on meanwhile. After an error the frozen generation stays readable and the next
-    /// call writes it again, with its own checkpoint.
+    /// Moves what was applied aside for a flush, together with the checkpoint's rows, unless an
+    /// earlier flush has left something behind. Between this and [`CellStore::write_frozen`] the
+    /// caller makes sure that the journal has what was applied.
+    ///
+    /// # Panics
+    /// As [`CellStore::partition`].
+    pub fn freeze_once(&self, checkpoint: Checkpoint) -> Freeze {
+        let mut flushing = self.flushing.lock().expect(UNPOISONED);
+        if flushing.is_some() {
+            return Freeze::Earlier;
+        }
+        *flushing = Some(self.freeze(checkpoint));
+        Freeze::New
+    }
+
+    /// Writes what is frozen to the engine. Reads and folds go on meanwhile. After an error it
+    /// stays readable and the next call writes it again, with its own checkpoint.
     ///
     /// # Errors
     /// [`EngineError`]; the caller tries again later.
     ///
     /// # Panics
     /// As [`CellStore::partition`].
-    pub fn flush_once(&self, checkpoint: Checkpoint) -> Result<FlushReport, EngineError> {
+    pub fn write_frozen(&self, freeze: Freeze) -> Result<FlushReport, EngineError> {
         let mut flushing = self.flushing.lock().expect(UNPOISONED);
-        let retried = flushing.is_some();
-        let generation = match flushing.take() {
-            Some(generation) => generation,
-            None => self.freeze(checkpoint),
+        let retried = freeze == Freeze::Earlier;
+        let Some(generation) = flushing.take() else {
+            return Ok(FlushReport::default());
         };
         match generation.write(&*self.engine, self.options.batch_rows_max) {
             Ok(report) => {
@@ -157,6 +179,18 @@ impl CellStore {
                 Err(error)
             }
         }
+    }
+
+    /// Both at once, for callers that apply only what is durable.
+    ///
+    /// # Errors
+    /// As [`CellStore::write_frozen`].
+    ///
+    /// # Panics
+    /// As [`CellStore::partition`].
+    pub fn flush_once(&self, checkpoint: Checkpoint) -> Result<FlushReport, EngineError> {
+        let freeze = self.freeze_once(checkpoint);
+        self.write_frozen(freeze)
     }
 
     fn freeze(&self, checkpoint: Checkpoint) -> Generation {

@@ -61,6 +61,8 @@ pub(crate) struct Committer {
     work: Vec<Work>,
     segments: Vec<(Segment, ChainHash)>,
     frame: Vec<u8>,
+    /// Commits made for a flush, of which the one who commits next is to tell.
+    untold: Vec<Committed>,
 }
 
 impl Committer {
@@ -75,7 +77,18 @@ impl Committer {
             work: Vec::new(),
             segments: Vec::new(),
             frame: Vec::new(),
+            untold: Vec::new(),
         }
+    }
+
+    /// Leaves it to the next caller of [`Committer::take_untold`] to tell of these.
+    pub(crate) fn leave_untold(&mut self, committed: Vec<Committed>) {
+        self.untold.extend(committed);
+    }
+
+    /// What is still to be told of, oldest first.
+    pub(crate) fn take_untold(&mut self) -> Vec<Committed> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Commits what is queued; empty if nothing is.

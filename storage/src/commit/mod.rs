@@ -6,7 +6,8 @@
 //!                     CommitSink::durable <--- tails, index, durable end are published
 //! ```
 //! There is no timer: at zero load a write waits for nobody, and under load the sync of one commit
-//! is the time in which the next one gathers.
+//! is the time in which the next one gathers. Only what nobody waits for may wait itself
+//! (docs/decisions/0004).
 
 mod committer;
 mod health;
@@ -18,6 +19,7 @@ pub use committer::Committed;
 pub(crate) use committer::{Committer, Published};
 pub(crate) use health::Health;
 pub(crate) use queue::CommitQueue;
+pub use queue::{CommitUrgency, SOON_INTERVAL};
 pub(crate) use statistics::CommitStatistic;
 pub use statistics::CommitStats;
 pub use thread::{CommitSink, CommitThread};

@@ -6,4 +6,5 @@ mod fixture;
 mod power;
 mod reading;
 mod speed;
+mod unhurried;
 mod writing;

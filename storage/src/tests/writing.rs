@@ -10,7 +10,7 @@ use domicile_proto::{ChainHash, Seq};
 
 use super::fixture::*;
 use crate::commit::{CommitSink, CommitThread, Committed};
-use crate::{CheckedSegment, MemoryDisk, StoreError, StoreOptions};
+use crate::{CheckedSegment, CommitUrgency, MemoryDisk, StoreError, StoreOptions};
 
 #[test]
 fn a_commit_takes_all_partitions_in_one_sync() {
@@ -92,8 +92,8 @@ fn a_copy_stores_what_it_received_unchanged() {
         .segments;
     for (_, segment) in &sent {
         let bytes = segment.bytes().len();
-        copy.submit_segment(CheckedSegment::new(segment.clone(), bytes).unwrap())
-            .unwrap();
+        let segment = CheckedSegment::new(segment.clone(), bytes).unwrap();
+        copy.submit_segment(segment, CommitUrgency::Now).unwrap();
     }
     copy.commit_once().unwrap();
     let stored = copy
