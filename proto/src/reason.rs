@@ -138,6 +138,8 @@ reasons! {
     ChecksumMismatch = "CHECKSUM_MISMATCH" => Corrupt,
     /// The store refuses writes since one failed.
     StorePoisoned = "STORE_POISONED" => Unavailable,
+    /// Another process, or this one, has the data directory open; the message names it.
+    DirectoryLocked = "DIRECTORY_LOCKED" => Unavailable,
     /// The disk is full.
     DiskFull = "DISK_FULL" => Unavailable,
     /// The node is closing.

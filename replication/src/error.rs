@@ -122,6 +122,13 @@ impl From<StoreError> for Error {
             StoreError::Closed => Reason::Draining,
             StoreError::Corrupt { .. } => Reason::ChecksumMismatch,
             StoreError::InvalidRecord { .. } => Reason::InvalidArgument,
+            StoreError::Locked { .. } => Reason::DirectoryLocked,
+            StoreError::ForeignNode { .. }
+            | StoreError::NotAStore { .. }
+            | StoreError::UnknownFormat { .. } => Reason::InvalidArgument,
+            StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Reason::DiskFull
+            }
             _ => Reason::StorePoisoned,
         };
         Self::new(reason, error.to_string()).caused_by(error)

@@ -266,3 +266,17 @@ async fn a_partition_of_somebody_else_is_refused() {
     assert_eq!(peer.rejected().await.cause, "RESIDENCY");
     cluster.stop().await;
 }
+
+/// Regression: acks and wake-ups meant for the newer stream went to the older one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_stream_replaces_the_older_one() {
+    let cluster = cluster_without_eu().await;
+    let mut older = Impostor::connect(&cluster).await;
+    let mut newer = Impostor::connect(&cluster).await;
+    let ended = older.answer().await.expect_err("two streams of one home");
+    assert_eq!(ended.code(), tonic::Code::Aborted, "{ended}");
+    let first = segment(newer.partition, epoch(2), 1, 3, ChainHash::START);
+    newer.send(first.bytes().clone()).await;
+    newer.acked(3).await;
+    cluster.stop().await;
+}

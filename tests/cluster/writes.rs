@@ -181,3 +181,20 @@ async fn input_outside_the_limits_is_refused_with_its_size() {
     assert_eq!(entry.value, largest);
     cluster.stop().await;
 }
+
+/// A door in a region where the data may not be must not even see the request through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_region_outside_the_keyspace_forwards_nothing() {
+    let cluster = Cluster::start(Duration::from_millis(2), keyspaces()).await;
+    let european = cluster.node("eu").keyspace("european").unwrap();
+    european.put("k/1", "stays").await.unwrap();
+    let outside = cluster.node("ap").keyspace("european").unwrap();
+    let write = outside.put("k/1", "leaks").await.expect_err("a write");
+    let read = outside.get("k/1").await.expect_err("a read");
+    for refused in [write, read] {
+        assert_eq!(refused.kind(), ErrorKind::Residency, "{refused}");
+    }
+    let kept = european.get("k/1").await.unwrap().unwrap();
+    assert_eq!(kept.value, "stays");
+    cluster.stop().await;
+}

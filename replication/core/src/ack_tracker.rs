@@ -145,6 +145,12 @@ impl AckTracker {
         &self.copies
     }
 
+    /// How a copy stands; `None` for a region that is none.
+    pub(crate) fn standing(&self, region: RegionId) -> Option<Standing> {
+        let copy = self.copies.iter().find(|copy| copy.region == region)?;
+        Some(copy.standing)
+    }
+
     /// A copy said what it has: its marks start again from there, if its log is a prefix of ours.
     pub(crate) fn attach(
         &mut self,

@@ -3,7 +3,7 @@
 //! **Owns**: the entrance to both roles, the rule that time does not go back.
 //! **Does not own**: what the roles do (`home`, `copy`).
 
-use domicile_proto::{ChainHash, Epoch, RequestId, Seq};
+use domicile_proto::{ChainHash, Epoch, RegionId, RequestId, Seq};
 
 use crate::config::{ConfigError, PartitionConfig};
 use crate::copy::Copy;
@@ -14,7 +14,7 @@ use crate::moment::Moment;
 use crate::receipt::Outcome;
 use crate::recovered::Recovered;
 use crate::refusal::Refusal;
-use crate::status::{PartitionStatus, Role};
+use crate::status::{PartitionStatus, Role, Standing};
 
 /// One partition, as a pure state machine: no clock, no disk, no network, no chance.
 ///
@@ -184,6 +184,15 @@ impl Partition {
         match &self.state {
             State::Home(home) => home.phase == Phase::Poisoned,
             State::Copy(copy) => copy.is_poisoned(),
+        }
+    }
+
+    /// At the home: how a copy stands; `None` for a region that holds none.
+    #[must_use]
+    pub fn standing(&self, region: RegionId) -> Option<Standing> {
+        match &self.state {
+            State::Home(home) => home.acks.standing(region),
+            State::Copy(_) => None,
         }
     }
 

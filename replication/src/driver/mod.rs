@@ -23,6 +23,6 @@ mod work;
 
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
-pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal};
+pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal, lock};
 pub(crate) use slot::Slot;
 pub(crate) use work::{Driver, PreparedWrite};

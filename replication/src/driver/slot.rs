@@ -196,10 +196,8 @@ impl Slot {
     }
 
     /// Whether the home found that this copy's log is not a prefix of its own.
-    pub(crate) fn is_diverged(&self, region: RegionId, now: Moment) -> bool {
-        let status = self.lock().core.status(now);
-        let mut copies = status.copies.iter();
-        copies.any(|copy| copy.region == region && copy.standing == Standing::Diverged)
+    pub(crate) fn is_diverged(&self, region: RegionId) -> bool {
+        self.lock().core.standing(region) == Some(Standing::Diverged)
     }
 
     /// Whether callers wait for their writes.

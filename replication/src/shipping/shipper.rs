@@ -19,7 +19,7 @@ use tonic::Streaming;
 use super::compression::{Compressor, LinkPace};
 use super::cursor::{READ_BYTES, ShipCursor, Shipped};
 use super::pace::ShipPace;
-use crate::driver::{HeldMark, Slot};
+use crate::driver::{HeldMark, Slot, lock};
 use crate::node::NodeCore;
 use crate::peers::{PeerLink, partition_of_bytes, read_mark};
 
@@ -48,6 +48,9 @@ pub(super) const PROTOCOL: u32 = 1;
 /// What a copy says it holds, and the hashes of our log at those places.
 type Marks = BTreeMap<PartitionId, HeldMark>;
 type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
+
+/// The partitions of a stream, each in the reign that the copy's acks on it will answer to.
+type Reigns = BTreeMap<PartitionId, (Arc<Slot>, Epoch)>;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -143,13 +146,13 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     };
     let marks = read_marks(&hello, link)?;
     let chains = own_chains(node, &marks).await?;
-    let (cursor, epochs) = attach(node, link, &slots, &marks, &chains)?;
+    let (cursor, reigns) = attach(node, link, &slots, &marks, &chains)?;
     link.update(|status| status.node = NodeId::new(hello.node).ok());
     tracing::info!(peer = %link.spec.name, "shipping to peer");
     let feedback = Feedback::default();
     tokio::select! {
         ended = send_all(node, link, cursor, &frames, &feedback) => ended,
-        ended = take_answers(node, link, (&slots, &epochs), &mut answers, &feedback) => ended,
+        ended = take_answers(node, link, &reigns, &mut answers, &feedback) => ended,
     }
 }
 
@@ -174,16 +177,15 @@ async fn own_chains(node: &Arc<NodeCore>, marks: &Marks) -> Result<Chains, Failu
     Ok(read.await??)
 }
 
-/// Takes the copy's marks into the cores and places the cursor; also the reigns that its acks on
-/// this stream will answer to.
+/// Takes the copy's marks into the cores and places the cursor.
 fn attach(
     node: &NodeCore,
     link: &PeerLink,
     slots: &BTreeMap<PartitionId, Arc<Slot>>,
     marks: &Marks,
     chains: &Chains,
-) -> Result<(ShipCursor, BTreeMap<PartitionId, Epoch>), Failure> {
-    let (mut next, mut epochs) = (BTreeMap::new(), BTreeMap::new());
+) -> Result<(ShipCursor, Reigns), Failure> {
+    let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
     let mut diverged = 0;
     for (partition, slot) in slots {
         let Some(mark) = marks.get(partition) else {
@@ -201,8 +203,9 @@ fn attach(
                 own_chain: chains.get(partition).copied().flatten(),
             },
         );
-        epochs.extend(slot.epoch().map(|epoch| (*partition, epoch)));
-        if slot.is_diverged(region, node.clock.now()) {
+        let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
+        reigns.extend(reign.map(|reign| (*partition, reign)));
+        if slot.is_diverged(region) {
             diverged += 1;
             continue;
         }
@@ -230,7 +233,7 @@ fn attach(
         0 => Shipped::All,
         _ => Shipped::Some,
     };
-    Ok((ShipCursor::new(&node.store, next, shipped), epochs))
+    Ok((ShipCursor::new(&node.store, next, shipped), reigns))
 }
 
 /// When what was last sent.
@@ -378,12 +381,7 @@ async fn send_beat(
 
 /// Does what rejections asked for.
 fn heed(cursor: &mut ShipCursor, node: &NodeCore, feedback: &Feedback) {
-    let rewinds = std::mem::take(
-        &mut *feedback
-            .rewinds
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner),
-    );
+    let rewinds = std::mem::take(&mut *lock(&feedback.rewinds));
     for (partition, rewind) in rewinds {
         match rewind {
             Some(seq) => cursor.rewind(&node.store, partition, seq),
@@ -434,10 +432,7 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
 async fn take_answers(
     node: &Arc<NodeCore>,
     link: &PeerLink,
-    (slots, epochs): (
-        &BTreeMap<PartitionId, Arc<Slot>>,
-        &BTreeMap<PartitionId, Epoch>,
-    ),
+    reigns: &Reigns,
     answers: &mut Streaming<v1::CopyFrame>,
     feedback: &Feedback,
 ) -> Result<Ended, Failure> {
@@ -447,9 +442,7 @@ async fn take_answers(
             Some(copy_frame::Frame::Acks(acks)) => {
                 for mark in &acks.marks {
                     let (partition, mark) = read_mark(mark)?;
-                    if let (Some(slot), Some(epoch)) =
-                        (slots.get(&partition), epochs.get(&partition))
-                    {
+                    if let Some((slot, epoch)) = reigns.get(&partition) {
                         node.driver.ack(slot, link.region(), *epoch, mark);
                     }
                 }
@@ -485,10 +478,7 @@ fn heed_rejection(
         "RESIDENCY" => None,
         _ => return Err(format!("{partition} refused: {message}").into()),
     };
-    let rewinds = feedback.rewinds.lock();
-    rewinds
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .insert(partition, rewind);
+    lock(&feedback.rewinds).insert(partition, rewind);
     feedback.notify.notify_one();
     Ok(())
 }

@@ -110,11 +110,14 @@ impl Check {
     }
 }
 
-/// The distances from the home that physics cares about, as measured.
+/// The distances from the home, as measured: the shortest time seen on a link, which nothing can
+/// beat, and the median, which a median is compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Distances {
     nearest_ms: f64,
     farthest_ms: f64,
+    nearest_p50_ms: f64,
+    farthest_p50_ms: f64,
 }
 
 impl Distances {
@@ -122,24 +125,27 @@ impl Distances {
     #[must_use]
     pub fn from_home(home: &str, measured: &[MeasuredRtt]) -> Self {
         let from_home = || measured.iter().filter(|rtt| rtt.from == home);
-        // The shortest time seen on a link: an acknowledgement cannot be faster.
-        let times = || from_home().map(|rtt| rtt.min_ms);
+        let nearest =
+            |time: fn(&MeasuredRtt) -> f64| from_home().map(time).fold(f64::MAX, f64::min);
+        let farthest = |time: fn(&MeasuredRtt) -> f64| from_home().map(time).fold(0.0, f64::max);
         Self {
-            nearest_ms: times().fold(f64::INFINITY, f64::min),
-            farthest_ms: times().fold(0.0, f64::max),
+            nearest_ms: nearest(|rtt| rtt.min_ms),
+            farthest_ms: farthest(|rtt| rtt.min_ms),
+            nearest_p50_ms: nearest(|rtt| rtt.p50_ms),
+            farthest_p50_ms: farthest(|rtt| rtt.p50_ms),
         }
     }
 
-    /// The round trip to the nearest region, in ms.
+    /// The median round trip to the nearest region, in ms.
     #[must_use]
-    pub fn nearest_ms(&self) -> f64 {
-        self.nearest_ms
+    pub fn nearest_p50_ms(&self) -> f64 {
+        self.nearest_p50_ms
     }
 
-    /// The round trip to the farthest region, in ms.
+    /// The median round trip to the farthest region, in ms.
     #[must_use]
-    pub fn farthest_ms(&self) -> f64 {
-        self.farthest_ms
+    pub fn farthest_p50_ms(&self) -> f64 {
+        self.farthest_p50_ms
     }
 
     /// The check of a level's p50 against physics; `None` for a level that has none.

@@ -73,6 +73,12 @@ pub(super) fn run(
         report.checks.push(check);
     }
     let (time, rate) = (options.duration, thousands(result.rate() as u64));
+    // A server that has stopped serving holds little memory.
+    let failed: u64 = result.errors.values().sum();
+    let what = format!("writes that failed {:?}", result.errors);
+    let none = Bound::AtMost(0.0);
+    let served = Check::new(Kind::Safety, what, failed as f64, none, "");
+    report.checks.push(served);
     report.table(
         format!("Memory after {time:.0?} at {rate} writes/s, {away} away"),
         table,

@@ -56,6 +56,9 @@ pub(crate) struct FileSet {
 #[derive(Debug, Default)]
 struct Ahead {
     ready: Option<JournalFile>,
+    /// A roll is under way: which number comes next is not settled, and the file that was ready may
+    /// still be under its old name.
+    rolling: bool,
     stopped: bool,
 }
 
@@ -179,10 +182,24 @@ impl FileSet {
     /// # Errors
     /// What the operating system says.
     pub(crate) fn roll(&self, bytes_min: u64) -> Result<JournalFile, StoreError> {
+        let ready = {
+            let mut ahead = self.ahead();
+            ahead.rolling = true;
+            ahead.ready.take()
+        };
+        let rolled = self.roll_to(ready, bytes_min);
+        self.ahead().rolling = false;
+        self.wanted.notify_all();
+        rolled
+    }
+
+    fn roll_to(
+        &self,
+        ready: Option<JournalFile>,
+        bytes_min: u64,
+    ) -> Result<JournalFile, StoreError> {
         let number = self.last().map_or(FileNumber::FIRST, FileNumber::next);
         let path = number.path(&self.dir);
-        let ready = self.ahead().ready.take();
-        self.wanted.notify_all();
         match ready {
             Some(ahead) if ahead.number == number && ahead.len >= bytes_min => {
                 let renamed = self.disk.rename(&ahead.path, &path);
@@ -200,17 +217,18 @@ impl FileSet {
         }
     }
 
-    /// Makes the next file ahead of need; `false` if it is there already.
+    /// Makes the next file ahead of need; `false` if it is there already, or being taken.
     ///
     /// # Errors
     /// What the operating system says; the journal goes on without it.
     pub(crate) fn prepare(&self) -> Result<bool, StoreError> {
-        let Some(number) = self.last().map(FileNumber::next) else {
-            return Ok(false);
+        let number = {
+            let ahead = self.ahead();
+            match self.last() {
+                Some(last) if ahead.ready.is_none() && !ahead.rolling => last.next(),
+                _ => return Ok(false),
+            }
         };
-        if self.ahead().ready.is_some() {
-            return Ok(false);
-        }
         let path = self.ahead_path(number);
         self.remove_if_there(&path)?;
         let made = self.create(number, path.clone(), self.file_bytes, Fill::Zeros);
@@ -224,7 +242,7 @@ impl FileSet {
         };
         // A roll may have happened meanwhile; a file for a number that is taken is of no use.
         let mut ahead = self.ahead();
-        if self.last().map(FileNumber::next) == Some(number) {
+        if !ahead.rolling && self.last().map(FileNumber::next) == Some(number) {
             ahead.ready = Some(file);
             return Ok(true);
         }
@@ -237,7 +255,7 @@ impl FileSet {
     /// then.
     pub(crate) fn wait_until_wanted(&self, timeout: Duration) -> bool {
         let ahead = self.ahead();
-        let idle = |ahead: &mut Ahead| ahead.ready.is_some() && !ahead.stopped;
+        let idle = |ahead: &mut Ahead| (ahead.ready.is_some() || ahead.rolling) && !ahead.stopped;
         let (ahead, _) = self
             .wanted
             .wait_timeout_while(ahead, timeout, idle)
@@ -422,4 +440,46 @@ impl JournalFile {
 enum Fill {
     Zeros,
     Reserve,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    /// Regression: the preparer, woken by a roll that had taken its file and not renamed it yet,
+    /// removed that file as a leftover of its own, and the store was poisoned.
+    #[test]
+    fn a_roll_keeps_the_file_that_it_takes_from_the_preparer() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let dir = Path::new("/journal");
+        disk.create_dir_all(dir).unwrap();
+        let node = NodeId::new(1).unwrap();
+        let files = FileSet::open(disk, dir, node, 2 * FILE_HEADER_BYTES).unwrap();
+        files.create_first().unwrap();
+        let ended = AtomicBool::new(false);
+        let (rolls, made) = std::thread::scope(|scope| {
+            let preparer = scope.spawn(|| {
+                let mut made = 0_u32;
+                while !ended.load(Ordering::Relaxed) {
+                    made += u32::from(files.prepare().unwrap());
+                }
+                made
+            });
+            let rolled = (0..2_000).map(|_| {
+                while files.ahead().ready.is_none() && !preparer.is_finished() {
+                    std::thread::yield_now();
+                }
+                files.roll(0).map(|file| file.number.get())
+            });
+            let rolled: Result<Vec<_>, _> = rolled.collect();
+            ended.store(true, Ordering::Relaxed);
+            (rolled, preparer.join().unwrap())
+        });
+        let rolls = rolls.unwrap();
+        assert!(made >= 2_000, "{made} files made ahead for as many rolls");
+        assert!(rolls.into_iter().eq(2..2_002), "a number was left out");
+    }
 }
