@@ -42,6 +42,11 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A stream that lasted so long was a good one: what ends it is news, and dialled again at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
+/// A copy that lacks more than this catches up, at a pace that leaves room for writers: it is more
+/// than writes of usual size that are in flight at once. Doubled, bursts of larger values are
+/// shipped unhindered too; halved, those of small ones are held back.
+const CATCH_UP_BYTES_MIN: u64 = 8 << 20;
+
 /// The wire protocol between nodes that this build speaks.
 pub(super) const PROTOCOL: u32 = 1;
 
@@ -291,7 +296,7 @@ async fn send_all(
             continue;
         }
         let now = Instant::now();
-        if !is_near(cursor.place(), end) {
+        if is_far(cursor.place(), end) {
             // What is written meanwhile lies behind what the copy lacks: nothing can overtake it.
             let hold = pace.catch_up_hold(now, node.store.commit_stats().bytes);
             if !hold.is_zero() {
@@ -301,6 +306,7 @@ async fn send_all(
         } else if let hold = pace.live_hold(now)
             && !is_urgent
             && !hold.is_zero()
+            && is_near(cursor.place(), end)
         {
             tokio::select! {
                 () = link.ship.hurry.notified() => {}
@@ -393,6 +399,14 @@ fn heed(cursor: &mut ShipCursor, node: &NodeCore, feedback: &Feedback) {
 /// Whether little enough is new to be read in place, or to wait for more.
 fn is_near(place: Place, end: Place) -> bool {
     place.file == end.file && end.offset - place.offset < READ_BYTES as u64 / 4
+}
+
+/// Whether so much is missing that it is a catch-up, and no burst of writes that callers wait for.
+fn is_far(place: Place, end: Place) -> bool {
+    match place.file == end.file {
+        true => end.offset - place.offset > CATCH_UP_BYTES_MIN,
+        false => place.file.next() != end.file || end.offset > CATCH_UP_BYTES_MIN,
+    }
 }
 
 /// Reads in place when little is new, which is in the page cache; on another thread in catch-up.

@@ -10,7 +10,6 @@
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,8 +25,8 @@ use crate::bench::{
     crash_under_load, errors_text, ms, run_load,
 };
 use crate::rig::{
-    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, Interrupted, Keys, KeyspacePlan,
-    Rtts, Scratch, Stop, VALUE_BYTES_DEFAULT,
+    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, Keys, KeyspacePlan, Rtts, Scratch,
+    Stop, VALUE_BYTES_DEFAULT, run_to_its_end,
 };
 
 /// What all scenes but the comparison take, about.
@@ -54,30 +53,13 @@ const KEYS: u32 = 20_000;
 
 /// Runs the demo to its end.
 ///
-/// Blocks, and may be called inside a runtime or outside: the run has a thread of its own, which
-/// also owns the servers.
+/// Blocks, and may be called inside a runtime or outside.
 ///
 /// # Errors
 /// Impossible options, or servers that do not start or answer.
 pub fn run(options: &DemoOptions) -> anyhow::Result<ExitOutcome> {
     options.check()?;
-    let (console, stop) = (Console::new(), Stop::on_signals());
-    let outcome = thread::scope(|scope| {
-        let telling = thread::Builder::new()
-            .name("demo".to_owned())
-            .spawn_scoped(scope, || tell_story(options, &console, &stop))
-            .context("no thread for the demo")?;
-        let outcome = telling.join();
-        outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the demo has panicked")))
-    });
-    console.progress_ended();
-    match outcome {
-        Err(error) if error.is::<Interrupted>() => {
-            console.talk("interrupted; all servers are stopped");
-            Ok(ExitOutcome::Fail)
-        }
-        outcome => outcome,
-    }
+    run_to_its_end("demo", |console, stop| tell_story(options, console, stop))
 }
 
 fn tell_story(
