@@ -10,8 +10,9 @@ use domicile_proto::{PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, Store, StoreError};
 
 /// Bytes that one read of the journal asks for, and so about the size of a frame in catch-up.
-/// Larger frames delay the beats behind them; smaller ones cost more calls a byte.
-pub(super) const READ_BYTES: usize = 256 << 10;
+/// Larger frames keep a processor from writers for longer at both ends (256 KiB: 1.3 ms more of
+/// their p99); smaller ones cost more calls a byte.
+pub(super) const READ_BYTES: usize = 64 << 10;
 
 /// A place in the journal and, per partition that the peer may have, the next record it lacks.
 #[derive(Debug)]

@@ -42,10 +42,10 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A stream that lasted so long was a good one: what ends it is news, and dialled again at once.
 const GOOD_STREAM: Duration = Duration::from_secs(2);
 
-/// A copy that lacks more than this catches up, at a pace that leaves room for writers: it is more
-/// than writes of usual size that are in flight at once. Doubled, bursts of larger values are
-/// shipped unhindered too; halved, those of small ones are held back.
-const CATCH_UP_BYTES_MIN: u64 = 8 << 20;
+/// A copy that lacks more than this catches up, at a pace that leaves room for writers, unless
+/// callers wait for it: 4,096 small writes in flight at once are less. Doubled, the last of a
+/// catch-up disturbs writers for twice as long; halved, bursts are taken for one.
+const CATCH_UP_BYTES_MIN: u64 = 1 << 20;
 
 /// The wire protocol between nodes that this build speaks.
 pub(super) const PROTOCOL: u32 = 1;
@@ -296,7 +296,7 @@ async fn send_all(
             continue;
         }
         let now = Instant::now();
-        if is_far(cursor.place(), end) {
+        if !is_urgent && is_far(cursor.place(), end) {
             // What is written meanwhile lies behind what the copy lacks: nothing can overtake it.
             let hold = pace.catch_up_hold(now, node.store.commit_stats().bytes);
             if !hold.is_zero() {
@@ -398,7 +398,7 @@ fn heed(cursor: &mut ShipCursor, node: &NodeCore, feedback: &Feedback) {
 
 /// Whether little enough is new to be read in place, or to wait for more.
 fn is_near(place: Place, end: Place) -> bool {
-    place.file == end.file && end.offset - place.offset < READ_BYTES as u64 / 4
+    place.file == end.file && end.offset - place.offset < READ_BYTES as u64
 }
 
 /// Whether so much is missing that it is a catch-up, and no burst of writes that callers wait for.
