@@ -233,16 +233,13 @@ impl Copy {
     }
 
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
-        let limit = match self.config.ack {
-            AckLevel::Async => self.received,
-            _ => self.durable,
-        };
         // An asynchronous home ships only what its readers see already, so on arrival its level is
         // known to be met.
-        let goal = match self.config.ack {
-            AckLevel::Async => limit.upto(),
-            _ => self.home_visible.upto().min(limit.upto()),
+        let (limit, known_upto) = match self.config.ack {
+            AckLevel::Async => (self.received, self.received.upto()),
+            _ => (self.durable, self.home_visible.upto()),
         };
+        let goal = known_upto.min(limit.upto());
         if self.phase == Phase::Running && self.visible.raise(goal) {
             effects.push(Effect::Visible {
                 upto: self.visible.upto(),

@@ -89,9 +89,7 @@ impl ShipPace {
         let elapsed = now.saturating_duration_since(self.sent_at);
         let intervals = elapsed.as_micros().max(1) as f64 / SHIP_INTERVAL.as_micros() as f64;
         let load = bytes as f64 / intervals.max(1.0) / SHIP_INTERVAL_BYTES as f64;
-        self.interval = SHIP_INTERVAL
-            .mul_f64(load.clamp(1.0, 3.0))
-            .min(SHIP_INTERVAL_MAX);
+        self.interval = SHIP_INTERVAL.mul_f64(load.max(1.0)).min(SHIP_INTERVAL_MAX);
         self.sent_at = now;
         let credit_from = now.checked_sub(TIMER_LATENESS_MAX).unwrap_or(now);
         let resume_from = self.resume_at.max(credit_from);

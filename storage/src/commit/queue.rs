@@ -223,7 +223,7 @@ impl CommitQueue {
         let mut inner = self.inner();
         std::mem::swap(&mut inner.batch, spare);
         inner.generation += 1;
-        (inner.due, inner.untold) = (None, false);
+        inner.due = None;
         inner.taken_bytes += std::mem::take(&mut inner.queued_bytes);
     }
 
@@ -254,7 +254,8 @@ impl CommitQueue {
             };
         }
         inner.committer = Committer::Busy;
-        inner.untold || !inner.batch.is_empty()
+        // Here and nowhere else: whoever takes the queue for a flush tells of nothing.
+        std::mem::take(&mut inner.untold) || !inner.batch.is_empty()
     }
 
     /// Ends [`CommitQueue::wait`] once nothing is queued.

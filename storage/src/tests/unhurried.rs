@@ -80,6 +80,27 @@ fn a_flush_commits_first_and_the_committer_tells() {
     author.check(&store);
 }
 
+/// Regression: the second flush took an empty queue and with it the word that there was something
+/// to tell, so that the copy's home was not told until the next write.
+#[test]
+fn a_second_flush_does_not_silence_the_first() {
+    let (segments, _) = written(1);
+    let (store, _) = open(&MemoryDisk::new());
+    take(&store, &segments[0]).unwrap();
+    store.flush_once().unwrap();
+    store.flush_once().unwrap();
+    // With nothing else queued, this waits for ever if the word is lost.
+    let waiting = Arc::clone(&store);
+    let waiter = std::thread::spawn(move || waiting.wait_for_work());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !waiter.is_finished() {
+        assert!(Instant::now() < deadline, "nobody is told");
+        std::thread::yield_now();
+    }
+    assert!(waiter.join().unwrap());
+    assert_eq!(store.commit_once().unwrap().len(), 1);
+}
+
 #[test]
 fn a_flush_that_cannot_commit_leaves_the_engine_as_it_was() {
     let (segments, _) = written(1);
