@@ -1,13 +1,16 @@
 //! The files of the project, read once.
 //!
-//! **Owns** which files are looked at: every UTF-8 file of the tree but build output and hidden
-//! folders other than the project's own.
+//! **Owns** which files are looked at: every UTF-8 file of the tree but build output, vendored
+//! code and hidden folders other than the project's own.
 //! **Does not own** what a file means: `source`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::source::Source;
+
+/// What is not ours: its style is the style it came with.
+const VENDORED: &str = "storage/sled";
 
 /// Hidden folders that hold project files; every other one belongs to a tool.
 const HIDDEN_DIRS: [&str; 4] = [".cargo", ".ci", ".config", ".github"];
@@ -49,7 +52,8 @@ fn walk(root: &Path, dir: &Path, depth: usize, files: &mut Vec<Source>) {
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() {
             let hidden = name.starts_with('.') && !HIDDEN_DIRS.contains(&&*name);
-            if !hidden && name != "target" {
+            let foreign = path == root.join(VENDORED);
+            if !hidden && !foreign && name != "target" {
                 walk(root, &path, depth + 1, files);
             }
         } else if meta.is_file() && meta.len() <= FILE_BYTES_MAX {
