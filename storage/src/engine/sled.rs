@@ -6,7 +6,8 @@
 //! The rules: torn snapshots are removed before opening (spacejam/sled#1527); the periodic flush
 //! stays on, since garbage is collected there; values above 4 KiB are chunked, since larger nodes
 //! go to files that leak; the cache is sized explicitly; no transactions, merge operators,
-//! subscribers or generated ids. What panics inside sled comes out as an error.
+//! subscribers or generated ids. What panics inside sled comes out as an error. The crate is our
+//! copy of 0.34.7 with one deadlock less (docs/decisions/0005).
 //!
 //! sled applies a batch under a lock that shuts out all readers of the process, so callers keep
 //! batches short.

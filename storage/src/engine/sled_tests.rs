@@ -146,6 +146,29 @@ fn readers_of_a_chunked_value_see_one_write_or_another() {
     });
 }
 
+/// Upstream's 0.34.7 stops here for good: the writer waits for the file to be shortened, in a
+/// queue whose every thread waits for the writer (spacejam/sled#1269).
+#[test]
+fn a_file_that_shrinks_and_grows_stops_no_writer() {
+    const WRITES: u32 = 16_000;
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let opened = open();
+        for write in 0..WRITES {
+            // Each write frees what the one before it took: the file has one segment or twenty.
+            let value = Bytes::from(vec![write as u8; 40_000 + 5_000 * (write as usize % 3)]);
+            let row = Bytes::from_static(b"crow");
+            opened
+                .engine
+                .apply(vec![RowChange::Set { row, value }])
+                .unwrap();
+        }
+        done.send(()).unwrap();
+    });
+    let finished = finished.recv_timeout(Duration::from_secs(60));
+    assert_eq!(finished, Ok(()), "the writer hangs");
+}
+
 #[test]
 fn a_panic_inside_the_engine_comes_out_as_an_error() {
     let error = guarded::<()>("get", || panic!("broken at {}", 7)).unwrap_err();

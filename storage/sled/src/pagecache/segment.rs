@@ -1095,15 +1095,23 @@ impl SegmentAccountant {
         let config = self.config.clone();
 
         io_fail!(&config, "file truncation");
-        threadpool::spawn(move || {
-            debug!("truncating file to length {}", at);
-            let res = config
-                .file
-                .set_len(at)
-                .and_then(|_| config.file.sync_all())
-                .map_err(|e| e.into());
-            completer.fill(res);
-        })?;
+        // Not on the threadpool: `bump_tip` waits for this while it holds
+        // the lock of the segment accountant, for which every thread of
+        // the pool may be waiting (spacejam/sled#1269).
+        let spawned = std::thread::Builder::new()
+            .name("sled-truncate".to_owned())
+            .spawn(move || {
+                debug!("truncating file to length {}", at);
+                let res = config
+                    .file
+                    .set_len(at)
+                    .and_then(|_| config.file.sync_all())
+                    .map_err(|e| e.into());
+                completer.fill(res);
+            });
+        if let Err(error) = spawned {
+            return Err(error.into());
+        }
 
         if self.async_truncations.insert(at, promise).is_some() {
             panic!(
