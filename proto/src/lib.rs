@@ -37,6 +37,6 @@ pub use keyspace::{Keyspace, OnTimeout, Placement, RpoLimit};
 pub use level::{Achieved, AckLevel};
 pub use position::{Epoch, Position, Seq, Version};
 pub use reason::{ErrorKind, Reason};
-pub use record::{Operation, Record, RecordHead, RecordKind};
+pub use record::{Operation, OperationRef, Record, RecordHead, RecordKind};
 pub use segment::{ChainHash, Segment, SegmentBuilder, SegmentHeader};
 pub use wire::WireError;

@@ -11,7 +11,7 @@
 //! ```
 //! All little-endian; `length` counts the bytes after itself.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::hlc::Hlc;
 use crate::identity::RequestId;
@@ -25,6 +25,9 @@ const WHAT: &str = "record";
 
 /// Bytes of a record before its body, the length field included: the sum of the layout above.
 pub const RECORD_HEAD_BYTES: usize = 36;
+
+/// Bytes of the length field, which does not count itself.
+const RECORD_LEN_BYTES: usize = 4;
 
 /// Set in an operation's flags when it carries an expiry.
 const FLAG_EXPIRES: u8 = 1;
@@ -128,8 +131,29 @@ impl Operation {
         buffer.put_slice(key);
         buffer.put_slice(value);
     }
+}
 
-    fn decode(reader: &mut Reader) -> Result<Self, WireError> {
+/// One change of one key, where it lies in a record's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationRef<'a> {
+    /// Sets the key's value.
+    Put {
+        /// The key.
+        key: &'a [u8],
+        /// Its new value.
+        value: &'a [u8],
+        /// When it expires, in ms since 1970.
+        expires_at_ms: Option<u64>,
+    },
+    /// Removes the key.
+    Delete {
+        /// The key.
+        key: &'a [u8],
+    },
+}
+
+impl<'a> OperationRef<'a> {
+    fn decode(reader: &mut Reader<'a>) -> Result<Self, WireError> {
         let code = reader.u8()?;
         let flags = reader.u8()?;
         let key_len = usize::from(reader.u16()?);
@@ -146,7 +170,7 @@ impl Operation {
             }
         };
         let key = reader.take(key_len)?;
-        check_key(&key)?;
+        check_key(key)?;
         let value = reader.take(value_len)?;
         match code {
             CODE_PUT => Ok(Self::Put {
@@ -248,10 +272,38 @@ impl RecordBody {
     /// # Errors
     /// Bytes that are not those of a body.
     pub fn operations(&self) -> Result<Vec<Operation>, WireError> {
+        let mut operations = Vec::new();
+        self.visit_operations(|operation| {
+            operations.push(match operation {
+                OperationRef::Put {
+                    key,
+                    value,
+                    expires_at_ms,
+                } => Operation::Put {
+                    key: self.0.slice_ref(key),
+                    value: self.0.slice_ref(value),
+                    expires_at_ms,
+                },
+                OperationRef::Delete { key } => Operation::Delete {
+                    key: self.0.slice_ref(key),
+                },
+            });
+        })?;
+        Ok(operations)
+    }
+
+    /// Shows the operations in order, without an allocation. A mark has none.
+    ///
+    /// # Errors
+    /// Bytes that are not those of a body: some operations may have been shown by then.
+    pub fn visit_operations<'a>(
+        &'a self,
+        mut visit: impl FnMut(OperationRef<'a>),
+    ) -> Result<(), WireError> {
         if self.0.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut reader = Reader::new("record body", self.0.clone());
+        let mut reader = Reader::new("record body", &self.0);
         let count = usize::from(reader.u16()?);
         if count == 0 || count > BATCH_OPERATIONS_MAX {
             return Err(WireError::Invalid {
@@ -259,9 +311,9 @@ impl RecordBody {
                 actual: count as u64,
             });
         }
-        let operations = (0..count)
-            .map(|_| Operation::decode(&mut reader))
-            .collect::<Result<Vec<_>, _>>()?;
+        for _ in 0..count {
+            visit(OperationRef::decode(&mut reader)?);
+        }
         if reader.remaining() != 0 {
             let actual = reader.remaining() as u64;
             return Err(WireError::Invalid {
@@ -269,7 +321,7 @@ impl RecordBody {
                 actual,
             });
         }
-        Ok(operations)
+        Ok(())
     }
 }
 
@@ -311,7 +363,7 @@ impl Record {
             len <= RECORD_BYTES_MAX,
             "record of {len} bytes, limit {RECORD_BYTES_MAX}"
         );
-        buffer.put_u32_le((len - 4) as u32);
+        buffer.put_u32_le((len - RECORD_LEN_BYTES) as u32);
         buffer.put_u8(head.kind.to_byte());
         buffer.put_u8(head.level.to_byte());
         buffer.put_u16_le(0);
@@ -326,7 +378,7 @@ impl Record {
     /// # Errors
     /// Bytes that are not those of a record; the body is not looked into.
     pub fn decode_front(payload: &mut Bytes) -> Result<Self, WireError> {
-        let mut reader = Reader::new(WHAT, std::mem::take(payload));
+        let mut reader = Reader::new(WHAT, payload);
         let len = reader.u32()? as usize;
         check_len(WHAT, len, RECORD_BYTES_MAX)?;
         let mut inner = Reader::new(WHAT, reader.take(len)?);
@@ -349,8 +401,9 @@ impl Record {
             what: "request id",
             actual: 0,
         })?;
-        let body = RecordBody(inner.take(inner.remaining())?);
-        *payload = reader.take(reader.remaining())?;
+        let mut body = payload.split_to(RECORD_LEN_BYTES + len);
+        body.advance(RECORD_HEAD_BYTES);
+        let body = RecordBody(body);
         Ok(Self {
             head: RecordHead {
                 kind,

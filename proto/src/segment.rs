@@ -114,10 +114,10 @@ impl SegmentHeader {
                 needed,
             });
         }
-        Self::decode_fields(Bytes::copy_from_slice(&bytes[..SEGMENT_HEADER_BYTES]))?.checked()
+        Self::decode_fields(&bytes[..SEGMENT_HEADER_BYTES])?.checked()
     }
 
-    fn decode_fields(bytes: Bytes) -> Result<Fields, WireError> {
+    fn decode_fields(bytes: &[u8]) -> Result<Fields, WireError> {
         let computed = crc32fast::hash(&bytes[..68]);
         let mut reader = Reader::new(WHAT, bytes);
         let magic = reader.u32()?;
@@ -130,7 +130,7 @@ impl SegmentHeader {
         let version = reader.u16()?;
         let flags = reader.u16()?;
         let mut partition = [0; PartitionId::BYTES];
-        partition.copy_from_slice(&reader.take(PartitionId::BYTES)?);
+        partition.copy_from_slice(reader.take(PartitionId::BYTES)?);
         let fields = Fields {
             flags,
             partition,

@@ -3,8 +3,6 @@
 //! **Owns**: the bounds checks of every decoder and the one decode error.
 //! **Does not own**: what the fields mean (the codecs beside it).
 
-use bytes::Bytes;
-
 /// Why bytes could not be read as what they claim to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -67,14 +65,14 @@ pub enum WireError {
     },
 }
 
-/// A cursor over shared bytes; what it returns shares the same allocation.
-pub(crate) struct Reader {
+/// A cursor over bytes that stay where they are.
+pub(crate) struct Reader<'a> {
     what: &'static str,
-    bytes: Bytes,
+    bytes: &'a [u8],
 }
 
-impl Reader {
-    pub(crate) fn new(what: &'static str, bytes: Bytes) -> Self {
+impl<'a> Reader<'a> {
+    pub(crate) fn new(what: &'static str, bytes: &'a [u8]) -> Self {
         Self { what, bytes }
     }
 
@@ -82,21 +80,21 @@ impl Reader {
         self.bytes.len()
     }
 
-    pub(crate) fn take(&mut self, len: usize) -> Result<Bytes, WireError> {
-        if self.bytes.len() < len {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+        let Some((front, rest)) = self.bytes.split_at_checked(len) else {
             return Err(WireError::Truncated {
                 what: self.what,
                 actual: self.bytes.len(),
                 needed: len,
             });
-        }
-        Ok(self.bytes.split_to(len))
+        };
+        self.bytes = rest;
+        Ok(front)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let bytes = self.take(N)?;
         let mut array = [0; N];
-        array.copy_from_slice(&bytes);
+        array.copy_from_slice(self.take(N)?);
         Ok(array)
     }
 

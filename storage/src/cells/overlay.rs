@@ -59,8 +59,8 @@ impl Overlay {
     pub(super) fn fold(&mut self, unapplied: Unapplied) {
         let Unapplied { epoch, seq, record } = unapplied;
         let version = record.version(epoch, seq);
-        let (hlc, changes) = record.into_changes();
-        for change in changes {
+        let hlc = record.hlc();
+        record.for_each_change(|change| {
             let value_bytes = change.value.as_ref().map_or(0, Bytes::len) as u64;
             let expires_at_ms = change.expires_at_ms;
             let cell = Cell {
@@ -80,7 +80,7 @@ impl Overlay {
                     entry.insert(cell);
                 }
             }
-        }
+        });
         self.records += 1;
     }
 

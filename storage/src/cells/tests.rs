@@ -371,10 +371,10 @@ fn flushes_are_due_by_bytes_or_by_records() {
 
 #[test]
 fn small_values_do_not_pin_the_buffer_they_came_in() {
-    let small = RecordBody::encode(&[put("key", vec![7; 100])]).unwrap();
     let is_shared = |body: &RecordBody, buffer_bytes: usize| {
         let record = UnappliedRecord::new(&head(RecordKind::Write), body, buffer_bytes).unwrap();
-        let (_, changes) = record.into_changes();
+        let mut changes = Vec::new();
+        record.for_each_change(|change| changes.push(change));
         let outer = body.bytes().as_ptr_range();
         assert!(
             !outer.contains(&changes[0].key.as_slice().as_ptr()),
@@ -382,11 +382,14 @@ fn small_values_do_not_pin_the_buffer_they_came_in() {
         );
         outer.contains(&changes[0].value.as_ref().unwrap().as_ptr())
     };
-    assert!(is_shared(&small, small.bytes().len()));
-    assert!(!is_shared(&small, 1 << 20));
+    let small = RecordBody::encode(&[put("key", vec![7; 100])]).unwrap();
+    assert!(!is_shared(&small, small.bytes().len()));
+    let medium = RecordBody::encode(&[put("key", vec![7; 2000])]).unwrap();
+    assert!(is_shared(&medium, medium.bytes().len()));
+    assert!(!is_shared(&medium, 1 << 20));
     let large = RecordBody::encode(&[put("key", vec![7; 1 << 20])]).unwrap();
     assert!(is_shared(&large, 2 << 20));
-    let batch = [put("key", vec![7; 100]), put("other", vec![7; 100_000])];
+    let batch = [put("key", vec![7; 2000]), put("other", vec![7; 100_000])];
     let batch = RecordBody::encode(&batch).unwrap();
     assert!(!is_shared(&batch, batch.bytes().len()));
 }

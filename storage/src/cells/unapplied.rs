@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use domicile_proto::record::RecordBody;
-use domicile_proto::{Epoch, Hlc, Operation, RecordHead, RecordKind, Seq, Version, WireError};
+use domicile_proto::{Epoch, Hlc, OperationRef, RecordHead, RecordKind, Seq, Version, WireError};
 
 use super::key::CellKey;
 
@@ -15,8 +15,12 @@ use super::key::CellKey;
 /// value costs at most four times its length; at 8 twice that, for a few copies less.
 const PIN_FACTOR_MAX: usize = 4;
 
-/// What a queued record counts for beside its keys and values: its place in the queue (80 bytes),
-/// the list of its changes, and the allocations behind them.
+/// Longest value that is always copied out of its record: an allocation of its own costs less
+/// than the shared ownership of the record's. Doubled, more is copied for nothing.
+const COPIED_BYTES_MAX: usize = 1024;
+
+/// What a queued record counts for beside its keys and values: its place in the queue with one
+/// change (140 bytes), further changes, and the allocations behind them.
 const RECORD_OVERHEAD_BYTES: u64 = 256;
 
 /// One change of one key, detached from the buffer it came in.
@@ -27,12 +31,42 @@ pub(super) struct Change {
     pub(super) expires_at_ms: Option<u64>,
 }
 
+/// The changes of one record. Most have one, which then needs no list.
+#[derive(Debug, Default)]
+enum Changes {
+    #[default]
+    None,
+    One(Change),
+    Many(Vec<Change>),
+}
+
+impl Changes {
+    fn push(&mut self, change: Change) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(change),
+            Self::One(first) => Self::Many(vec![first, change]),
+            Self::Many(mut changes) => {
+                changes.push(change);
+                Self::Many(changes)
+            }
+        };
+    }
+
+    fn for_each(self, take: impl FnMut(Change)) {
+        match self {
+            Self::None => {}
+            Self::One(change) => std::iter::once(change).for_each(take),
+            Self::Many(changes) => changes.into_iter().for_each(take),
+        }
+    }
+}
+
 /// A record, decoded and checked, ready to be queued: nothing after this can fail.
 #[derive(Debug)]
 pub struct UnappliedRecord {
     hlc: Hlc,
     generation: u32,
-    changes: Vec<Change>,
+    changes: Changes,
     bytes: u64,
 }
 
@@ -47,16 +81,15 @@ impl UnappliedRecord {
         body: &RecordBody,
         buffer_bytes: usize,
     ) -> Result<Self, WireError> {
-        let operations = operations(head.kind, body, buffer_bytes)?;
-        let body_bytes = body.bytes().len();
-        let changes: Vec<Change> = operations
-            .into_iter()
-            .map(|operation| detach(operation, body_bytes))
-            .collect();
-        let content: usize = changes
-            .iter()
-            .map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len))
-            .sum();
+        check_kind(head.kind, body)?;
+        let mut changes = Changes::default();
+        let mut content = 0;
+        let pinned_bytes = buffer_bytes.max(body.bytes().len());
+        body.visit_operations(|operation| {
+            let change = detach(operation, body, pinned_bytes);
+            content += change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+            changes.push(change);
+        })?;
         Ok(Self {
             hlc: head.hlc,
             generation: head.generation,
@@ -65,8 +98,12 @@ impl UnappliedRecord {
         })
     }
 
-    pub(super) fn into_changes(self) -> (Hlc, Vec<Change>) {
-        (self.hlc, self.changes)
+    pub(super) fn hlc(&self) -> Hlc {
+        self.hlc
+    }
+
+    pub(super) fn for_each_change(self, take: impl FnMut(Change)) {
+        self.changes.for_each(take);
     }
 
     pub(super) fn version(&self, epoch: Epoch, seq: Seq) -> Version {
@@ -78,51 +115,41 @@ impl UnappliedRecord {
     }
 }
 
-fn operations(
-    kind: RecordKind,
-    body: &RecordBody,
-    buffer_bytes: usize,
-) -> Result<Vec<Operation>, WireError> {
+fn check_kind(kind: RecordKind, body: &RecordBody) -> Result<(), WireError> {
     let bytes = body.bytes();
-    let is_write = kind == RecordKind::Write;
-    if bytes.is_empty() == is_write {
+    if bytes.is_empty() == (kind == RecordKind::Write) {
         let actual = bytes.len() as u64;
         return Err(WireError::Invalid {
             what: "body length for the kind of record",
             actual,
         });
     }
-    if !is_write {
-        return Ok(Vec::new());
-    }
-    if buffer_bytes > PIN_FACTOR_MAX * bytes.len() {
-        let (_copy, operations) = RecordBody::from_untrusted(Bytes::copy_from_slice(bytes))?;
-        return Ok(operations);
-    }
-    body.operations()
+    Ok(())
 }
 
-fn detach(operation: Operation, body_bytes: usize) -> Change {
+/// `pinned_bytes` is what a value that is not copied keeps alive.
+fn detach(operation: OperationRef<'_>, body: &RecordBody, pinned_bytes: usize) -> Change {
     match operation {
-        Operation::Put {
+        OperationRef::Put {
             key,
             value,
             expires_at_ms,
         } => {
-            let pins_much = body_bytes > PIN_FACTOR_MAX * value.len();
-            let value = if pins_much {
-                Bytes::copy_from_slice(&value)
+            let is_copied =
+                value.len() <= COPIED_BYTES_MAX || pinned_bytes > PIN_FACTOR_MAX * value.len();
+            let value = if is_copied {
+                Bytes::copy_from_slice(value)
             } else {
-                value
+                body.bytes().slice_ref(value)
             };
             Change {
-                key: CellKey::copy_from_slice(&key),
+                key: CellKey::copy_from_slice(key),
                 value: Some(value),
                 expires_at_ms,
             }
         }
-        Operation::Delete { key } => Change {
-            key: CellKey::copy_from_slice(&key),
+        OperationRef::Delete { key } => Change {
+            key: CellKey::copy_from_slice(key),
             value: None,
             expires_at_ms: None,
         },
