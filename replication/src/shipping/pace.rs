@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! live       urgent: at once.   else: SHIP_INTERVAL after the last frame, under load up to three
-//! catch-up   at home nobody writes: at once.  else: CATCH_UP_BYTES_PER_S, or twice what is written
+//! catch-up   for a second nobody wrote: at once.  else: CATCH_UP_BYTES_PER_S, or twice what is written
 //! ```
 
 use std::time::{Duration, Instant};
@@ -34,6 +34,10 @@ const GROWTH_FACTOR: u64 = 2;
 /// behind. Doubled, a pause may be followed by twice the burst.
 const TIMER_LATENESS_MAX: Duration = Duration::from_millis(3);
 
+/// How long a home without a new write still counts as one with writers: they may be waiting for
+/// the very catch-up. Doubled, a catch-up beside nobody is slow for another second.
+const WRITERS_GONE_AFTER: Duration = Duration::from_secs(1);
+
 /// Over how long the log's growth is measured. Doubled, a change of load is noticed later.
 const GROWTH_WINDOW: Duration = Duration::from_millis(50);
 
@@ -55,6 +59,8 @@ struct Growth {
     since: Instant,
     bytes_then: u64,
     bytes_per_s: u64,
+    /// When it was last seen to grow.
+    grown_at: Instant,
 }
 
 impl ShipPace {
@@ -67,8 +73,9 @@ impl ShipPace {
             growth: Growth {
                 since: now,
                 bytes_then: log_bytes,
+                bytes_per_s: 0,
                 // Until it has been measured there may be writers.
-                bytes_per_s: 1,
+                grown_at: now,
             },
         }
     }
@@ -93,12 +100,11 @@ impl ShipPace {
         self.sent_at = now;
         let credit_from = now.checked_sub(TIMER_LATENESS_MAX).unwrap_or(now);
         let resume_from = self.resume_at.max(credit_from);
-        self.resume_at = match self.growth.bytes_per_s {
-            0 => now,
-            growth => {
-                let bytes_per_s = CATCH_UP_BYTES_PER_S.max(GROWTH_FACTOR * growth);
-                resume_from + Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64)
-            }
+        self.resume_at = if now >= self.growth.grown_at + WRITERS_GONE_AFTER {
+            now
+        } else {
+            let bytes_per_s = CATCH_UP_BYTES_PER_S.max(GROWTH_FACTOR * self.growth.bytes_per_s);
+            resume_from + Duration::from_secs_f64(bytes as f64 / bytes_per_s as f64)
         };
     }
 }
@@ -111,6 +117,9 @@ impl Growth {
         }
         let grown = log_bytes.saturating_sub(self.bytes_then) as f64;
         self.bytes_per_s = (grown / elapsed.as_secs_f64()) as u64;
+        if grown > 0.0 {
+            self.grown_at = now;
+        }
         (self.since, self.bytes_then) = (now, log_bytes);
     }
 }
@@ -145,12 +154,14 @@ mod tests {
         assert_eq!(hold_after(100), MS);
     }
 
-    /// Sends pieces for a second beside writers of `write_bytes_per_s`; the rate that came out.
-    fn catch_up(write_bytes_per_s: u64) -> u64 {
+    /// Sends pieces for a second beside writers of `write_bytes_per_s`, who came `idle` ago; the
+    /// rate that came out.
+    fn catch_up(write_bytes_per_s: u64, idle: Duration) -> u64 {
         const PIECE: u64 = 256 << 10;
-        let began = Instant::now();
+        let opened = Instant::now();
+        let began = opened + idle;
         let (mut now, mut sent) = (began, 0);
-        let mut pace = ShipPace::new(now, 0);
+        let mut pace = ShipPace::new(opened, 0);
         while now < began + Duration::from_secs(1) {
             let log_bytes = write_bytes_per_s * (now - began).as_millis() as u64 / 1000;
             // A piece takes a millisecond, however fast it may be sent.
@@ -163,15 +174,15 @@ mod tests {
 
     #[test]
     fn a_catch_up_is_held_back_for_writers_and_never_below_them() {
-        let alone = catch_up(0);
+        let alone = catch_up(0, WRITERS_GONE_AFTER);
         assert!(alone > 220 << 20, "{alone} with nobody to wait for");
-        let beside_few = catch_up(100_000);
         let most = CATCH_UP_BYTES_PER_S * 5 / 4;
-        assert!(
-            (CATCH_UP_BYTES_PER_S / 2..most).contains(&beside_few),
-            "{beside_few}"
-        );
-        let beside_many = catch_up(80 << 20);
+        let held_back = CATCH_UP_BYTES_PER_S / 2..most;
+        let beside_stalled = catch_up(0, Duration::ZERO);
+        assert!(held_back.contains(&beside_stalled), "{beside_stalled}");
+        let beside_few = catch_up(100_000, Duration::ZERO);
+        assert!(held_back.contains(&beside_few), "{beside_few}");
+        let beside_many = catch_up(80 << 20, Duration::ZERO);
         assert!(beside_many > 100 << 20, "{beside_many} would never arrive");
     }
 }

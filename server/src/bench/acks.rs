@@ -146,7 +146,7 @@ pub(super) fn disk_rows(scratch: &Scratch, write_bytes: u64) -> anyhow::Result<V
     let dir = scratch.sub("disk")?;
     let batches = [1, 64].into_iter();
     batches
-        .map(|batch| Ok(measure_disk(&dir, batch, write_bytes, DISK_TIME)?.0))
+        .map(|batch| Ok(measure_disk(&dir, batch, write_bytes, DISK_TIME, Duration::ZERO)?.0))
         .collect()
 }
 

@@ -22,7 +22,10 @@ use super::pace::Pace;
 use super::recorder::{Summary, ms};
 use super::report::Report;
 use super::stage::{KEYSPACE, Stage, cut_off};
-use crate::rig::{Cluster, Console, Door, ExitOutcome, Stop, Table, resident_kib, thousands};
+use crate::rig::{
+    Cluster, Console, Door, ExitOutcome, Halves, Stop, Table, keep_process_to, keep_thread_to,
+    resident_kib, thousands,
+};
 
 /// Writes that the copy misses.
 const MISSED: u64 = 300_000;
@@ -93,8 +96,16 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
+    let halves = Halves::split()?;
+    if let Some(halves) = &halves {
+        // The threads of the links are started by this one.
+        keep_thread_to(&halves.far)?;
+    }
     let stage = Stage::set(options, stop)?;
     let (home, copy) = (options.home(), cut_off(options)?);
+    if let Some(halves) = &halves {
+        keep_apart(&stage.cluster, home, halves)?;
+    }
     let shape = Shape::Unary {
         clients: PUT_CLIENTS,
     };
@@ -141,6 +152,13 @@ pub(super) fn run(
         "Rates count from the first record that arrives: before it the nodes find each other \
          again.",
     );
+    report.note(match halves {
+        Some(_) => {
+            "The home and its clients have one half of the processors, all else the other, as \
+             regions have. The disk is shared."
+        }
+        None => "All regions share one processor, which they would not at a distance.",
+    });
     report.finish(options.out.as_deref(), console)
 }
 
@@ -164,6 +182,20 @@ fn miss(options: &BenchOptions, stage: &Stage, stop: &Stop) -> anyhow::Result<()
     Ok(())
 }
 
+/// Regions have processors of their own: the home and its clients get one half, all else the other.
+fn keep_apart(cluster: &Cluster, home: &str, halves: &Halves) -> anyhow::Result<()> {
+    for region in cluster.rtts().regions() {
+        let half = match region == home {
+            true => &halves.near,
+            false => &halves.far,
+        };
+        if let Some(pid) = cluster.pid(region)? {
+            keep_process_to(pid, half)?;
+        }
+    }
+    keep_thread_to(&halves.near)
+}
+
 fn heal_and_wait(
     cluster: &Cluster,
     home: &str,
@@ -175,18 +207,18 @@ fn heal_and_wait(
     let (here, there) = (Door::new(&here)?, Door::new(&there)?);
     let (goal, start) = (marks(&here)?, marks(&there)?);
     let puts = LoadPlan {
-        warmup: Duration::ZERO,
         duration: CATCH_UP_MAX,
         halt: Arc::default(),
         ..puts.clone()
     };
     thread::scope(|scope| {
         let putting = scope.spawn(|| run_load(&puts, &mut |_| {}));
-        let returned = cluster
-            .wan()
-            .heal(copy)
-            .map_err(Into::into)
-            .and_then(|()| wait(&there, start, goal, stop));
+        // Recorded from the heal on, by clients as warm as the quiet ones were.
+        let heal = || -> anyhow::Result<()> {
+            stop.sleep(puts.warmup)?;
+            Ok(cluster.wan().heal(copy)?)
+        };
+        let returned = heal().and_then(|()| wait(&there, start, goal, stop));
         puts.halt.store(true, Ordering::Relaxed);
         let meanwhile = putting.join().expect("a load does not panic")?;
         Ok((returned?, meanwhile))

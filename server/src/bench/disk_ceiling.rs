@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -32,7 +33,8 @@ pub(super) struct DiskCeiling {
     pub commit: Summary,
 }
 
-/// Commits batches of `batch` writes of `write_bytes` bytes, one after the other, for `time`.
+/// Commits batches of `batch` writes of `write_bytes` bytes, one after the other, for `time`, after
+/// a `rest` each.
 ///
 /// # Errors
 /// The file cannot be made or written.
@@ -41,6 +43,7 @@ pub(super) fn measure_disk(
     batch: usize,
     write_bytes: u64,
     time: Duration,
+    rest: Duration,
 ) -> anyhow::Result<(DiskCeiling, Latencies)> {
     let path = dir.join("bare.journal");
     let file = allocated(&path, FILE_BYTES)
@@ -51,6 +54,9 @@ pub(super) fn measure_disk(
     while commits < COMMITS_MAX && started.elapsed() < time {
         if offset + buffer.len() as u64 > FILE_BYTES {
             offset = 0;
+        }
+        if !rest.is_zero() {
+            thread::sleep(rest);
         }
         let since = Instant::now();
         file.write_all_at(&buffer, offset)?;
@@ -77,8 +83,11 @@ mod tests {
     fn commits_are_counted_and_the_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let time = Duration::from_millis(30);
-        let (ceiling, latencies) = measure_disk(dir.path(), 4, 144, time).unwrap();
+        let (ceiling, latencies) = measure_disk(dir.path(), 4, 144, time, Duration::ZERO).unwrap();
         assert!(latencies.count() > 0);
+        let rest = Duration::from_millis(20);
+        let (_, rested) = measure_disk(dir.path(), 4, 144, time, rest).unwrap();
+        assert!((1..=2).contains(&rested.count()), "{}", rested.count());
         assert!(ceiling.writes_per_s > 0.0, "{ceiling:?}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -26,6 +26,10 @@ const FORM: &str = "domicile.bench/1";
 /// How long the disk is probed for the header.
 const PROBE: Duration = Duration::from_millis(800);
 
+/// Rest before a sync, about a round trip of the regions that are measured: disks and virtual
+/// machines need time to wake. A single client of a remote level meets such a disk every time.
+const PROBE_REST: Duration = Duration::from_millis(80);
+
 /// What a figure is worth without: where and with what it was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Header {
@@ -37,6 +41,8 @@ pub(super) struct Header {
     pub load_average: f64,
     /// One write and its `fdatasync`, as measured just before.
     pub fsync: Summary,
+    /// The same after [`PROBE_REST`].
+    pub fsync_rested: Summary,
     /// Round trips as measured; empty without regions.
     pub rtts: Vec<MeasuredRtt>,
     /// The seed of the run.
@@ -52,7 +58,8 @@ impl Header {
     /// The disk cannot be written.
     pub(super) fn measure(dir: &Path, options: &BenchOptions) -> anyhow::Result<Self> {
         let write_bytes = KEY_BYTES + options.value_bytes;
-        let (disk, _) = measure_disk(dir, 1, write_bytes as u64, PROBE)?;
+        let probe = |rest| measure_disk(dir, 1, write_bytes as u64, PROBE, rest);
+        let ((disk, _), (rested, _)) = (probe(Duration::ZERO)?, probe(PROBE_REST)?);
         let version = env!("CARGO_PKG_VERSION");
         let revision = match option_env!("DOMICILE_REVISION") {
             Some(revision) => format!("{version} ({revision})"),
@@ -64,6 +71,7 @@ impl Header {
             machine: Machine::read(),
             load_average: load_average(),
             fsync: disk.commit,
+            fsync_rested: rested.commit,
             rtts: Vec::new(),
             seed: options.seed,
             started_at_ms: since_1970.map_or(0, |time| time.as_millis() as u64),
@@ -78,6 +86,7 @@ impl Header {
             machine,
             load_average,
             fsync,
+            fsync_rested,
             rtts,
             seed,
             ..
@@ -85,10 +94,12 @@ impl Header {
         let mut text = format!(
             "domicile bench {bench}, version {revision}, seed {seed}\n{}\n\
              load average {load_average:.2} before the start, \
-             fsync p50 {:.2} ms, p99 {:.2} ms as measured",
+             fsync p50 {:.2} ms, p99 {:.2} ms, after {} ms of rest p50 {:.2} ms as measured",
             machine.summary(),
             fsync.p50_ms,
-            fsync.p99_ms
+            fsync.p99_ms,
+            PROBE_REST.as_millis(),
+            fsync_rested.p50_ms
         );
         if !rtts.is_empty() {
             let mut table = Table::new(&["link", "RTT asked", "min", "p50 as measured, ms"]);
