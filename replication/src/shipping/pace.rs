@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! live       urgent: at once.   else: SHIP_INTERVAL after the last frame, under load up to three
-//! catch-up   for a second nobody wrote: at once.  else: CATCH_UP_BYTES_PER_S, or twice what is written
+//! catch-up   nobody wrote for a second: at once.  else: CATCH_UP_BYTES_PER_S, or twice the growth
 //! ```
 
 use std::time::{Duration, Instant};

@@ -23,8 +23,8 @@ use super::recorder::{Summary, ms};
 use super::report::Report;
 use super::stage::{KEYSPACE, Stage, cut_off};
 use crate::rig::{
-    Cluster, Console, Door, ExitOutcome, Halves, Stop, Table, keep_process_to, keep_thread_to,
-    resident_kib, thousands,
+    Cluster, Console, Door, ExitOutcome, Halves, Machine, Stop, Table, keep_process_to,
+    keep_thread_to, resident_kib, thousands,
 };
 
 /// Writes that the copy misses.
@@ -96,16 +96,8 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let halves = Halves::split()?;
-    if let Some(halves) = &halves {
-        // The threads of the links are started by this one.
-        keep_thread_to(&halves.far)?;
-    }
-    let stage = Stage::set(options, stop)?;
+    let (stage, is_apart) = set_apart(options, stop)?;
     let (home, copy) = (options.home(), cut_off(options)?);
-    if let Some(halves) = &halves {
-        keep_apart(&stage.cluster, home, halves)?;
-    }
     let shape = Shape::Unary {
         clients: PUT_CLIENTS,
     };
@@ -152,12 +144,12 @@ pub(super) fn run(
         "Rates count from the first record that arrives: before it the nodes find each other \
          again.",
     );
-    report.note(match halves {
-        Some(_) => {
+    report.note(match is_apart {
+        true => {
             "The home and its clients have one half of the processors, all else the other, as \
              regions have. The disk is shared."
         }
-        None => "All regions share one processor, which they would not at a distance.",
+        false => "All regions share one processor, which they would not at a distance.",
     });
     report.finish(options.out.as_deref(), console)
 }
@@ -182,18 +174,29 @@ fn miss(options: &BenchOptions, stage: &Stage, stop: &Stop) -> anyhow::Result<()
     Ok(())
 }
 
-/// Regions have processors of their own: the home and its clients get one half, all else the other.
-fn keep_apart(cluster: &Cluster, home: &str, halves: &Halves) -> anyhow::Result<()> {
-    for region in cluster.rtts().regions() {
-        let half = match region == home {
+/// Regions have processors of their own: the home and its clients get one half, all else the other;
+/// `false` if there is only one.
+fn set_apart(options: &BenchOptions, stop: &Stop) -> anyhow::Result<(Stage, bool)> {
+    let machine = Machine::read();
+    let Some(halves) = Halves::split()? else {
+        return Ok((Stage::set(options, stop)?, false));
+    };
+    // The threads of the links are started by this one.
+    keep_thread_to(&halves.far)?;
+    let mut stage = Stage::set(options, stop)?;
+    // As it is, not as this thread was left of it.
+    stage.header.machine = machine;
+    for region in stage.cluster.rtts().regions() {
+        let half = match region == options.home() {
             true => &halves.near,
             false => &halves.far,
         };
-        if let Some(pid) = cluster.pid(region)? {
+        if let Some(pid) = stage.cluster.pid(region)? {
             keep_process_to(pid, half)?;
         }
     }
-    keep_thread_to(&halves.near)
+    keep_thread_to(&halves.near)?;
+    Ok((stage, true))
 }
 
 fn heal_and_wait(
