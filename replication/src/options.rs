@@ -66,7 +66,13 @@ pub struct NodeOptions {
     pub overlay_bytes_max: u64,
     /// Size of a journal file, in bytes.
     pub journal_file_bytes: u64,
+    /// Size of the journal above which what nobody needs of it is deleted, in bytes.
+    pub journal_keep_bytes: u64,
 }
+
+/// 512 MiB: a copy that was away for as many writes catches up from the journal. Doubled, so is
+/// that, and the disk that it takes.
+const JOURNAL_KEEP_BYTES: u64 = 512 << 20;
 
 impl NodeOptions {
     /// One region named `local`, no peers, no keyspaces yet.
@@ -88,6 +94,7 @@ impl NodeOptions {
             engine_cache_bytes: store.engine_cache_bytes,
             overlay_bytes_max: store.overlay_bytes_max,
             journal_file_bytes: store.journal_file_bytes,
+            journal_keep_bytes: JOURNAL_KEEP_BYTES,
         }
     }
 }

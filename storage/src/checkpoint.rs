@@ -45,20 +45,22 @@ pub(crate) struct LoadedCheckpoint {
     pub(crate) published: Published,
 }
 
-/// The rows for the journal as it is; takes the index's unsaved entries. `applied` are the applied
-/// marks of all partitions, read before `published` was locked.
+/// The rows for the journal as it is, and the place that they replay from; takes the index's
+/// unsaved entries. `applied` are the applied marks of all partitions, read before `published` was
+/// locked; `start` is where the journal begins.
 pub(crate) fn compute(
     node: NodeId,
     published: &mut Published,
     applied: &dyn Fn(PartitionId) -> Seq,
-) -> Checkpoint {
+    start: Place,
+) -> (Checkpoint, Place) {
     let mut replay_from = published.end;
     let mut rows = Vec::new();
     for (partition, tail) in published.tails.iter() {
         let applied = applied(partition);
         if applied < tail.last_seq {
             let first = published.index.locate(partition, applied.next());
-            replay_from = replay_from.min(first.unwrap_or(Place::START));
+            replay_from = replay_from.min(first.unwrap_or(start));
         }
         rows.push(RowChange::Set {
             row: tail_row(partition),
@@ -71,7 +73,33 @@ pub(crate) fn compute(
         row: Bytes::from_static(JOURNAL_ROW),
         value,
     });
-    Checkpoint { rows }
+    (Checkpoint { rows }, replay_from)
+}
+
+/// The rows of an engine whose cells are those of snapshots: the journal is to be read from
+/// `start`, and partitions are there up to these tails.
+pub(crate) fn rows_to_replay_from(
+    node: NodeId,
+    start: Place,
+    tails: &[(PartitionId, PartitionTail)],
+) -> Vec<RowChange> {
+    let tails = tails.iter().map(|(partition, tail)| RowChange::Set {
+        row: tail_row(*partition),
+        value: encode_tail(tail),
+    });
+    let journal = RowChange::Set {
+        row: Bytes::from_static(JOURNAL_ROW),
+        value: encode_journal(node, start, start, None),
+    };
+    tails.chain(std::iter::once(journal)).collect()
+}
+
+/// Whether an engine has the rows.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn is_there(engine: &dyn Engine) -> Result<bool, EngineError> {
+    Ok(engine.get(JOURNAL_ROW)?.is_some())
 }
 
 /// The applied mark of every partition that has a tail.
@@ -332,7 +360,11 @@ mod tests {
                 }
             };
             engine
-                .apply(compute(node(6), &mut published, &applied).rows)
+                .apply(
+                    compute(node(6), &mut published, &applied, Place::START)
+                        .0
+                        .rows,
+                )
                 .unwrap();
             let loaded = load(&engine, node(6)).unwrap().unwrap();
             let replay_from = match partitions {
@@ -355,7 +387,11 @@ mod tests {
         let engine = MemoryEngine::new();
         assert!(load(&engine, node(6)).unwrap().is_none());
         engine
-            .apply(compute(node(6), &mut published(2), &|_| Seq::NONE).rows)
+            .apply(
+                compute(node(6), &mut published(2), &|_| Seq::NONE, Place::START)
+                    .0
+                    .rows,
+            )
             .unwrap();
         let error = load(&engine, node(7)).unwrap_err();
         assert!(

@@ -10,6 +10,8 @@
 //! - `verify`: an offline check of a data directory
 //! - [`recovery`]: the replay of a journal, and what opening found
 //! - [`incoming`]: a segment from elsewhere, checked to the last record
+//! - `snapshot`: one partition's cells at a position, in one checksummed file
+//! - [`retention`]: which journal files nobody needs any more
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
@@ -19,7 +21,8 @@
 //! - `identity`: who a directory belongs to
 //! - `lock`: one holder a directory
 //!
-//! The journal is the truth; the engine may vanish at any moment and is rebuilt from it. This crate
+//! The journal, with the snapshots for which it was cut, is the truth; the engine may vanish at any
+//! moment and is rebuilt from it. This crate
 //! never talks to another node, never decides who may write, and never acknowledges before
 //! `fdatasync` has returned.
 
@@ -38,6 +41,8 @@ pub mod options;
 mod quarantine;
 pub mod records;
 pub mod recovery;
+pub mod retention;
+mod snapshot;
 pub mod store;
 pub mod verify;
 
@@ -53,5 +58,7 @@ pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
 pub use options::{EngineChoice, StoreOptions};
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
+pub use retention::{Pin, TrimReport};
+pub use snapshot::{KeptRequest, SnapshotHeader, SnapshotPlan};
 pub use store::{Store, StoreStats};
 pub use verify::{VerifyReport, verify};

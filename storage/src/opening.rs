@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! lock -> identity -> journal synced -> engine -> replay -> torn tail cut -> writer
-//!            |                            ^          |
+//!            |                            ^ |        |
+//!            |                            | `- without a checkpoint: filled from snapshots first
 //!            `-- none: journal made,      `- aside --'  an engine that fails or contradicts the
 //!                then the identity                      journal is put aside, once
 //! ```
@@ -18,19 +19,21 @@ use std::time::Instant;
 use domicile_proto::NodeId;
 
 use crate::cells::CellStore;
+use crate::checkpoint;
 use crate::commit::Published;
 use crate::disk::{Disk, DiskLock, OpenMode};
 use crate::error::StoreError;
 use crate::identity;
-use crate::journal::FileNumber;
 use crate::journal::files::FileSet;
 use crate::journal::header::FILE_HEADER_BYTES;
 use crate::journal::scan::ScanEnd;
 use crate::journal::writer::JournalWriter;
+use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
 use crate::options::{EngineChoice, StoreOptions};
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
-use crate::recovery::{Recovery, Replayed, replay};
+use crate::recovery::{Recovery, Replayed, first_place, replay};
+use crate::snapshot::{Restored, SnapshotSet, restore};
 
 /// The journal's directory in a data directory.
 pub(crate) const JOURNAL_DIR: &str = "journal";
@@ -41,6 +44,9 @@ pub(crate) struct Opened {
     pub(crate) files: FileSet,
     pub(crate) cells: CellStore,
     pub(crate) published: Published,
+    pub(crate) snapshots: SnapshotSet,
+    /// The place that the engine's checkpoint replays from.
+    pub(crate) replay_from: Place,
     pub(crate) writer: JournalWriter,
     pub(crate) recovery: Recovery,
 }
@@ -72,14 +78,16 @@ pub(crate) fn open(
         (None, wanted) => create(disk, dir, wanted.unwrap_or_else(identity::mint), options)?,
     };
     let files = open_journal(disk, dir, node, options)?;
-    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files)?;
+    let snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
+    let (cells, filled, engine_rebuilt) = open_cells(disk, dir, options, &files, &snapshots)?;
     let Replayed {
         published,
         end,
         partitions,
+        replay_from,
         records,
         bytes,
-    } = replayed;
+    } = filled.replayed;
     cut(&files, &end)?;
     let writer = JournalWriter::open(&files, end.end, end.last)?;
     let recovery = Recovery {
@@ -90,6 +98,7 @@ pub(crate) fn open(
         replayed_records: records,
         replayed_bytes: bytes,
         engine_rebuilt,
+        restored_cells: filled.restored.cells,
         durable_end: published.end,
         elapsed: began.elapsed(),
     };
@@ -98,6 +107,8 @@ pub(crate) fn open(
         files,
         cells,
         published,
+        snapshots,
+        replay_from,
         writer,
         recovery,
     })
@@ -189,7 +200,7 @@ fn open_journal(
     if files.last().is_none() {
         return Err(empty());
     }
-    files.get(FileNumber::FIRST)?;
+    files.get(files.first().unwrap_or(FileNumber::FIRST))?;
     files.remove_leftovers()?;
     // What a killed process wrote but did not sync is read below, and may be lost by a later loss
     // of power unless it is synced before.
@@ -197,34 +208,45 @@ fn open_journal(
     Ok(files)
 }
 
+/// What an engine was filled with.
+struct Filled {
+    replayed: Replayed,
+    restored: Restored,
+}
+
 fn open_cells(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &StoreOptions,
     files: &FileSet,
-) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
+    snapshots: &SnapshotSet,
+) -> Result<(CellStore, Filled, Option<String>), StoreError> {
     let attempt = || {
         let engine = open_engine(dir, options)?;
+        let restored = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
+            true => Restored::default(),
+            false => restore(&engine, snapshots, first_place(files))?,
+        };
         let cells = CellStore::open(engine, options.cells())?;
         let replayed = replay(files, &cells)?;
-        Ok::<_, StoreError>((cells, replayed))
+        Ok::<_, StoreError>((cells, Filled { replayed, restored }))
     };
     let is_ours = matches!(options.engine, EngineChoice::Sled);
     let missing = is_ours && !disk.exists(&dir.join(ENGINE_DIR));
     match attempt() {
-        Ok((cells, replayed)) => {
-            let rebuilt = missing && !replayed.partitions.is_empty();
+        Ok((cells, filled)) => {
+            let rebuilt = missing && !filled.replayed.partitions.is_empty();
             Ok((
                 cells,
-                replayed,
+                filled,
                 rebuilt.then(|| "engine directory missing".to_owned()),
             ))
         }
         Err(StoreError::Engine(error)) if is_ours && error.is_cured_by_rebuild() => {
             let aside: PathBuf = quarantine(&**disk, dir)?;
             tracing::warn!(%error, aside = %aside.display(), "engine put aside, filled anew");
-            let (cells, replayed) = attempt()?;
-            Ok((cells, replayed, Some(error.to_string())))
+            let (cells, filled) = attempt()?;
+            Ok((cells, filled, Some(error.to_string())))
         }
         Err(error) => Err(error),
     }

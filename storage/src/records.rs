@@ -73,12 +73,29 @@ impl<'store> RecordScan<'store> {
     }
 }
 
-/// The chain hash after the segment that ends with `seq`, if there is one.
+/// The chain hash after the segment that ends with `seq`, if there is one. That segment itself may
+/// have been cut from the log: the next one names its hash.
 pub(crate) fn chain_at(
     store: &Store,
     partition: PartitionId,
     seq: Seq,
 ) -> Result<Option<ChainHash>, StoreError> {
+    if let Some((_, segment)) = find_segment(store, partition, seq)? {
+        let ends_there = segment.header().last_seq() == seq;
+        return Ok(ends_there.then(|| segment.chain()));
+    }
+    let next = find_segment(store, partition, seq.next())?;
+    let next = next.map(|(_, segment)| *segment.header());
+    let begins_there = next.filter(|header| header.first_seq == seq.next());
+    Ok(begins_there.map(|header| header.previous))
+}
+
+/// The durable segment that holds `seq`, with its place, if the journal still has it.
+pub(crate) fn find_segment(
+    store: &Store,
+    partition: PartitionId,
+    seq: Seq,
+) -> Result<Option<(Place, Segment)>, StoreError> {
     let upto = store.durable_end();
     let mut cursor = store.locate(partition, seq).unwrap_or(upto);
     while cursor < upto {
@@ -86,8 +103,9 @@ pub(crate) fn chain_at(
         let of_partition = |(_, segment): &&(Place, Segment)| {
             segment.header().partition == partition && segment.header().last_seq() >= seq
         };
-        if let Some((_, segment)) = chunk.segments.iter().find(of_partition) {
-            return Ok((segment.header().last_seq() == seq).then(|| segment.chain()));
+        if let Some((place, segment)) = chunk.segments.iter().find(of_partition) {
+            let is_it = segment.header().first_seq <= seq;
+            return Ok(is_it.then(|| (*place, segment.clone())));
         }
         if chunk.next == cursor {
             break;

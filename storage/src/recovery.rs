@@ -42,6 +42,8 @@ pub struct Recovery {
     pub replayed_bytes: u64,
     /// Why the engine was put aside and filled anew, if it was.
     pub engine_rebuilt: Option<String>,
+    /// Cells that came from snapshots instead of the journal.
+    pub restored_cells: u64,
     /// Where the journal ends.
     pub durable_end: Place,
     /// How long it took.
@@ -73,6 +75,8 @@ pub(crate) struct Replayed {
     pub(crate) published: Published,
     pub(crate) end: ScanEnd,
     pub(crate) partitions: Vec<RecoveredPartition>,
+    /// The place that the engine's checkpoint replays from.
+    pub(crate) replay_from: Place,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
 }
@@ -84,16 +88,11 @@ pub(crate) struct Replayed {
 /// fails or contradicts the journal.
 pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, StoreError> {
     let loaded = checkpoint::load(&**cells.engine(), files.node())?;
+    let start = first_place(files);
     let anew = || LoadedCheckpoint {
-        replay_from: Place {
-            file: FileNumber::FIRST,
-            offset: FILE_HEADER_BYTES,
-        },
+        replay_from: start,
         published: Published {
-            end: Place {
-                file: FileNumber::FIRST,
-                offset: FILE_HEADER_BYTES,
-            },
+            end: start,
             last: None,
             tails: Tails::default(),
             index: JournalIndex::default(),
@@ -101,8 +100,18 @@ pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, Sto
     };
     let LoadedCheckpoint {
         replay_from,
-        published,
+        mut published,
     } = loaded.unwrap_or_else(anew);
+    if replay_from.file < start.file {
+        // The engine is older than the snapshots for which the journal was cut.
+        let detail = format!("{replay_from}, the journal begins with file {}", start.file);
+        return Err(EngineError::Corrupt {
+            what: "replay place",
+            detail,
+        }
+        .into());
+    }
+    published.index.forget_before(start.file);
     scan::check_end(files, published.end, published.last)?;
     // Read from the checkpoint's end on, the number of the next commit is known.
     let before = published.last.filter(|_| replay_from == published.end);
@@ -129,9 +138,18 @@ pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, Sto
         published,
         end,
         partitions,
+        replay_from,
         records,
         bytes,
     })
+}
+
+/// The first frame of a journal.
+pub(crate) fn first_place(files: &FileSet) -> Place {
+    Place {
+        file: files.first().unwrap_or(FileNumber::FIRST),
+        offset: FILE_HEADER_BYTES,
+    }
 }
 
 struct Replay<'a> {
@@ -230,7 +248,9 @@ impl Replay<'_> {
     fn flush(&mut self) -> Result<(), StoreError> {
         let cells = self.cells;
         let applied = |partition| cells.partition(partition).applied_upto();
-        let rows = checkpoint::compute(self.files.node(), &mut self.published, &applied);
+        let start = first_place(self.files);
+        let node = self.files.node();
+        let (rows, _) = checkpoint::compute(node, &mut self.published, &applied, start);
         cells.flush_once(rows)?;
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! <data>/lock                      held while open
 //! <data>/identity                  whose directory; written last
 //! <data>/journal/                  the truth
+//! <data>/snapshots/                partitions as they were; before them the journal may be cut
 //! <data>/engine/                   rows; may vanish at any moment
 //! <data>/engine.quarantined-<n>/   engines that failed
 //! ```
@@ -29,11 +30,12 @@ use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
 use crate::journal::files::FileSet;
 use crate::journal::reader;
-use crate::journal::{JournalChunk, PartitionTail, Place};
+use crate::journal::{FileNumber, JournalChunk, PartitionTail, Place};
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 use crate::records::RecordScan;
 use crate::recovery::Recovery;
+use crate::snapshot::{self, KeptRequest, SnapshotHeader, SnapshotPlan, SnapshotSet};
 
 /// An open data directory. Shared by all threads of a node.
 ///
@@ -51,6 +53,11 @@ pub struct Store {
     published: Mutex<Published>,
     files: FileSet,
     cells: CellStore,
+    snapshots: Mutex<SnapshotSet>,
+    /// Held while one is taken: they would share the disk's time and finish no sooner.
+    snapshotting: Mutex<()>,
+    /// The place that the engine's checkpoint replays from.
+    replay_place: Mutex<Place>,
     statistic: CommitStatistic,
     /// Held over a checkpoint and its flush: checkpoints reach the engine in order.
     flushing: Mutex<()>,
@@ -91,6 +98,8 @@ impl Store {
             files,
             cells,
             published,
+            snapshots,
+            replay_from,
             writer,
             recovery,
         } = opening::open(&disk, dir, &options)?;
@@ -108,6 +117,9 @@ impl Store {
             published: Mutex::new(published),
             files,
             cells,
+            snapshots: Mutex::new(snapshots),
+            snapshotting: Mutex::new(()),
+            replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
             flushing: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
@@ -257,6 +269,49 @@ impl Store {
         self.flush()
     }
 
+    /// Takes a snapshot of what the engine holds of a partition, beside its writers: what it has is
+    /// at most one flush behind. `None` if there is nothing newer than in the last one. `pace` is
+    /// told the bytes written so far and may wait.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`], what the operating system says: the last snapshot stays as it is.
+    pub fn snapshot(
+        &self,
+        partition: PartitionId,
+        plan: SnapshotPlan,
+        pace: &mut dyn FnMut(u64),
+    ) -> Result<Option<SnapshotHeader>, StoreError> {
+        self.health.check()?;
+        let _one = lock(&self.snapshotting);
+        snapshot::take(self, partition, plan, pace)
+    }
+
+    /// The requests in the last snapshot of a partition, in order; none without one.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for a damaged snapshot; what the operating system says.
+    pub fn snapshot_requests(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Vec<KeptRequest>, StoreError> {
+        self.snapshots().requests(partition)
+    }
+
+    /// The last snapshot of a partition.
+    #[must_use]
+    pub fn last_snapshot(&self, partition: PartitionId) -> Option<SnapshotHeader> {
+        self.snapshots().get(partition).copied()
+    }
+
+    /// Before everything that the journal still has.
+    #[must_use]
+    pub fn journal_start(&self) -> Place {
+        Place {
+            file: self.files.first().unwrap_or(FileNumber::FIRST),
+            offset: 0,
+        }
+    }
+
     /// Everything before it is durable. It only grows.
     #[must_use]
     pub fn durable_end(&self) -> Place {
@@ -284,6 +339,15 @@ impl Store {
     #[must_use]
     pub fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
         self.published().index.locate(partition, seq)
+    }
+
+    /// The first record of a partition that the journal still has; the one after its last if it has
+    /// none.
+    #[must_use]
+    pub fn log_start(&self, partition: PartitionId) -> Seq {
+        let published = self.published();
+        let after_last = published.tails.end_of(partition).0.next();
+        published.index.first_seq(partition).unwrap_or(after_last)
     }
 
     /// The durable end of a partition's log; `None` if it has no record.
@@ -443,7 +507,9 @@ impl Store {
             let found = applied.binary_search_by_key(&partition, |(id, _)| *id);
             found.map_or(Seq::NONE, |index| applied[index].1)
         };
-        let rows = checkpoint::compute(self.node, &mut self.published(), &applied);
+        let start = self.journal_start();
+        let (rows, replay_from) =
+            checkpoint::compute(self.node, &mut self.published(), &applied, start);
         let freeze = self.cells.freeze_once(rows);
         // A copy may show what is not durable yet. The engine may never be ahead of the journal:
         // what is frozen was queued before, so it is durable after this.
@@ -452,15 +518,39 @@ impl Store {
             .and_then(|()| Ok(self.cells.write_frozen(freeze)?));
         if flushed.as_ref().map_or(true, |report| report.retried) {
             self.published().index.save_again();
+        } else {
+            *lock(&self.replay_place) = replay_from;
         }
         flushed
     }
 
-    fn published(&self) -> MutexGuard<'_, Published> {
-        self.published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn published(&self) -> MutexGuard<'_, Published> {
+        lock(&self.published)
     }
+
+    pub(crate) fn snapshots(&self) -> MutexGuard<'_, SnapshotSet> {
+        lock(&self.snapshots)
+    }
+
+    pub(crate) fn cell_store(&self) -> &CellStore {
+        &self.cells
+    }
+
+    pub(crate) fn files(&self) -> &FileSet {
+        &self.files
+    }
+
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    pub(crate) fn replay_place(&self) -> Place {
+        *lock(&self.replay_place)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Store {

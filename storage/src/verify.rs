@@ -19,6 +19,7 @@ use crate::journal::tails::Tails;
 use crate::journal::{FileNumber, Place, TornTail};
 use crate::lock::lock;
 use crate::opening::JOURNAL_DIR;
+use crate::snapshot::{SnapshotHeader, SnapshotSet};
 
 /// What a check found.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Every partition with a record, in order.
     pub partitions: Vec<VerifiedPartition>,
+    /// The last snapshot of every partition that has one, read to its end.
+    pub snapshots: Vec<SnapshotHeader>,
     /// The remains of a commit that was never acknowledged.
     pub torn_tail: Option<TornTail>,
     /// The first damage, with its file and offset; nothing behind it was read.
@@ -77,7 +80,8 @@ impl VerifyReport {
     }
 }
 
-/// Reads the whole journal of `dir` and checks every checksum, every chain and every record.
+/// Reads the whole journal of `dir` and checks every checksum, every chain and every record; reads
+/// every snapshot and checks that the journal continues it.
 /// The directory must not be open: its lock is taken meanwhile.
 ///
 /// # Errors
@@ -105,6 +109,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreErr
         frames: 0,
         segments: 0,
         partitions: Vec::new(),
+        snapshots: Vec::new(),
         torn_tail: None,
         damage: None,
         end: Place {
@@ -134,14 +139,29 @@ fn check_journal(
         let problem = "journal missing under a known identity";
         return Err(StoreError::corrupt(&journal, 0, problem));
     };
-    report.files = last.get();
+    let first = files.first().unwrap_or(last);
+    report.files = last.get() - first.get() + 1;
+    report.snapshots = check_snapshots(disk, dir, report.node_id)?;
+    let snapshots = std::mem::take(&mut report.snapshots);
+    let of = |partition| snapshots.iter().find(|it| it.partition == partition);
     let mut tails = Tails::default();
+    report.end.file = first;
     let from = report.end;
     let end = scan::scan(&files, from, None, &mut |frame| {
         for (place, segment) in &frame.segments {
             let corrupt = |problem: String| {
                 StoreError::corrupt(&place.file.path(&journal), place.offset, problem)
             };
+            let header = segment.header();
+            if let Some(snapshot) = of(header.partition) {
+                if first > FileNumber::FIRST && header.first_seq <= snapshot.seq.next() {
+                    tails.begin_with(segment);
+                }
+                if header.last_seq() == snapshot.seq && segment.chain() != snapshot.chain {
+                    let (log, other) = (segment.chain(), snapshot.chain);
+                    return Err(corrupt(format!("chain {log}, its snapshot has {other}")));
+                }
+            }
             tails.check(segment).map_err(corrupt)?;
             let records = segment
                 .records()
@@ -161,7 +181,31 @@ fn check_journal(
         Ok(())
     })?;
     report.end = end.end;
+    for snapshot in &snapshots {
+        let (last_seq, _) = tails.end_of(snapshot.partition);
+        if last_seq.max(snapshot.seq) < snapshot.newest_seq {
+            let (partition, newest) = (snapshot.partition, snapshot.newest_seq);
+            let problem = format!("{partition} ends at {last_seq}, its snapshot at {newest}");
+            let path = end.end.file.path(&journal);
+            return Err(StoreError::corrupt(&path, end.end.offset, problem));
+        }
+    }
+    report.snapshots = snapshots;
     Ok(end.torn)
+}
+
+/// Reads every snapshot to its end.
+fn check_snapshots(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    node: NodeId,
+) -> Result<Vec<SnapshotHeader>, StoreError> {
+    let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node)?;
+    for header in snapshots.iter() {
+        let mut reader = snapshots.read(header)?;
+        while reader.next()?.is_some() {}
+    }
+    Ok(snapshots.iter().copied().collect())
 }
 
 impl VerifyReport {

@@ -10,5 +10,6 @@ mod hostile;
 mod levels;
 mod reads;
 mod restarts;
+mod retention;
 mod rig;
 mod writes;

@@ -63,6 +63,15 @@ pub(crate) fn free_address() -> SocketAddr {
 
 impl Cluster {
     pub(crate) async fn start(rtt: Duration, keyspaces: Vec<Keyspace>) -> Self {
+        Self::start_with(rtt, keyspaces, |_| ()).await
+    }
+
+    /// Nodes whose options `change` has the last word on.
+    pub(crate) async fn start_with(
+        rtt: Duration,
+        keyspaces: Vec<Keyspace>,
+        change: impl Fn(&mut NodeOptions),
+    ) -> Self {
         let listen: Vec<SocketAddr> = REGIONS.iter().map(|_| free_address()).collect();
         let address = |name: &str| listen[REGIONS.iter().position(|each| *each == name).unwrap()];
         let pairs = [("eu", "us", rtt), ("eu", "ap", rtt), ("us", "ap", rtt)];
@@ -74,14 +83,16 @@ impl Cluster {
                 let peer_address = link.map(|address| format!("http://{address}"));
                 RegionSpec::new(Name::new(name).unwrap(), peer_address)
             };
-            NodeOptions {
+            let mut options = NodeOptions {
                 region: Name::new(own).unwrap(),
                 regions: REGIONS.iter().map(|name| spec(name)).collect(),
                 keyspaces: keyspaces.clone(),
                 listen: Some(address(own)),
                 journal_file_bytes: 4 << 20,
                 ..NodeOptions::single(data.path().join(own))
-            }
+            };
+            change(&mut options);
+            options
         };
         let options: Vec<NodeOptions> = REGIONS.iter().map(|own| options_of(own)).collect();
         let mut cluster = Self {

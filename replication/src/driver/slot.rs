@@ -11,6 +11,7 @@ use std::time::Duration;
 use domicile_core::{Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
 use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
+use domicile_storage::retention::NOTHING;
 use tokio::sync::Notify;
 
 use super::outbox::Waiter;
@@ -198,6 +199,14 @@ impl Slot {
     /// Whether the home found that this copy's log is not a prefix of its own.
     pub(crate) fn is_diverged(&self, region: RegionId) -> bool {
         self.lock().core.standing(region) == Some(Standing::Diverged)
+    }
+
+    /// The first record that a copy may lack: what follows is not to be deleted here. A copy that
+    /// was never heard of lacks everything; at a copy nobody else's is known.
+    pub(crate) fn needed_from(&self) -> Seq {
+        let status = self.lock().core.status(Moment::START);
+        let copies = status.copies.iter().map(|copy| copy.durable_upto.next());
+        copies.min().unwrap_or(NOTHING)
     }
 
     /// Whether callers wait for their writes.

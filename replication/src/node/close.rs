@@ -32,6 +32,7 @@ pub(super) async fn close(core: Arc<NodeCore>, threads: Threads) -> Result<(), E
     let ended = tokio::task::spawn_blocking(move || {
         threads.commit.stop();
         drop(threads.flusher.join());
+        drop(threads.keeper.join());
         store.close()
     });
     match ended.await {

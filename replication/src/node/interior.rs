@@ -29,6 +29,8 @@ pub(crate) struct NodeCore {
     pub(crate) driver: Arc<Driver>,
     pub(crate) links: BTreeMap<RegionId, Arc<PeerLink>>,
     pub(crate) started: Instant,
+    /// What the journal may hold beyond what is needed.
+    pub(crate) journal_keep_bytes: u64,
     pub(crate) closed: watch::Sender<bool>,
 }
 

@@ -5,6 +5,7 @@ mod close;
 mod embedded;
 mod handle;
 mod interior;
+mod keeper;
 mod open;
 mod read;
 mod request_id;

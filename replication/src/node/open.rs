@@ -17,6 +17,7 @@ use domicile_storage::{
 use tokio::sync::watch;
 
 use super::interior::NodeCore;
+use super::keeper::run_keeper;
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
@@ -40,6 +41,7 @@ const FLUSH_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Threads {
     pub(super) commit: CommitThread,
     pub(super) flusher: JoinHandle<()>,
+    pub(super) keeper: JoinHandle<()>,
 }
 
 /// Opens everything. Must be called within a runtime.
@@ -53,6 +55,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let held = topology.partitions();
     let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
     let own = topology.own.id;
+    let journal_keep_bytes = options.journal_keep_bytes;
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let driver = recovered.map_err(|error| {
@@ -75,6 +78,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         driver: Arc::clone(&driver),
         links,
         started: Instant::now(),
+        journal_keep_bytes,
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;
@@ -187,11 +191,15 @@ fn report(recovery: &Recovery) {
         node_id,
         created,
         replayed_records,
+        restored_cells,
         elapsed,
         ..
     } = recovery;
     let elapsed_ms = elapsed.as_millis() as u64;
-    tracing::info!(node = %node_id, created, replayed_records, elapsed_ms, "store opened");
+    tracing::info!(
+        node = %node_id, created, replayed_records, restored_cells, elapsed_ms,
+        "store opened"
+    );
     if let Some(torn) = &recovery.torn_tail {
         tracing::warn!(
             ?torn,
@@ -206,17 +214,23 @@ fn report(recovery: &Recovery) {
 fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
     let sink: Arc<dyn domicile_storage::CommitSink> = Arc::clone(&core.driver) as _;
     let commit = CommitThread::spawn(Arc::clone(&core.store), sink)?;
-    let node = Arc::clone(core);
-    let flusher = std::thread::Builder::new()
-        .name("domicile-flush".to_owned())
-        .spawn(move || run_flusher(&node))
-        .map_err(|error| {
+    let start = |name: &str, run: fn(&NodeCore)| {
+        let node = Arc::clone(core);
+        let spawned = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&node));
+        spawned.map_err(|error| {
             Error::new(
                 Reason::StorePoisoned,
-                format!("cannot start the flusher: {error}"),
+                format!("cannot start thread {name}: {error}"),
             )
-        })?;
-    Ok(Threads { commit, flusher })
+        })
+    };
+    Ok(Threads {
+        commit,
+        flusher: start("domicile-flush", run_flusher)?,
+        keeper: start("domicile-keep", run_keeper)?,
+    })
 }
 
 fn run_flusher(core: &NodeCore) {

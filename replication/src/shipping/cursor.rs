@@ -56,7 +56,8 @@ impl ShipCursor {
         let lacking = next
             .iter()
             .filter(|(partition, seq)| **seq <= last(**partition));
-        let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(Place::START));
+        let start = store.journal_start();
+        let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(start));
         let place = starts.min().unwrap_or(end).min(end);
         Self {
             place,
@@ -69,7 +70,9 @@ impl ShipCursor {
     pub(super) fn rewind(&mut self, store: &Store, partition: PartitionId, seq: Seq) {
         if let Some(next) = self.next.get_mut(&partition) {
             *next = seq;
-            let place = store.locate(partition, seq).unwrap_or(Place::START);
+            let place = store
+                .locate(partition, seq)
+                .unwrap_or(store.journal_start());
             self.place = self.place.min(place);
         }
     }

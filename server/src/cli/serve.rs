@@ -56,6 +56,9 @@ pub(crate) struct ServeFlags {
     /// Size of a journal file.
     #[arg(long, env = "DOMICILE_JOURNAL_FILE_BYTES", value_name = "BYTES")]
     journal_file_bytes: Option<String>,
+    /// Size of the journal above which what nobody needs of it is deleted.
+    #[arg(long, env = "DOMICILE_JOURNAL_KEEP_BYTES", value_name = "BYTES")]
+    journal_keep_bytes: Option<String>,
     /// Clients at once.
     #[arg(long, env = "DOMICILE_CONNECTIONS_MAX", value_name = "COUNT")]
     connections_max: Option<String>,
@@ -77,7 +80,7 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 15] = [
+const KEYS: [(&str, &str); 16] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
@@ -87,6 +90,7 @@ const KEYS: [(&str, &str); 15] = [
     ("engine_cache_bytes", "node.engine_cache_bytes"),
     ("overlay_bytes_max", "node.overlay_bytes_max"),
     ("journal_file_bytes", "node.journal_file_bytes"),
+    ("journal_keep_bytes", "node.journal_keep_bytes"),
     ("connections_max", "limits.connections_max"),
     ("calls_max", "limits.calls_max"),
     ("in_flight_bytes_max", "limits.in_flight_bytes_max"),

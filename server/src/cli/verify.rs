@@ -50,12 +50,14 @@ impl VerifyCommand {
         }
         output.end()?;
         say(format_args!(
-            "node {}: {} file(s), {} frame(s), {} segment(s), {} record(s), ends at {}",
+            "node {}: {} file(s), {} frame(s), {} segment(s), {} record(s), {} snapshot(s), \
+             ends at {}",
             report.node_id,
             report.files,
             report.frames,
             report.segments,
             report.records(),
+            report.snapshots.len(),
             report.end
         ));
         if let Some(torn) = &report.torn_tail {

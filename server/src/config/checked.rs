@@ -125,6 +125,7 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         engine_cache_bytes,
         overlay_bytes_max,
         journal_file_bytes,
+        journal_keep_bytes,
         ..
     } = &mut options;
     let cache = given.engine_cache_bytes;
@@ -147,6 +148,13 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         journal,
         MIB..=4096 * MIB,
         journal_file_bytes,
+    );
+    let keep = given.journal_keep_bytes;
+    bytes(
+        "node.journal_keep_bytes",
+        keep,
+        MIB..=MIB << 24,
+        journal_keep_bytes,
     );
     Some(options)
 }

@@ -46,6 +46,7 @@ pub(super) struct NodeGiven {
     pub(super) engine_cache_bytes: Option<u64>,
     pub(super) overlay_bytes_max: Option<u64>,
     pub(super) journal_file_bytes: Option<u64>,
+    pub(super) journal_keep_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

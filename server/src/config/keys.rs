@@ -87,6 +87,12 @@ pub const KEYS: &[Key] = &[
         "preallocated: fdatasync is faster then",
     ),
     key(
+        "node.journal_keep_bytes",
+        "bytes",
+        "536870912",
+        "above it what nobody needs is deleted",
+    ),
+    key(
         "limits.connections_max",
         "count",
         "1024",

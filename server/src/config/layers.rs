@@ -160,6 +160,7 @@ impl Layers {
             "node.engine_cache_bytes" => number(&mut node.engine_cache_bytes, &mut self.faults),
             "node.overlay_bytes_max" => number(&mut node.overlay_bytes_max, &mut self.faults),
             "node.journal_file_bytes" => number(&mut node.journal_file_bytes, &mut self.faults),
+            "node.journal_keep_bytes" => number(&mut node.journal_keep_bytes, &mut self.faults),
             "limits.connections_max" => number(&mut limits.connections_max, &mut self.faults),
             "limits.calls_max" => number(&mut limits.calls_max, &mut self.faults),
             "limits.in_flight_bytes_max" => {
@@ -189,6 +190,7 @@ impl Layers {
             "node.engine_cache_bytes" => number(node.engine_cache_bytes),
             "node.overlay_bytes_max" => number(node.overlay_bytes_max),
             "node.journal_file_bytes" => number(node.journal_file_bytes),
+            "node.journal_keep_bytes" => number(node.journal_keep_bytes),
             "limits.connections_max" => number(limits.connections_max),
             "limits.calls_max" => number(limits.calls_max),
             "limits.in_flight_bytes_max" => number(limits.in_flight_bytes_max),

@@ -19,6 +19,7 @@ listen_client = "127.0.0.1:7400"
 # engine_cache_bytes = 67108864
 # overlay_bytes_max = 134217728
 # journal_file_bytes = 67108864
+# journal_keep_bytes = 536870912
 
 # [limits]
 # connections_max = 1024

@@ -15,6 +15,7 @@
 //! <= enqueued_upto. Cells of the engine may be as new as its intent mark.
 
 mod cell;
+mod export;
 mod flush;
 mod key;
 mod occupancy;
@@ -33,6 +34,7 @@ mod model_tests;
 mod tests;
 
 pub use cell::{Cell, CellRead, CellScan};
+pub(crate) use export::{cell_row, mark_rows, wipe};
 pub use flush::{Checkpoint, FlushReport};
 pub use occupancy::CellStats;
 pub use partition::PartitionCells;

@@ -107,13 +107,16 @@ fn prefix(tag: u8, partition: PartitionId) -> [u8; PREFIX_BYTES] {
 }
 
 fn mark(partition: PartitionId, suffix: u8, upto: Seq) -> RowChange {
-    let row = [&prefix(TAG_MARK, partition)[..], &[suffix]]
-        .concat()
-        .into();
     RowChange::Set {
-        row,
+        row: mark_row(partition, suffix),
         value: number(upto.get()),
     }
+}
+
+fn mark_row(partition: PartitionId, suffix: u8) -> Bytes {
+    [&prefix(TAG_MARK, partition)[..], &[suffix]]
+        .concat()
+        .into()
 }
 
 fn number(value: u64) -> Bytes {
@@ -151,6 +154,25 @@ pub(super) fn check_format(engine: &dyn Engine) -> Result<(), EngineError> {
             }])
         }
     }
+}
+
+/// Reads the marks of one partition; both none if it has no rows.
+pub(super) fn read_partition_marks(
+    engine: &dyn Engine,
+    partition: PartitionId,
+) -> Result<PartitionMarks, EngineError> {
+    let read = |suffix| {
+        let value = engine.get(&mark_row(partition, suffix))?;
+        let upto = value.map(|value| read_number("mark", &value)).transpose()?;
+        Ok::<_, EngineError>(Seq::new(upto.unwrap_or(0)))
+    };
+    let applied_upto = read(SUFFIX_APPLIED)?;
+    Ok(PartitionMarks {
+        partition,
+        applied_upto,
+        // A flush without cells moves the applied mark alone.
+        intent_upto: read(SUFFIX_INTENT)?.max(applied_upto),
+    })
 }
 
 /// Reads the marks of all partitions.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use domicile_proto::NodeId;
 
+use super::first;
 use super::header::{self, FILE_HEADER_BYTES};
 use super::{FileNumber, Place};
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -47,6 +48,7 @@ pub(crate) struct FileSet {
     dir: PathBuf,
     node: NodeId,
     file_bytes: u64,
+    /// Without holes.
     numbers: RwLock<BTreeSet<FileNumber>>,
     open: RwLock<BTreeMap<FileNumber, JournalFile>>,
     ahead: Mutex<Ahead>,
@@ -76,11 +78,14 @@ impl FileSet {
         let names = disk
             .list(dir)
             .map_err(|error| StoreError::io("list", dir, error))?;
+        let first = first::read(&*disk, dir, node)?;
+        // Those before it were about to be deleted.
         let numbers: BTreeSet<FileNumber> = names
             .iter()
             .filter_map(|name| FileNumber::of_name(name))
+            .filter(|number| *number >= first)
             .collect();
-        for (found, expected) in numbers.iter().zip(1..) {
+        for (found, expected) in numbers.iter().zip(first.get()..) {
             if found.get() != expected {
                 let path = FileNumber::new(expected).path(dir);
                 return Err(StoreError::corrupt(&path, 0, "journal file missing"));
@@ -112,17 +117,60 @@ impl FileSet {
         numbers.last().copied()
     }
 
+    /// The first file; `None` for an empty directory.
+    pub(crate) fn first(&self) -> Option<FileNumber> {
+        let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
+        numbers.first().copied()
+    }
+
+    /// Bytes of a file, usually.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Deletes the files before `first`, which must be there: first it is noted, durably, that the
+    /// journal begins with it.
+    ///
+    /// # Errors
+    /// What the operating system says; the next open deletes what is left.
+    pub(crate) fn drop_before(&self, first: FileNumber) -> Result<(), StoreError> {
+        let last = self.last();
+        assert!(
+            last.is_some_and(|last| first <= last),
+            "journal up to {last:?} cut before {first}"
+        );
+        first::write(&*self.disk, &self.dir, self.node, first)?;
+        let dropped: Vec<FileNumber> = {
+            let mut numbers = self.numbers.write().unwrap_or_else(PoisonError::into_inner);
+            let kept = numbers.split_off(&first);
+            std::mem::replace(&mut *numbers, kept).into_iter().collect()
+        };
+        for number in dropped {
+            self.open
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&number);
+            self.remove_if_there(&number.path(&self.dir))?;
+        }
+        Ok(())
+    }
+
     /// A file, opened and its header checked if it was not open.
     ///
     /// # Errors
-    /// [`StoreError::NoSuchPlace`] for a number beyond the last; what the file's header says.
+    /// [`StoreError::NoSuchPlace`] for a number that the journal does not have; what the file's
+    /// header says.
     pub(crate) fn get(&self, number: FileNumber) -> Result<JournalFile, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&number) {
             return Ok(file.clone());
         }
         drop(open);
-        if self.last().is_none_or(|last| number > last) {
+        let exists = {
+            let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
+            numbers.contains(&number)
+        };
+        if !exists {
             return Err(StoreError::NoSuchPlace {
                 place: Place {
                     file: number,
@@ -277,14 +325,19 @@ impl FileSet {
         self.wanted.notify_all();
     }
 
-    /// Removes what an earlier process had made ahead.
+    /// Removes what an earlier process had made ahead, or was about to delete.
     ///
     /// # Errors
     /// What the operating system says.
     pub(crate) fn remove_leftovers(&self) -> Result<(), StoreError> {
         let names = self.disk.list(&self.dir);
         let names = names.map_err(|error| StoreError::io("list", &self.dir, error))?;
-        for name in names.iter().filter(|name| name.ends_with(AHEAD_SUFFIX)) {
+        let first = self.first();
+        let is_left_over = |name: &String| {
+            let number = FileNumber::of_name(name);
+            name.ends_with(AHEAD_SUFFIX) || number.is_some_and(|number| Some(number) < first)
+        };
+        for name in names.iter().filter(|name| is_left_over(name)) {
             self.remove_if_there(&self.dir.join(name))?;
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
 
-use super::Place;
+use super::{FileNumber, Place};
 use crate::engine::{Direction, Engine, EngineError, RowChange};
 
 const TAG: u8 = b'i';
@@ -39,6 +39,8 @@ struct IndexEntry {
 pub(crate) struct JournalIndex {
     partitions: BTreeMap<PartitionId, Vec<IndexEntry>>,
     unsaved: Vec<(PartitionId, IndexEntry)>,
+    /// Entries whose rows are to be removed. A row that stays is forgotten again at the next open.
+    forgotten: Vec<(PartitionId, Seq)>,
 }
 
 impl JournalIndex {
@@ -92,12 +94,32 @@ impl JournalIndex {
         entries.get(behind.checked_sub(1)?).map(|entry| entry.place)
     }
 
-    /// Rows for the entries made since the last call.
+    /// The first record of a partition that is in the files that are left, if one is.
+    pub(crate) fn first_seq(&self, partition: PartitionId) -> Option<Seq> {
+        let entries = self.partitions.get(&partition)?;
+        entries.first().map(|entry| entry.first_seq)
+    }
+
+    /// Rows for the entries made and forgotten since the last call.
     pub(crate) fn take_unsaved(&mut self) -> Vec<RowChange> {
-        self.unsaved
-            .drain(..)
-            .map(|(partition, entry)| encode(partition, entry))
-            .collect()
+        let removed = self.forgotten.drain(..).map(|(partition, first_seq)| {
+            let row = row(partition, first_seq);
+            RowChange::Remove { row }
+        });
+        let made = self.unsaved.drain(..);
+        let made = made.map(|(partition, entry)| encode(partition, entry));
+        removed.chain(made).collect()
+    }
+
+    /// Forgets the entries of files before `first`, which are deleted.
+    pub(crate) fn forget_before(&mut self, first: FileNumber) {
+        for (partition, entries) in &mut self.partitions {
+            let kept = entries.partition_point(|entry| entry.place.file < first);
+            let forgotten = entries.drain(..kept);
+            self.forgotten
+                .extend(forgotten.map(|entry| (*partition, entry.first_seq)));
+        }
+        self.unsaved.retain(|(_, entry)| entry.place.file >= first);
     }
 
     /// All entries are to be saved again: rows that were taken may have got lost.
@@ -108,11 +130,14 @@ impl JournalIndex {
     }
 }
 
+fn row(partition: PartitionId, first_seq: Seq) -> Bytes {
+    let seq = first_seq.get().to_be_bytes();
+    [&[TAG][..], &partition.to_bytes(), &seq].concat().into()
+}
+
 fn encode(partition: PartitionId, entry: IndexEntry) -> RowChange {
-    let seq = entry.first_seq.get().to_be_bytes();
-    let row = [&[TAG][..], &partition.to_bytes(), &seq].concat().into();
     RowChange::Set {
-        row,
+        row: row(partition, entry.first_seq),
         value: Bytes::copy_from_slice(&entry.place.to_bytes()),
     }
 }

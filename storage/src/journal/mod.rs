@@ -12,6 +12,7 @@
 //! is named.
 
 pub(crate) mod files;
+pub(crate) mod first;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod index;

@@ -77,6 +77,22 @@ impl Tails {
         Ok(())
     }
 
+    /// Lets a partition's log begin with a segment, if it has none yet: what was before it is in a
+    /// snapshot.
+    pub(crate) fn begin_with(&mut self, segment: &Segment) {
+        let header = segment.header();
+        let before = header.first_seq.get().saturating_sub(1);
+        self.partitions
+            .entry(header.partition)
+            .or_insert_with(|| PartitionTail {
+                epoch: header.epoch,
+                last_seq: Seq::new(before),
+                chain: header.previous,
+                visible_upto: Seq::NONE,
+                epoch_history: vec![(header.epoch, header.first_seq)],
+            });
+    }
+
     /// Moves the tail behind a segment that continues the log; `chain` is the hash of the segment.
     pub(crate) fn advance(&mut self, segment: &Segment, chain: ChainHash) {
         let header = segment.header();

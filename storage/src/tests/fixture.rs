@@ -15,7 +15,9 @@ use domicile_proto::{
 };
 
 use crate::disk::{Disk, MemoryDisk};
-use crate::{Committed, EngineChoice, Recovery, Store, StoreError, StoreOptions};
+use crate::{
+    Committed, EngineChoice, Recovery, Store, StoreError, StoreOptions, VerifyReport, verify,
+};
 
 pub(super) const DIR: &str = "/data";
 pub(super) const FIRST_FILE: &str = "/data/journal/0000000001.journal";
@@ -66,6 +68,13 @@ pub(super) fn options() -> StoreOptions {
         journal_file_bytes: 64 << 10,
         engine: EngineChoice::Memory,
         ..StoreOptions::default()
+    }
+}
+
+pub(super) fn options_with(engine: EngineChoice) -> StoreOptions {
+    StoreOptions {
+        engine,
+        ..options()
     }
 }
 
@@ -149,16 +158,21 @@ impl Author {
         }
     }
 
-    /// Checks that the store holds exactly what was written, in log and cells.
+    /// Checks that the store holds exactly what was written, in log and cells; what was cut from
+    /// the log, in cells alone.
     pub(super) fn check(&self, store: &Store) {
         for (partition, records) in &self.written {
+            let start = store.log_start(*partition);
             let found: Vec<_> = store
-                .records(*partition, Seq::FIRST)
+                .records(*partition, start)
                 .collect::<Result<_, _>>()
                 .unwrap();
-            assert_eq!(found.len(), records.len(), "records of {partition}");
-            for ((index, written), (_, seq, found)) in records.iter().enumerate().zip(found) {
-                assert_eq!(seq, Seq::new(index as u64 + 1));
+            let cut = start.get() as usize - 1;
+            assert_eq!(cut + found.len(), records.len(), "records of {partition}");
+            for (written, (index, (_, seq, found))) in
+                records[cut..].iter().zip(found.into_iter().enumerate())
+            {
+                assert_eq!(seq, Seq::new((cut + index) as u64 + 1));
                 assert_eq!(*written, found, "record {seq} of {partition}");
             }
             self.check_cells(store, *partition, self.last_seq(*partition));
@@ -188,6 +202,50 @@ impl Author {
             );
             assert_eq!(cell.value, Some(value), "value of {key:?} in {partition}");
         }
+    }
+}
+
+/// What a life came to: everything submitted, and what of it was acknowledged.
+#[derive(Default)]
+pub(super) struct Life {
+    pub(super) submitted: Author,
+    pub(super) acked: Author,
+}
+
+impl Life {
+    /// Opens what is left and checks that nothing acknowledged is missing and nothing is half
+    /// there, that the store goes on from it, and that a check finds it sound.
+    pub(super) fn check_after(
+        &self,
+        disk: &MemoryDisk,
+        engine: EngineChoice,
+        what: &str,
+    ) -> (Author, VerifyReport) {
+        let opened = try_open(disk, options_with(engine));
+        let (store, recovery) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut found = self.submitted.clone();
+        found.forget_after(&recovery);
+        for partition in self.acked.written.keys() {
+            let (kept, acked) = (found.last_seq(*partition), self.acked.last_seq(*partition));
+            assert!(
+                kept >= acked,
+                "{what}: {partition} has {kept}, acked was {acked}"
+            );
+        }
+        found.check(&store);
+        for bucket in 0..3 {
+            found.write(&store, partition(bucket), b"goes on").unwrap();
+        }
+        found.commit(&store).unwrap();
+        found.check(&store);
+        store.close().unwrap();
+        drop(store);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let report = verify(&shared, Path::new(DIR)).unwrap();
+        assert!(report.is_sound(), "{what}: {report:?}");
+        let (store, _) = open(disk);
+        found.check(&store);
+        (found, report)
     }
 }
 

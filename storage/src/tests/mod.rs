@@ -5,6 +5,7 @@ mod directory;
 mod fixture;
 mod power;
 mod reading;
+mod snapshots;
 mod speed;
 mod unhurried;
 mod writing;

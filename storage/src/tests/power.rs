@@ -3,35 +3,20 @@
 //! **Owns**: a scripted life of a store, ended everywhere.
 //! **Does not own**: what a disk does then (disk in memory).
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::fixture::*;
-use crate::disk::Disk;
 use crate::engine::MemoryEngine;
-use crate::{EngineChoice, MemoryDisk, StoreError, StoreOptions, verify};
+use crate::{EngineChoice, MemoryDisk, StoreError};
 
 /// Ways in which each life ends, per operation; more only takes longer.
 const SEEDS: u64 = 6;
-
-/// What a life came to: everything submitted, and what of it was acknowledged.
-#[derive(Default)]
-struct Life {
-    submitted: Author,
-    acked: Author,
-}
 
 /// Opens, writes to three partitions, commits, flushes, rolls, closes, opens again.
 fn live(disk: &MemoryDisk, engine: &Arc<MemoryEngine>, life: &mut Life) -> Result<(), StoreError> {
     for generation in 0..2_u8 {
         let given = EngineChoice::Given(Arc::clone(engine) as _);
-        let (store, recovery) = try_open(
-            disk,
-            StoreOptions {
-                engine: given,
-                ..options()
-            },
-        )?;
+        let (store, recovery) = try_open(disk, options_with(given))?;
         assert_eq!(recovery.torn_tail, None);
         for round in 0..8_u8 {
             for bucket in 0..=u16::from(round % 3) {
@@ -57,43 +42,12 @@ fn live(disk: &MemoryDisk, engine: &Arc<MemoryEngine>, life: &mut Life) -> Resul
 }
 
 fn check_after(disk: &MemoryDisk, engine: EngineChoice, life: &Life, what: &str) {
-    let opened = try_open(
-        disk,
-        StoreOptions {
-            engine,
-            ..options()
-        },
-    );
-    let (store, recovery) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
-    let mut found = life.submitted.clone();
-    found.forget_after(&recovery);
-    for partition in life.acked.written.keys() {
-        let (kept, acked) = (found.last_seq(*partition), life.acked.last_seq(*partition));
-        assert!(
-            kept >= acked,
-            "{what}: {partition} has {kept}, acked was {acked}"
-        );
-    }
-    found.check(&store);
-    for bucket in 0..3 {
-        found.write(&store, partition(bucket), b"goes on").unwrap();
-    }
-    found.commit(&store).unwrap();
-    found.check(&store);
-    store.close().unwrap();
-    drop(store);
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let report = verify(&shared, Path::new(DIR)).unwrap();
-    assert!(
-        report.is_sound() && report.torn_tail.is_none(),
-        "{what}: {report:?}"
-    );
+    let (found, report) = life.check_after(disk, engine, what);
+    assert!(report.torn_tail.is_none(), "{what}: {report:?}");
     assert_eq!(
         report.records(),
         found.written.values().map(Vec::len).sum::<usize>() as u64
     );
-    let (store, _) = open(disk);
-    found.check(&store);
 }
 
 #[test]

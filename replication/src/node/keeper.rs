@@ -1,0 +1,114 @@
+//! Keeps the journal within its budget: snapshots of what pins it, then the cut.
+//!
+//! **Owns**: when a snapshot is taken, its pace, what copies still need.
+//! **Does not own**: the condition for deleting a file (storage), copies that need more than the
+//! budget allows (they keep the journal for now).
+
+use std::time::{Duration, Instant};
+
+use domicile_core::REQUESTS_MAX;
+use domicile_proto::PartitionId;
+use domicile_storage::retention::NOTHING;
+use domicile_storage::{Pin, SnapshotHeader, SnapshotPlan, StoreError};
+
+use super::interior::NodeCore;
+use crate::clock::Clock;
+
+/// How often the journal's size is looked at. A file takes longer than that to fill on most disks;
+/// doubled, the budget is overrun by as much more.
+const KEEP_POLL: Duration = Duration::from_secs(1);
+
+/// How long a close waits for the keeper to notice, beside a snapshot that is under way.
+const CLOSE_POLL: Duration = Duration::from_millis(50);
+
+/// After an error the next attempt waits this long: a full disk is not helped by haste.
+const KEEP_RETRY: Duration = Duration::from_secs(10);
+
+/// How fast a snapshot is written. Doubled, it competes as much more with commits for the disk;
+/// halved, a partition of 1 GiB takes a minute instead of half of one.
+const SNAPSHOT_BYTES_PER_S: u64 = 32 << 20;
+
+/// Snapshots in one go. More partitions than that wait for the next second.
+const SNAPSHOTS_MAX: usize = 64;
+
+/// Runs until the node closes or its store fails.
+pub(super) fn run_keeper(core: &NodeCore) {
+    let closed = core.closed.subscribe();
+    let mut look_at = Instant::now();
+    while !*closed.borrow() && core.store.poison_cause().is_none() {
+        let now = Instant::now();
+        if now < look_at {
+            std::thread::sleep(CLOSE_POLL);
+            continue;
+        }
+        look_at = now + KEEP_POLL;
+        if core.store.stats().journal_bytes <= core.journal_keep_bytes {
+            continue;
+        }
+        if let Err(error) = keep(core) {
+            tracing::error!(%error, "the journal was not cut; it is tried again");
+            look_at = now + KEEP_RETRY;
+        }
+    }
+}
+
+/// Cuts the journal, and takes snapshots of what keeps it, until it is within its budget or
+/// nothing more can be done.
+fn keep(core: &NodeCore) -> Result<(), StoreError> {
+    let store = &core.store;
+    let needed_from = |id: PartitionId| {
+        core.driver
+            .slot(id)
+            .map_or(NOTHING, |slot| slot.needed_from())
+    };
+    let mut has_flushed = false;
+    for _ in 0..SNAPSHOTS_MAX {
+        let report = store.trim(&needed_from)?;
+        if report.files > 0 {
+            let (files, bytes) = (report.files, report.bytes);
+            tracing::info!(files, bytes, first = %report.first, "journal cut");
+        }
+        let is_over = store.stats().journal_bytes > core.journal_keep_bytes;
+        let taken = match report.pinned_by {
+            _ if !is_over => return Ok(()),
+            Some(Pin::Needed(_)) => return Ok(()),
+            Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
+            None => None,
+        };
+        if taken.is_none() {
+            // The engine is behind, or replays from there.
+            if has_flushed || store.unflushed_records() == 0 {
+                return Ok(());
+            }
+            store.flush_once()?;
+            has_flushed = true;
+        }
+    }
+    Ok(())
+}
+
+fn take_snapshot(
+    core: &NodeCore,
+    partition: PartitionId,
+) -> Result<Option<SnapshotHeader>, StoreError> {
+    let plan = SnapshotPlan {
+        now_ms: Clock::wall_ms(),
+        requests_max: REQUESTS_MAX,
+    };
+    let began = Instant::now();
+    let mut pace = |bytes: u64| {
+        let due = Duration::from_secs_f64(bytes as f64 / SNAPSHOT_BYTES_PER_S as f64);
+        if !*core.closed.borrow() {
+            std::thread::sleep(due.saturating_sub(began.elapsed()));
+        }
+    };
+    let taken = core.store.snapshot(partition, plan, &mut pace)?;
+    if let Some(taken) = &taken {
+        let elapsed_ms = began.elapsed().as_millis() as u64;
+        tracing::info!(
+            %partition, seq = %taken.seq, cells = taken.cells, bytes = taken.file_bytes, elapsed_ms,
+            "snapshot taken"
+        );
+    }
+    Ok(taken)
+}

@@ -1,0 +1,100 @@
+//! The engine's cells of one partition as they are, for snapshots, and back from one.
+//!
+//! **Owns**: which rows those are; what a partition's rows are after a restore.
+//! **Does not own**: the snapshot's file (`snapshot`), the journal that makes them current.
+//!
+//! The engine changes while it is read. Whoever reads the applied mark before the first page and
+//! the intent mark after the last knows: every record up to the one is in the pages, none above the
+//! other is. Folding the log between the two over them, in order, gives the state at its end.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use domicile_proto::{PartitionId, Seq};
+
+use super::rows::{CellPrefix, PartitionMarks, applied_mark, intent_mark, read_partition_marks};
+use super::store::CellStore;
+use crate::engine::{Direction, Engine, EngineError, RowChange};
+
+/// Rows removed in one batch; more would keep readers out for longer.
+const WIPE_ROWS: usize = 256;
+
+impl CellStore {
+    /// The marks as the engine has them now.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn stored_marks(&self, partition: PartitionId) -> Result<PartitionMarks, EngineError> {
+        read_partition_marks(&**self.engine(), partition)
+    }
+
+    /// Up to `limit` cells of the engine with keys after `after`: key and row value.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn stored_page(
+        &self,
+        partition: PartitionId,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+        let prefix = CellPrefix::of(partition);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (from, upto) = prefix.range(from, Bound::Unbounded);
+        let (from, upto) = (as_slice(&from), as_slice(&upto));
+        let rows = self.engine().scan(from, upto, Direction::Forward, limit)?;
+        let cells = rows
+            .into_iter()
+            .map(|(row, value)| (prefix.key(&row), value));
+        Ok(cells.collect())
+    }
+}
+
+/// The row of a cell that was read by [`CellStore::stored_page`].
+pub(crate) fn cell_row(partition: PartitionId, key: &[u8], value: Bytes) -> RowChange {
+    RowChange::Set {
+        row: CellPrefix::of(partition).row(key),
+        value,
+    }
+}
+
+/// The marks of a partition whose rows hold every record up to `applied_upto` and none above
+/// `intent_upto`.
+pub(crate) fn mark_rows(
+    partition: PartitionId,
+    applied_upto: Seq,
+    intent_upto: Seq,
+) -> [RowChange; 2] {
+    [
+        intent_mark(partition, intent_upto),
+        applied_mark(partition, applied_upto),
+    ]
+}
+
+/// Removes every row of an engine.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn wipe(engine: &dyn Engine) -> Result<(), EngineError> {
+    loop {
+        let rows = engine.scan(
+            Bound::Unbounded,
+            Bound::Unbounded,
+            Direction::Forward,
+            WIPE_ROWS,
+        )?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let removals = rows.into_iter().map(|(row, _)| RowChange::Remove { row });
+        engine.apply(removals.collect())?;
+    }
+}
+
+fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(row) => Bound::Included(&row[..]),
+        Bound::Excluded(row) => Bound::Excluded(&row[..]),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}

@@ -1,0 +1,393 @@
+//! A snapshot as bytes.
+//!
+//! **Owns**: the layout of its header and blocks, every check of them.
+//! **Does not own**: files (`file`), what is in the cells' values (`cells`).
+//!
+//! ```text
+//! header, 4096 bytes:
+//!   magic "DOMS" u32 | version u16 | flags u16 | node u64 | partition (8)
+//!   | epoch counter u64 | epoch node u64 | seq u64 | chain u64 | newest seq u64
+//!   | blocks u64 | cells u64 | bytes of the file u64 | taken at, ms since 1970, u64
+//!   | crc32 of all before | zeros
+//! block: magic "DOSB" u32 | kind u16 | zeros u16 | length u32 | crc32 u32 | payload
+//!   the checksum is that of kind, zeros, length and payload
+//!   kind 1, reigns:  per reign: epoch counter, epoch node, first seq: u64 each
+//!   kind 2, cells:   per cell: key length u16 | value length u32 | key | value
+//!   kind 3, requests: per write: request id u128 | seq u64 | fingerprint u64 | hlc u64 | level u8
+//! ```
+//! Little-endian. The header is written last: a file without one was never finished.
+
+use std::path::Path;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use domicile_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use domicile_proto::{
+    AckLevel, ChainHash, Epoch, Hlc, NodeId, PartitionId, Record, RecordKind, RequestId, Seq,
+};
+
+use crate::error::StoreError;
+
+const WHAT: &str = "snapshot";
+const MAGIC: [u8; 4] = *b"DOMS";
+const BLOCK_MAGIC: [u8; 4] = *b"DOSB";
+const VERSION: u16 = 1;
+
+/// Bytes before the first block: a whole page, so that writing the header tears no block.
+pub(crate) const HEADER_BYTES: u64 = 4096;
+/// Bytes of the header's fields before their checksum: the sum of the layout above.
+const FIELD_BYTES: usize = 96;
+/// Bytes of a block before its payload: the sum of the layout above.
+pub(crate) const BLOCK_HEADER_BYTES: usize = 16;
+
+// Kinds are part of the format: a new one takes the next number.
+const KIND_REIGNS: u16 = 1;
+// As above.
+const KIND_CELLS: u16 = 2;
+// As above.
+const KIND_REQUESTS: u16 = 3;
+
+/// Bytes of a request: the sum of the layout above.
+const REQUEST_BYTES: usize = 41;
+/// Requests in one block; their bytes are about those of a full block of cells.
+pub(crate) const BLOCK_REQUESTS: usize = 6_000;
+
+/// Bytes of cells after which a block is full: what a reader holds at once. Doubled, so is that.
+pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+
+/// What a cell's row may have around its value, with room for what later versions add.
+const CELL_OVERHEAD_MAX: usize = 256;
+
+/// Largest payload that is believed: a full block and the largest cell behind it.
+const PAYLOAD_BYTES_MAX: usize =
+    BLOCK_BYTES + 6 + KEY_BYTES_MAX + VALUE_BYTES_MAX + CELL_OVERHEAD_MAX;
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// Who took it.
+    pub node: NodeId,
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// The reign of the record at `seq`.
+    pub epoch: Epoch,
+    /// Every record up to here is in it.
+    pub seq: Seq,
+    /// The hash over the history up to `seq`, which ends a segment.
+    pub chain: ChainHash,
+    /// No record above here is in it. What it shows is a state of the partition only once the log
+    /// from `seq` up to here has been folded over it.
+    pub newest_seq: Seq,
+    /// Blocks after the header.
+    pub blocks: u64,
+    /// Cells in them.
+    pub cells: u64,
+    /// Bytes of the whole file.
+    pub file_bytes: u64,
+    /// When it was taken, in ms since 1970.
+    pub taken_at_ms: u64,
+}
+
+/// A write by its request id: what is remembered of it, so that it is not done twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptRequest {
+    /// Under which id it was asked for.
+    pub request_id: RequestId,
+    /// Its place in the log.
+    pub seq: Seq,
+    /// The hash of its content.
+    pub fingerprint: u64,
+    /// When the home sequenced it.
+    pub hlc: Hlc,
+    /// The level promised to its writer.
+    pub level: AckLevel,
+}
+
+impl KeptRequest {
+    /// What is remembered of a record; nothing of a mark.
+    #[must_use]
+    pub fn of(seq: Seq, record: &Record) -> Option<Self> {
+        (record.head.kind == RecordKind::Write).then(|| Self {
+            request_id: record.head.request_id,
+            seq,
+            fingerprint: record.body.fingerprint(),
+            hlc: record.head.hlc,
+            level: record.head.level,
+        })
+    }
+}
+
+/// What a block holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// Every reign with its first record.
+    Reigns(Vec<(Epoch, Seq)>),
+    /// The last writes up to the snapshot's position, in order.
+    Requests(Vec<KeptRequest>),
+    /// Cells: key, and value as it lies in a row.
+    Cells(Vec<(Bytes, Bytes)>),
+}
+
+impl SnapshotHeader {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut buffer = BytesMut::with_capacity(HEADER_BYTES as usize);
+        buffer.put_slice(&MAGIC);
+        buffer.put_u16_le(VERSION);
+        buffer.put_u16_le(0);
+        buffer.put_u64_le(self.node.get());
+        buffer.put_slice(&self.partition.to_bytes());
+        buffer.put_u64_le(self.epoch.counter);
+        buffer.put_u64_le(self.epoch.node.get());
+        buffer.put_u64_le(self.seq.get());
+        buffer.put_u64_le(self.chain.bits());
+        buffer.put_u64_le(self.newest_seq.get());
+        buffer.put_u64_le(self.blocks);
+        buffer.put_u64_le(self.cells);
+        buffer.put_u64_le(self.file_bytes);
+        buffer.put_u64_le(self.taken_at_ms);
+        assert!(buffer.len() == FIELD_BYTES, "{} bytes", buffer.len());
+        let crc = crc32fast::hash(&buffer);
+        buffer.put_u32_le(crc);
+        buffer.resize(HEADER_BYTES as usize, 0);
+        buffer.to_vec()
+    }
+
+    /// The inverse of [`SnapshotHeader::encode`].
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for damage, [`StoreError::UnknownFormat`] for another version.
+    pub(crate) fn decode(bytes: &[u8], path: &Path) -> Result<Self, StoreError> {
+        let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
+        let Some(fields) = bytes.first_chunk::<{ FIELD_BYTES + 4 }>() else {
+            return Err(corrupt(format!("{WHAT} header of {} bytes", bytes.len())));
+        };
+        if fields[..4] != MAGIC {
+            let problem = format!("bad magic of the {WHAT} header: {:02x?}", &fields[..4]);
+            return Err(corrupt(problem));
+        }
+        let (fields, mut crc) = fields.split_at(FIELD_BYTES);
+        let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
+        if stored != computed {
+            return Err(corrupt(format!(
+                "checksum mismatch of the {WHAT} header: stored {stored:#010x}, computed \
+                 {computed:#010x}"
+            )));
+        }
+        let mut fields = &fields[4..];
+        let version = fields.get_u16_le();
+        if version != VERSION {
+            return Err(StoreError::UnknownFormat {
+                what: WHAT,
+                path: path.to_owned(),
+                actual: version.into(),
+                supported: VERSION.into(),
+            });
+        }
+        fields.advance(2);
+        Self::decode_fields(fields).ok_or_else(|| {
+            corrupt(format!(
+                "{WHAT} header whose checksum holds and whose fields do not"
+            ))
+        })
+    }
+
+    /// The fields behind the flags; `None` if they contradict each other.
+    fn decode_fields(mut fields: &[u8]) -> Option<Self> {
+        let node = NodeId::new(fields.get_u64_le()).ok()?;
+        let mut partition = [0; PartitionId::BYTES];
+        fields.copy_to_slice(&mut partition);
+        let header = Self {
+            node,
+            partition: PartitionId::from_bytes(partition).ok()?,
+            epoch: get_epoch(&mut fields)?,
+            seq: Seq::new(fields.get_u64_le()),
+            chain: ChainHash::from_bits(fields.get_u64_le()),
+            newest_seq: Seq::new(fields.get_u64_le()),
+            blocks: fields.get_u64_le(),
+            cells: fields.get_u64_le(),
+            file_bytes: fields.get_u64_le(),
+            taken_at_ms: fields.get_u64_le(),
+        };
+        let fits = header.seq > Seq::NONE && header.newest_seq >= header.seq;
+        fits.then_some(header)
+    }
+}
+
+/// A block being filled with cells.
+#[derive(Debug, Default)]
+pub(crate) struct CellBlock {
+    payload: BytesMut,
+}
+
+impl CellBlock {
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.payload.put_u16_le(key.len() as u16);
+        self.payload.put_u32_le(value.len() as u32);
+        self.payload.put_slice(key);
+        self.payload.put_slice(value);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.payload.is_empty()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.payload.len() >= BLOCK_BYTES
+    }
+
+    /// The block's bytes; empty again afterwards.
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
+        encode_block(KIND_CELLS, &self.payload.split())
+    }
+}
+
+pub(crate) fn encode_reigns(reigns: &[(Epoch, Seq)]) -> Vec<u8> {
+    let mut payload = BytesMut::with_capacity(24 * reigns.len());
+    for (epoch, first_seq) in reigns {
+        payload.put_u64_le(epoch.counter);
+        payload.put_u64_le(epoch.node.get());
+        payload.put_u64_le(first_seq.get());
+    }
+    encode_block(KIND_REIGNS, &payload)
+}
+
+pub(crate) fn encode_requests(requests: &[KeptRequest]) -> Vec<u8> {
+    let mut payload = BytesMut::with_capacity(REQUEST_BYTES * requests.len());
+    for request in requests {
+        payload.put_u128_le(request.request_id.get());
+        payload.put_u64_le(request.seq.get());
+        payload.put_u64_le(request.fingerprint);
+        payload.put_u64_le(request.hlc.bits());
+        payload.put_u8(request.level.to_byte());
+    }
+    encode_block(KIND_REQUESTS, &payload)
+}
+
+fn encode_block(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let mut block = Vec::with_capacity(BLOCK_HEADER_BYTES + payload.len());
+    block.put_slice(&BLOCK_MAGIC);
+    block.put_u16_le(kind);
+    block.put_u16_le(0);
+    block.put_u32_le(payload.len() as u32);
+    block.put_u32_le(checksum(kind, payload));
+    block.put_slice(payload);
+    block
+}
+
+fn checksum(kind: u16, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&u32::from(kind).to_le_bytes());
+    hasher.update(&(payload.len() as u32).to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// The head of a block: what its payload must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockHead {
+    kind: u16,
+    len: u32,
+    crc: u32,
+}
+
+impl BlockHead {
+    /// Reads a block's first [`BLOCK_HEADER_BYTES`].
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, String> {
+        if bytes.len() < BLOCK_HEADER_BYTES {
+            return Err(format!("block header of {} bytes", bytes.len()));
+        }
+        let magic = bytes.copy_to_bytes(4);
+        if magic != BLOCK_MAGIC[..] {
+            return Err(format!("bad magic of a block: {magic:02x?}"));
+        }
+        let (kind, zeros) = (bytes.get_u16_le(), bytes.get_u16_le());
+        if zeros != 0 {
+            return Err(format!(
+                "{zeros:#06x} in a block's header, where zeros belong"
+            ));
+        }
+        let (len, crc) = (bytes.get_u32_le(), bytes.get_u32_le());
+        if len as usize > PAYLOAD_BYTES_MAX {
+            return Err(format!("block of {len} bytes, limit {PAYLOAD_BYTES_MAX}"));
+        }
+        Ok(Self { kind, len, crc })
+    }
+
+    pub(crate) fn payload_bytes(self) -> usize {
+        self.len as usize
+    }
+
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn decode_payload(self, payload: &Bytes) -> Result<Block, String> {
+        let computed = checksum(self.kind, payload);
+        if payload.len() != self.payload_bytes() || computed != self.crc {
+            return Err(format!(
+                "checksum mismatch of a block: stored {:#010x}, computed {computed:#010x}",
+                self.crc
+            ));
+        }
+        match self.kind {
+            KIND_REIGNS => decode_reigns(payload).map(Block::Reigns),
+            KIND_REQUESTS => decode_requests(payload).map(Block::Requests),
+            KIND_CELLS => decode_cells(payload.clone()).map(Block::Cells),
+            kind => Err(format!("block of kind {kind}, unknown to this version")),
+        }
+    }
+}
+
+fn decode_reigns(mut payload: &[u8]) -> Result<Vec<(Epoch, Seq)>, String> {
+    let problem = || format!("reigns of {} bytes", payload.len());
+    if !payload.len().is_multiple_of(24) {
+        return Err(problem());
+    }
+    let mut reigns = Vec::with_capacity(payload.len() / 24);
+    while !payload.is_empty() {
+        let epoch = get_epoch(&mut payload).ok_or("reign of node 0")?;
+        reigns.push((epoch, Seq::new(payload.get_u64_le())));
+    }
+    Ok(reigns)
+}
+
+fn decode_requests(mut payload: &[u8]) -> Result<Vec<KeptRequest>, String> {
+    if !payload.len().is_multiple_of(REQUEST_BYTES) {
+        return Err(format!("requests of {} bytes", payload.len()));
+    }
+    let mut requests = Vec::with_capacity(payload.len() / REQUEST_BYTES);
+    while !payload.is_empty() {
+        requests.push(KeptRequest {
+            request_id: RequestId::new(payload.get_u128_le()).map_err(|_| "request id 0")?,
+            seq: Seq::new(payload.get_u64_le()),
+            fingerprint: payload.get_u64_le(),
+            hlc: Hlc::from_bits(payload.get_u64_le()),
+            level: AckLevel::from_byte(payload.get_u8()).ok_or("request of an unknown level")?,
+        });
+    }
+    Ok(requests)
+}
+
+fn decode_cells(mut payload: Bytes) -> Result<Vec<(Bytes, Bytes)>, String> {
+    let mut cells = Vec::new();
+    while payload.has_remaining() {
+        if payload.len() < 6 {
+            return Err(format!("{} bytes behind the last cell", payload.len()));
+        }
+        let (key, value) = (payload.get_u16_le().into(), payload.get_u32_le() as usize);
+        if payload.len() < key + value {
+            let left = payload.len();
+            return Err(format!("cell of {key} + {value} bytes, {left} left"));
+        }
+        cells.push((payload.split_to(key), payload.split_to(value)));
+    }
+    Ok(cells)
+}
+
+fn get_epoch(bytes: &mut &[u8]) -> Option<Epoch> {
+    let counter = bytes.get_u64_le();
+    let node = NodeId::new(bytes.get_u64_le()).ok()?;
+    Some(Epoch { counter, node })
+}

@@ -1,0 +1,26 @@
+//! Snapshots: one partition's cells at a position, in one checksummed file.
+//!
+//! **Owns**: taking them beside writers, finding, reading and restoring them.
+//! **Does not own**: when one is due and what may be deleted for it (`retention`, the node).
+//!
+//! ```text
+//! <data>/snapshots/<partition>-<seq>.snapshot
+//! ```
+//! A snapshot holds every record up to its `seq` and may hold some up to its `newest_seq`: the
+//! engine is read while it changes. The log from `seq` on, folded over it in order, is a state of
+//! the partition from `newest_seq` on. The journal keeps that log.
+
+mod file;
+mod format;
+mod restore;
+mod set;
+mod take;
+
+#[cfg(test)]
+mod tests;
+
+pub use format::{KeptRequest, SnapshotHeader};
+pub(crate) use restore::{Restored, restore};
+pub(crate) use set::SnapshotSet;
+pub use take::SnapshotPlan;
+pub(crate) use take::take;

@@ -1,0 +1,104 @@
+//! An engine filled from the snapshots of a data directory.
+//!
+//! **Owns**: the order that makes a restore whole or repeated.
+//! **Does not own**: the replay of the journal over it (`recovery`).
+//!
+//! The rows that say where to replay from are written last. An engine without them is empty or was
+//! left half filled, and is wiped first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domicile_proto::PartitionId;
+
+use super::format::{Block, SnapshotHeader};
+use super::set::SnapshotSet;
+use crate::cells::{cell_row, mark_rows, wipe};
+use crate::checkpoint;
+use crate::engine::{Engine, RowChange};
+use crate::error::StoreError;
+use crate::journal::{PartitionTail, Place};
+
+/// Cells in one batch for the engine, as in a flush.
+const BATCH_ROWS: usize = 64;
+
+/// What a restore brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Restored {
+    pub(crate) partitions: u64,
+    pub(crate) cells: u64,
+}
+
+/// Fills an engine that has no checkpoint. The journal is then to be replayed from `start`.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] for a damaged snapshot, what the engine or the operating system says.
+pub(crate) fn restore(
+    engine: &Arc<dyn Engine>,
+    snapshots: &SnapshotSet,
+    start: Place,
+) -> Result<Restored, StoreError> {
+    wipe(&**engine)?;
+    let mut restored = Restored::default();
+    let mut tails = Vec::new();
+    let mut rows = Vec::new();
+    for header in snapshots.iter() {
+        let tail = restore_partition(&**engine, snapshots, header)?;
+        tails.push((header.partition, tail));
+        rows.extend(mark_rows(header.partition, header.seq, header.newest_seq));
+        restored.partitions += 1;
+        restored.cells += header.cells;
+    }
+    let node = snapshots.node();
+    rows.extend(checkpoint::rows_to_replay_from(node, start, &tails));
+    engine.apply(rows)?;
+    engine.sync()?;
+    Ok(restored)
+}
+
+fn restore_partition(
+    engine: &dyn Engine,
+    snapshots: &SnapshotSet,
+    header: &SnapshotHeader,
+) -> Result<PartitionTail, StoreError> {
+    let mut reader = snapshots.read(header)?;
+    let mut epoch_history = Vec::new();
+    while let Some(block) = reader.next()? {
+        match block {
+            Block::Reigns(reigns) => epoch_history = reigns,
+            // Read when a home remembers, not by the engine.
+            Block::Requests(_) => {}
+            Block::Cells(cells) => apply(engine, header.partition, cells)?,
+        }
+    }
+    if epoch_history.last().map(|(epoch, _)| *epoch) != Some(header.epoch) {
+        let problem = format!("its last reign is not {}", header.epoch);
+        return Err(StoreError::corrupt(reader.path(), 0, problem));
+    }
+    Ok(PartitionTail {
+        epoch: header.epoch,
+        last_seq: header.seq,
+        chain: header.chain,
+        visible_upto: header.seq,
+        epoch_history,
+    })
+}
+
+fn apply(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    cells: Vec<(Bytes, Bytes)>,
+) -> Result<(), StoreError> {
+    let mut cells = cells.into_iter();
+    loop {
+        let batch: Vec<RowChange> = cells
+            .by_ref()
+            .take(BATCH_ROWS)
+            .map(|(key, value)| cell_row(partition, &key, value))
+            .collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        engine.apply(batch)?;
+    }
+}

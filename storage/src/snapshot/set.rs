@@ -1,0 +1,163 @@
+//! Which snapshots a data directory holds: the newest whole one of each partition.
+//!
+//! **Owns**: finding them at open, adding one, removing those that a newer one replaces.
+//! **Does not own**: their content (`file`), what they allow to be deleted (`retention`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domicile_proto::{NodeId, PartitionId};
+
+use super::file::{SnapshotReader, UNFINISHED_SUFFIX, is_snapshot, path_of, remove_if_there};
+use super::format::{Block, KeptRequest, SnapshotHeader};
+use crate::disk::Disk;
+use crate::error::StoreError;
+
+/// The directory of snapshots in a data directory.
+pub(crate) const SNAPSHOT_DIR: &str = "snapshots";
+
+/// The snapshots of a data directory.
+#[derive(Debug)]
+pub(crate) struct SnapshotSet {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    node: NodeId,
+    newest: BTreeMap<PartitionId, SnapshotHeader>,
+}
+
+impl SnapshotSet {
+    /// Finds the snapshots in a data directory; removes unfinished ones, and those that a newer one
+    /// has replaced.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] and its kin for a header that cannot be believed: the journal before
+    /// it may be gone. What the operating system says.
+    pub(crate) fn open(disk: Arc<dyn Disk>, data: &Path, node: NodeId) -> Result<Self, StoreError> {
+        let (set, superfluous) = Self::find(disk, data, node)?;
+        for path in superfluous {
+            remove_if_there(&*set.disk, &path)?;
+        }
+        Ok(set)
+    }
+
+    /// Finds the snapshots and changes nothing; the files that are superfluous are named.
+    ///
+    /// # Errors
+    /// As [`SnapshotSet::open`].
+    pub(crate) fn find(
+        disk: Arc<dyn Disk>,
+        data: &Path,
+        node: NodeId,
+    ) -> Result<(Self, Vec<PathBuf>), StoreError> {
+        let dir = data.join(SNAPSHOT_DIR);
+        let names = match disk.list(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(|error| StoreError::io("list", &dir, error))?,
+        };
+        let mut superfluous = Vec::new();
+        let mut newest: BTreeMap<PartitionId, SnapshotHeader> = BTreeMap::new();
+        for name in names {
+            let path = dir.join(&name);
+            if name.ends_with(UNFINISHED_SUFFIX) {
+                superfluous.push(path);
+                continue;
+            }
+            if !is_snapshot(&name) {
+                continue;
+            }
+            let header = *SnapshotReader::open(&*disk, &path, node)?.header();
+            if path_of(&dir, header.partition, header.seq) != path {
+                let problem = format!("snapshot of {} at {}", header.partition, header.seq);
+                return Err(StoreError::corrupt(&path, 0, problem));
+            }
+            match newest.get(&header.partition) {
+                Some(other) if other.seq > header.seq => superfluous.push(path),
+                other => {
+                    superfluous.extend(other.map(|it| path_of(&dir, it.partition, it.seq)));
+                    newest.insert(header.partition, header);
+                }
+            }
+        }
+        let set = Self {
+            disk,
+            dir,
+            node,
+            newest,
+        };
+        Ok((set, superfluous))
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) fn get(&self, partition: PartitionId) -> Option<&SnapshotHeader> {
+        self.newest.get(&partition)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.newest.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SnapshotHeader> {
+        self.newest.values()
+    }
+
+    /// The directory, made if missing.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn make_dir(&self) -> Result<PathBuf, StoreError> {
+        let made = || {
+            self.disk.create_dir_all(&self.dir)?;
+            self.disk.sync_dir(self.dir.parent().unwrap_or(&self.dir))
+        };
+        made().map_err(|error| StoreError::io("create", &self.dir, error))?;
+        Ok(self.dir.clone())
+    }
+
+    /// A snapshot to be read from its beginning.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::open`].
+    pub(crate) fn read(&self, header: &SnapshotHeader) -> Result<SnapshotReader, StoreError> {
+        let path = path_of(&self.dir, header.partition, header.seq);
+        SnapshotReader::open(&*self.disk, &path, self.node)
+    }
+
+    /// The requests in the last snapshot of a partition, in order; none without one.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::open`].
+    pub(crate) fn requests(&self, partition: PartitionId) -> Result<Vec<KeptRequest>, StoreError> {
+        let Some(header) = self.get(partition) else {
+            return Ok(Vec::new());
+        };
+        let mut reader = self.read(header)?;
+        let mut requests = Vec::new();
+        while let Some(block) = reader.next()? {
+            match block {
+                Block::Reigns(_) => {}
+                Block::Requests(more) => requests.extend(more),
+                // They come last.
+                Block::Cells(_) => break,
+            }
+        }
+        Ok(requests)
+    }
+
+    /// Takes note of a snapshot that is durable, and removes the one that it replaces.
+    ///
+    /// # Errors
+    /// What the operating system says of the removal; the next open removes it.
+    pub(crate) fn add(&mut self, header: SnapshotHeader) -> Result<(), StoreError> {
+        match self.newest.insert(header.partition, header) {
+            Some(older) if older.seq != header.seq => {
+                let path = path_of(&self.dir, older.partition, older.seq);
+                remove_if_there(&*self.disk, &path)
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Taking a snapshot of one partition while it is written to.
+//!
+//! **Owns**: which position it is of, the walk over the engine's cells.
+//! **Does not own**: when one is due (the node's keeper), the file (`file`).
+//!
+//! ```text
+//! applied mark read | cells, page by page; flushes go on | intent mark read | header, rename
+//!     seq <= mark                                            newest seq = mark
+//! ```
+
+use bytes::Bytes;
+use domicile_proto::{ChainHash, PartitionId, Segment, Seq};
+
+use super::file::SnapshotWriter;
+use super::format::{KeptRequest, SnapshotHeader};
+use crate::error::StoreError;
+use crate::journal::Place;
+use crate::records::find_segment;
+use crate::store::Store;
+
+/// Cells read from the engine at once: at 1 MiB each, what a page may hold in memory. Doubled, so
+/// is that.
+const PAGE_CELLS: usize = 128;
+
+/// What a snapshot is to be besides its cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotPlan {
+    /// The present, in ms since 1970.
+    pub now_ms: u64,
+    /// How many of the last requests it holds, so that the log before it is not needed for them.
+    pub requests_max: usize,
+}
+
+/// Takes a snapshot of what the engine holds of a partition. `None` if nothing is newer than the
+/// last one. `pace` is told the bytes so far and may wait.
+///
+/// # Errors
+/// What the engine, the journal or the operating system says; the last snapshot stays.
+pub(crate) fn take(
+    store: &Store,
+    partition: PartitionId,
+    plan: SnapshotPlan,
+    pace: &mut dyn FnMut(u64),
+) -> Result<Option<SnapshotHeader>, StoreError> {
+    let applied = store.cell_store().stored_marks(partition)?.applied_upto;
+    let (Some((seq, chain)), Some(tail)) =
+        (end_at(store, partition, applied)?, store.tail(partition))
+    else {
+        return Ok(None);
+    };
+    let before = store.snapshots().get(partition).map(|before| before.seq);
+    let reigns: Vec<_> = tail.epoch_history;
+    let reigns: Vec<_> = reigns
+        .into_iter()
+        .filter(|(_, first)| *first <= seq)
+        .collect();
+    let Some((epoch, _)) = reigns.last().copied() else {
+        return Ok(None);
+    };
+    if before.is_some_and(|before| before >= seq) {
+        return Ok(None);
+    }
+    let dir = store.snapshots().make_dir()?;
+    let requests = requests_upto(store, partition, seq, plan.requests_max)?;
+    let mut writer = SnapshotWriter::begin(store.disk(), &dir, partition, &reigns, &requests)?;
+    let mut after: Option<Bytes> = None;
+    loop {
+        let page = store
+            .cell_store()
+            .stored_page(partition, after.as_deref(), PAGE_CELLS)?;
+        for (key, value) in &page {
+            writer.push(key, value)?;
+        }
+        pace(writer.bytes());
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE_CELLS => after = Some(key.clone()),
+            _ => break,
+        }
+    }
+    let newest = store.cell_store().stored_marks(partition)?.intent_upto;
+    let header = writer.finish(SnapshotHeader {
+        node: store.node_id(),
+        partition,
+        epoch,
+        seq,
+        chain,
+        newest_seq: newest.max(seq),
+        blocks: 0,
+        cells: 0,
+        file_bytes: 0,
+        taken_at_ms: plan.now_ms,
+    })?;
+    store.snapshots().add(header)?;
+    Ok(Some(header))
+}
+
+/// The last requests up to `seq`: those of the snapshot before, and the log from there.
+fn requests_upto(
+    store: &Store,
+    partition: PartitionId,
+    seq: Seq,
+    requests_max: usize,
+) -> Result<Vec<KeptRequest>, StoreError> {
+    let first_wanted = Seq::new(seq.get().saturating_sub(requests_max as u64) + 1);
+    let before = store.snapshot_requests(partition)?;
+    let mut requests: Vec<KeptRequest> = before
+        .into_iter()
+        .filter(|request| request.seq >= first_wanted)
+        .collect();
+    let covered = requests.last().map_or(Seq::NONE, |request| request.seq);
+    let from = first_wanted
+        .max(covered.next())
+        .max(store.log_start(partition));
+    for record in store.records(partition, from) {
+        let (_, at, record) = record?;
+        if at > seq {
+            break;
+        }
+        requests.extend(KeptRequest::of(at, &record));
+    }
+    Ok(requests)
+}
+
+/// The last end of a segment at or before `seq`, and the hash of the history up to it.
+fn end_at(
+    store: &Store,
+    partition: PartitionId,
+    seq: Seq,
+) -> Result<Option<(Seq, ChainHash)>, StoreError> {
+    if let Some(tail) = store.tail(partition)
+        && tail.last_seq == seq
+    {
+        return Ok(Some((seq, tail.chain)));
+    }
+    let found: Option<(Place, Segment)> = find_segment(store, partition, seq)?;
+    Ok(found.and_then(|(_, segment)| {
+        let header = segment.header();
+        if header.last_seq() == seq {
+            return Some((seq, segment.chain()));
+        }
+        let before = header.first_seq.get().checked_sub(1).map(Seq::new)?;
+        (before > Seq::NONE).then_some((before, header.previous))
+    }))
+}
