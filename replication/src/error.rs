@@ -129,6 +129,7 @@ impl From<StoreError> for Error {
             StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Reason::DiskFull
             }
+            StoreError::NoSpace { .. } => Reason::DiskFull,
             _ => Reason::StorePoisoned,
         };
         Self::new(reason, error.to_string()).caused_by(error)

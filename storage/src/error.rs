@@ -82,6 +82,17 @@ pub enum StoreError {
         /// The bound.
         limit: u64,
     },
+    /// The device has less room than the journal may need; writes are accepted again by themselves
+    /// once there is twice as much.
+    #[error("too little room for {path}: {free_bytes} bytes free, limit {limit}")]
+    NoSpace {
+        /// The data directory.
+        path: PathBuf,
+        /// Bytes free when last looked.
+        free_bytes: u64,
+        /// The low-water mark.
+        limit: u64,
+    },
     /// An earlier write or sync failed; nothing is acknowledged any more until a restart.
     #[error("store poisoned: {cause}")]
     Poisoned {

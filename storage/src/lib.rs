@@ -12,11 +12,13 @@
 //! - [`incoming`]: a segment from elsewhere, checked to the last record
 //! - `snapshot`: one partition's cells at a position, in one checksummed file
 //! - [`retention`]: which journal files nobody needs any more
+//! - [`space`]: room on the device, and refusing writes before it ends
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
 //! - `opening`: from a directory to the parts of a store
 //! - `checkpoint`: what the engine remembers of the journal
+//! - `planted`: bugs that tests plant to see them caught
 //! - `quarantine`: opening the engine, and putting a bad one aside
 //! - `identity`: who a directory belongs to
 //! - `lock`: one holder a directory
@@ -38,11 +40,13 @@ pub mod journal;
 mod lock;
 mod opening;
 pub mod options;
+mod planted;
 mod quarantine;
 pub mod records;
 pub mod recovery;
 pub mod retention;
 mod snapshot;
+pub mod space;
 pub mod store;
 pub mod verify;
 
@@ -60,5 +64,6 @@ pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
 pub use retention::{Pin, TrimReport};
 pub use snapshot::{KeptRequest, SnapshotHeader, SnapshotPlan};
+pub use space::SpaceReport;
 pub use store::{Store, StoreStats};
 pub use verify::{VerifyReport, verify};

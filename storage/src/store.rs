@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! <data>/lock                      held while open
+//! <data>/reserve                   room to give up when the device is full
 //! <data>/identity                  whose directory; written last
 //! <data>/journal/                  the truth
 //! <data>/snapshots/                partitions as they were; before them the journal may be cut
@@ -36,6 +37,7 @@ use crate::options::StoreOptions;
 use crate::records::RecordScan;
 use crate::recovery::Recovery;
 use crate::snapshot::{self, KeptRequest, SnapshotHeader, SnapshotPlan, SnapshotSet};
+use crate::space::Space;
 
 /// An open data directory. Shared by all threads of a node.
 ///
@@ -59,6 +61,7 @@ pub struct Store {
     /// The place that the engine's checkpoint replays from.
     replay_place: Mutex<Place>,
     statistic: CommitStatistic,
+    space: Space,
     /// Held over a checkpoint and its flush: checkpoints reach the engine in order.
     flushing: Mutex<()>,
     lock: Mutex<Option<Box<dyn DiskLock>>>,
@@ -121,6 +124,7 @@ impl Store {
             snapshotting: Mutex::new(()),
             replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
+            space: Space::default(),
             flushing: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
         };
@@ -530,6 +534,10 @@ impl Store {
 
     pub(crate) fn snapshots(&self) -> MutexGuard<'_, SnapshotSet> {
         lock(&self.snapshots)
+    }
+
+    pub(crate) fn space(&self) -> &Space {
+        &self.space
     }
 
     pub(crate) fn cell_store(&self) -> &CellStore {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use domicile_core::{
     Awaited, Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
@@ -44,6 +45,10 @@ enum Cargo {
     Body(RecordBody),
     Segment(CheckedSegment),
 }
+
+/// How often a receiver looks whether the device has room again. Doubled, a copy goes on that much
+/// later.
+const SPACE_POLL: Duration = Duration::from_millis(200);
 
 /// All partitions of one node.
 pub(crate) struct Driver {
@@ -124,10 +129,21 @@ impl Driver {
         }
     }
 
+    /// Waits until there is room on the device for what a home sends. What is not taken keeps its
+    /// window closed; it is sent again if that lasts longer than the stream.
+    pub(crate) async fn wait_space(&self) {
+        while self.store.check_space().is_err() {
+            tokio::time::sleep(SPACE_POLL).await;
+        }
+    }
+
     /// Hands a write to its home's core. The answer goes to `reply`, at once or later.
     pub(crate) fn submit(&self, slot: &Slot, write: PreparedWrite, reply: ReplyTo) {
         if self.closing.load(Ordering::Acquire) {
             return reply.send(Err(Error::new(Reason::Draining, "the node is closing")));
+        }
+        if let Err(full) = self.store.check_space() {
+            return reply.send(Err(full.into()));
         }
         let mut outbox = Outbox::default();
         let mut state = slot.lock();

@@ -42,13 +42,38 @@ pub(super) fn run_keeper(core: &NodeCore) {
             continue;
         }
         look_at = now + KEEP_POLL;
-        if core.store.stats().journal_bytes <= core.journal_keep_bytes {
+        look_at_space(core);
+        let is_low = core.store.check_space().is_err();
+        if core.store.stats().journal_bytes <= core.journal_keep_bytes && !is_low {
             continue;
         }
         if let Err(error) = keep(core) {
             tracing::error!(%error, "the journal was not cut; it is tried again");
             look_at = now + KEEP_RETRY;
         }
+    }
+}
+
+fn look_at_space(core: &NodeCore) {
+    match core.store.look_at_space() {
+        Ok(report) if report.has_changed => {
+            let (free_bytes, limit) = (report.free_bytes, report.low_water_bytes);
+            if report.is_low {
+                tracing::error!(
+                    free_bytes,
+                    limit,
+                    "the disk is nearly full: writes are refused"
+                );
+            } else {
+                tracing::info!(
+                    free_bytes,
+                    limit,
+                    "the disk has room: writes are accepted again"
+                );
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "how much room the disk has is not known"),
     }
 }
 
@@ -68,9 +93,11 @@ fn keep(core: &NodeCore) -> Result<(), StoreError> {
             let (files, bytes) = (report.files, report.bytes);
             tracing::info!(files, bytes, first = %report.first, "journal cut");
         }
+        // A device that is nearly full has no room for a snapshot either.
+        let may_write = store.check_space().is_ok();
         let is_over = store.stats().journal_bytes > core.journal_keep_bytes;
         let taken = match report.pinned_by {
-            _ if !is_over => return Ok(()),
+            _ if !is_over || !may_write => return Ok(()),
             Some(Pin::Needed(_)) => return Ok(()),
             Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
             None => None,

@@ -205,6 +205,7 @@ impl Receiver {
         let mut bytes: Bytes = plain_bytes(frame, FRAME_BYTES_MAX).map_err(corrupt)?;
         // Meanwhile nothing is read, and the sender's window fills.
         let frame_bytes = bytes.len();
+        self.node.driver.wait_space().await;
         self.node.driver.wait_room(frame_bytes).await;
         while !bytes.is_empty() {
             let segment = Segment::decode_front(&mut bytes).map_err(corrupt)?;

@@ -8,14 +8,17 @@
 //! have it; what it *shows* a reader now may end one message of the lost home earlier.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use domicile_proto::{KeyspaceId, Name, Operation, Seq, Version};
 use domicile_storage::disk::OsDisk;
-use domicile_storage::{EngineChoice, Store, StoreOptions};
+use domicile_storage::engine::Direction;
+use domicile_storage::{EngineChoice, PartitionCells, Store, StoreOptions};
 
 use super::door::Door;
 use super::keys::Keys;
@@ -30,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The most readings of one survivor: 10 s and what the readings take. Doubled, a survivor that
 /// never comes to rest is reported twice as late.
 const READINGS_MAX: usize = 50;
+
+/// Rows read at once; more would only hold more in memory.
+const PAGE_ROWS: usize = 1024;
 
 /// The rows that a server shows its readers, read again until two readings agree.
 ///
@@ -58,10 +64,11 @@ pub fn shown_when_quiet(
     anyhow::bail!("{endpoint} is not quiet after {READINGS_MAX} readings")
 }
 
-/// What the journal in `data` holds of a keyspace. Its server must have ended.
+/// What the journal in `data` holds of a keyspace, and the snapshots for which it was cut. Its server
+/// must have ended.
 ///
 /// # Errors
-/// The journal cannot be read.
+/// Journal or snapshots cannot be read.
 pub fn held_in_journal(data: &Path, keyspace: &Name, keys: &Keys) -> anyhow::Result<Holdings> {
     let options = StoreOptions {
         // The journal alone decides; the engine only serves it.
@@ -75,7 +82,11 @@ pub fn held_in_journal(data: &Path, keyspace: &Name, keys: &Keys) -> anyhow::Res
         if recovered.partition.keyspace != KeyspaceId::of(keyspace) {
             continue;
         }
-        for record in store.records(recovered.partition, Seq::FIRST) {
+        let start = store.log_start(recovered.partition);
+        if start > Seq::FIRST {
+            add_cells(&mut holdings, keys, &store.cells(recovered.partition))?;
+        }
+        for record in store.records(recovered.partition, start) {
             let (_, seq, record) = record?;
             for operation in record.body.operations()? {
                 match &operation {
@@ -89,6 +100,22 @@ pub fn held_in_journal(data: &Path, keyspace: &Name, keys: &Keys) -> anyhow::Res
     }
     store.close()?;
     Ok(holdings)
+}
+
+/// What was restored and replayed: the last visible write of each key.
+fn add_cells(holdings: &mut Holdings, keys: &Keys, cells: &PartitionCells) -> anyhow::Result<()> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let page = cells.scan(from, Bound::Unbounded, Direction::Forward, PAGE_ROWS)?;
+        for (key, cell) in &page.rows {
+            add(holdings, keys, key, cell.value.as_deref(), cell.version.seq);
+        }
+        match page.resume_after {
+            Some(key) => after = Some(key),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Later writes come later, so the last one of a key stays.

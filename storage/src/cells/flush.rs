@@ -17,6 +17,7 @@ use super::overlay::Frozen;
 use super::partition::PartitionCells;
 use super::rows::{applied_mark, intent_mark};
 use crate::engine::{Engine, EngineError, RowChange};
+use crate::planted::{Bug, is_planted};
 
 /// Bytes in one batch, beside its last cell: keeps batches of large values as short.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -93,6 +94,13 @@ impl Generation {
             report.records += frozen.records;
             report.bytes += frozen.bytes;
         }
+        let marks = || {
+            let parts = self.parts.iter();
+            parts.map(|(cells, frozen)| applied_mark(cells.partition(), frozen.applied_upto))
+        };
+        if is_planted(Bug::MarkBeforeCells) {
+            batch.rows.extend(marks());
+        }
         batch.apply()?;
         for (cells, frozen) in &self.parts {
             for (key, cell) in &frozen.cells {
@@ -104,11 +112,7 @@ impl Generation {
             }
             report.cells += frozen.cells.len() as u64;
         }
-        for (cells, frozen) in &self.parts {
-            batch
-                .rows
-                .push(applied_mark(cells.partition(), frozen.applied_upto));
-        }
+        batch.rows.extend(marks());
         batch.rows.extend(self.checkpoint.rows.iter().cloned());
         batch.apply()?;
         report.batches = batch.applied;

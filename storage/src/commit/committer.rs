@@ -19,6 +19,7 @@ use crate::journal::index::JournalIndex;
 use crate::journal::scan::LastFrame;
 use crate::journal::tails::Tails;
 use crate::journal::writer::JournalWriter;
+use crate::planted::{Bug, is_planted};
 
 /// The frame's buffer is kept for the next one up to this size, 4 MiB; a larger one was a burst.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
@@ -113,7 +114,10 @@ impl Committer {
         let segments = self.segments.len() as u32;
         self.writer.append(files, &mut self.frame, segments)?;
         let began = Instant::now();
-        self.writer.sync()?;
+        let synced = self.writer.sync();
+        if !is_planted(Bug::AckBeforeSync) {
+            synced?;
+        }
         let sync = began.elapsed();
         let committed = self.publish(place, published);
         queue.taken_is_done();

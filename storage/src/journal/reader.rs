@@ -62,7 +62,10 @@ pub(crate) fn read(
             break;
         }
         let mut buffer = vec![0; left.min(wanted) as usize];
-        file.read(&mut buffer, chunk.next.offset)?;
+        if left > 0 {
+            // A file whose making was interrupted may be shorter than its own header block.
+            file.read(&mut buffer, chunk.next.offset)?;
+        }
         match pass(files, &file, buffer.into(), &mut chunk)? {
             Pass::FileEnd if is_last && chunk.next < upto => {
                 let problem = "zeros before the durable end";

@@ -103,7 +103,7 @@ fn a_tail_of_garbage_is_cut_and_stays_cut() {
 }
 
 #[test]
-fn a_flipped_bit_before_an_intact_frame_is_corruption() {
+pub(super) fn a_flipped_bit_before_an_intact_frame_is_corruption() {
     let (disk, author, places) = three_frames();
     let whole = file_bytes(&disk, FIRST_FILE);
     for at in places[0].offset..places[2].offset {

@@ -3,6 +3,7 @@
 mod damage;
 mod directory;
 mod fixture;
+mod planted;
 mod power;
 mod reading;
 mod snapshots;

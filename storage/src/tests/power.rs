@@ -51,7 +51,7 @@ fn check_after(disk: &MemoryDisk, engine: EngineChoice, life: &Life, what: &str)
 }
 
 #[test]
-fn what_was_acked_survives_an_end_at_every_operation() {
+pub(super) fn what_was_acked_survives_an_end_at_every_operation() {
     let whole = MemoryDisk::new();
     live(&whole, &Arc::default(), &mut Life::default()).unwrap();
     let operations = whole.operations();
@@ -122,6 +122,32 @@ fn what_recovery_found_survives_a_loss_of_power() {
     for seed in 0..20 {
         let (store, recovery) = open(&killed.power_loss(seed));
         assert_eq!(recovery.torn_tail, None, "seed {seed}");
+        author.check(&store);
+    }
+}
+
+/// The engine keeps the first batches of a flush, the machine ends: what they lack is folded again.
+#[test]
+pub(super) fn a_flush_that_stops_at_any_batch_is_folded_again() {
+    for stops_after in 0..8 {
+        let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
+        let given = || options_with(EngineChoice::Given(Arc::clone(&engine) as _));
+        let (store, _) = try_open(&disk, given()).unwrap();
+        let mut author = Author::default();
+        for bucket in 0..300 {
+            author.write(&store, partition(bucket), b"value").unwrap();
+        }
+        author.commit(&store).unwrap();
+        engine.stop_after(stops_after);
+        let flushed = store.flush_once();
+        assert_eq!(
+            flushed.is_ok(),
+            stops_after >= 6,
+            "{stops_after}: {flushed:?}"
+        );
+        drop(store);
+        engine.resume();
+        let (store, _) = try_open(&disk.crash(), given()).unwrap();
         author.check(&store);
     }
 }

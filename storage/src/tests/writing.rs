@@ -3,6 +3,7 @@
 //! **Owns**: tests of what happens while a store is open.
 //! **Does not own**: tests of opening and damage.
 
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use domicile_proto::{ChainHash, Seq};
 
 use super::fixture::*;
 use crate::commit::{CommitSink, CommitThread, Committed};
+use crate::disk::Disk;
 use crate::{CheckedSegment, CommitUrgency, MemoryDisk, StoreError, StoreOptions};
 
 #[test]
@@ -203,6 +205,44 @@ fn a_failed_sync_poisons_for_good() {
             acked.check(&store);
         }
     }
+}
+
+#[test]
+fn writes_are_refused_before_the_disk_is_full_and_accepted_again_without_a_restart() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    let low_water = 4 * options().journal_file_bytes;
+    disk.set_space_left(Some(3 * low_water));
+    let report = store.look_at_space().unwrap();
+    assert_eq!((report.is_low, report.low_water_bytes), (false, low_water));
+    let reserve = Path::new(DIR).join("reserve");
+    assert!(disk.exists(&reserve));
+    // As the node does it: looked at between commits, asked before each write.
+    while store.check_space().is_ok() {
+        author.write(&store, partition(0), &[7; 20_000]).unwrap();
+        author.commit(&store).unwrap();
+        store.look_at_space().unwrap();
+    }
+    let refused = store.check_space().unwrap_err().to_string();
+    assert!(
+        refused.starts_with("too little room for /data: ") && refused.ends_with("limit 262144"),
+        "{refused}"
+    );
+    assert!(!disk.exists(&reserve), "given up for what is queued");
+    // What was accepted before is committed all the same.
+    author.write(&store, partition(0), &[7; 60_000]).unwrap();
+    author.commit(&store).unwrap();
+    disk.set_space_left(Some(2 * low_water - 1));
+    assert!(store.look_at_space().unwrap().is_low, "not at the edge");
+    disk.set_space_left(Some(2 * low_water));
+    let report = store.look_at_space().unwrap();
+    assert!(report.has_changed && !report.is_low && disk.exists(&reserve));
+    store.check_space().unwrap();
+    author.write(&store, partition(0), b"goes on").unwrap();
+    author.commit(&store).unwrap();
+    author.check(&store);
+    assert_eq!(store.poison_cause(), None);
 }
 
 #[test]

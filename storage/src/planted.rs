@@ -1,0 +1,43 @@
+//! Bugs that tests plant, to see that the tests which should catch them do.
+//!
+//! **Owns**: their list, the switch; outside of tests it is a constant `false`.
+//! **Does not own**: what each one breaks (the line that asks).
+
+/// A bug, by what it does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// A commit does not sync.
+    SkipSync,
+    /// A commit is acknowledged whatever its sync came to.
+    AckBeforeSync,
+    /// A flush publishes the applied mark before the cells.
+    MarkBeforeCells,
+    /// One journal file more than allowed is deleted.
+    CutTooEarly,
+    /// A bad checksum is accepted.
+    AcceptBadChecksum,
+}
+
+#[cfg(not(test))]
+pub(crate) const fn is_planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(test)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+#[cfg(test)]
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Runs a test with a bug planted in this thread; whether the test failed, as it should.
+#[cfg(test)]
+pub(crate) fn is_caught(bug: Bug, test: fn()) -> bool {
+    PLANTED.set(Some(bug));
+    let outcome = std::panic::catch_unwind(test);
+    PLANTED.set(None);
+    outcome.is_err()
+}
