@@ -79,6 +79,7 @@ pub(crate) fn open(
     };
     let files = open_journal(disk, dir, node, options)?;
     let snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
+    snapshots.check_covered(files.covered())?;
     let (cells, filled, engine_rebuilt) = open_cells(disk, dir, options, &files, &snapshots)?;
     let Replayed {
         published,
@@ -201,10 +202,10 @@ fn open_journal(
         return Err(empty());
     }
     files.get(files.first().unwrap_or(FileNumber::FIRST))?;
-    files.remove_leftovers()?;
-    // What a killed process wrote but did not sync is read below, and may be lost by a later loss
-    // of power unless it is synced before.
+    // What a killed process wrote or renamed but did not sync is read below, and may be lost by a
+    // later loss of power unless it is synced before; so must be the note of what is left over.
     files.sync_last()?;
+    files.remove_leftovers()?;
     Ok(files)
 }
 

@@ -182,7 +182,8 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Moves tail and index; a segment before the checkpoint's end is in both already.
+    /// Moves tail and index. A segment before the checkpoint's end is in both already; one that a
+    /// snapshot covers is in the tail, and in the index for whoever lacks it.
     fn follow(
         &mut self,
         place: Place,
@@ -191,6 +192,10 @@ impl Replay<'_> {
     ) -> Result<(), StoreError> {
         let header = segment.header();
         let (last_seq, chain) = self.published.tails.end_of(header.partition);
+        if header.last_seq() <= last_seq {
+            let index = &mut self.published.index;
+            index.note(header.partition, header.first_seq, frame_place);
+        }
         let problem = if header.last_seq() < last_seq {
             return Ok(());
         } else if header.last_seq() == last_seq {

@@ -45,8 +45,15 @@ impl Store {
     /// # Errors
     /// What the operating system says; what was not deleted is the next time.
     pub fn trim(&self, needed_from: &dyn Fn(PartitionId) -> Seq) -> Result<TrimReport, StoreError> {
+        let mut limit = self.replay_place().file;
         let partitions: Vec<PartitionId> = {
             let published = self.published();
+            // The place first: a partition that is new after the list lies behind it. And the last
+            // frame stays, by which the next open knows that nothing is missing.
+            limit = limit.min(published.end.file);
+            limit = published
+                .last
+                .map_or(limit, |last| limit.min(last.place.file));
             published.tails.iter().map(|(id, _)| id).collect()
         };
         let covered = |partition| {
@@ -59,11 +66,9 @@ impl Store {
             .map(|id| (id, [covered(id).next(), needed_from(id)]))
             .collect();
         let start = self.journal_start();
-        let mut limit = self.replay_place().file;
         let mut pinned_by = None;
         {
             let published = self.published();
-            limit = limit.min(published.end.file);
             for (partition, froms) in wanted {
                 let last_seq = published.tails.end_of(partition).0;
                 let file_of = |seq: Seq| {
@@ -89,7 +94,10 @@ impl Store {
         let files = limit.get().saturating_sub(start.file.get());
         if files > 0 {
             self.published().index.forget_before(limit);
-            self.files().drop_before(limit)?;
+            let snapshots = self.snapshots();
+            let covered = snapshots.iter().map(|it| (it.partition, it.seq)).collect();
+            drop(snapshots);
+            self.files().drop_before(limit, covered)?;
         }
         Ok(TrimReport {
             files,

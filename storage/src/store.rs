@@ -275,7 +275,7 @@ impl Store {
 
     /// Takes a snapshot of what the engine holds of a partition, beside its writers: what it has is
     /// at most one flush behind. `None` if there is nothing newer than in the last one. `pace` is
-    /// told the bytes written so far and may wait.
+    /// told the bytes written so far, may wait, and says whether to go on.
     ///
     /// # Errors
     /// [`StoreError::Engine`], what the operating system says: the last snapshot stays as it is.
@@ -283,7 +283,7 @@ impl Store {
         &self,
         partition: PartitionId,
         plan: SnapshotPlan,
-        pace: &mut dyn FnMut(u64),
+        pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Option<SnapshotHeader>, StoreError> {
         self.health.check()?;
         let _one = lock(&self.snapshotting);

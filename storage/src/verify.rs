@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -141,7 +141,7 @@ fn check_journal(
     };
     let first = files.first().unwrap_or(last);
     report.files = last.get() - first.get() + 1;
-    report.snapshots = check_snapshots(disk, dir, report.node_id)?;
+    report.snapshots = check_snapshots(disk, dir, report.node_id, files.covered())?;
     let snapshots = std::mem::take(&mut report.snapshots);
     let of = |partition| snapshots.iter().find(|it| it.partition == partition);
     let mut tails = Tails::default();
@@ -157,10 +157,7 @@ fn check_journal(
                 if first > FileNumber::FIRST && header.first_seq <= snapshot.seq.next() {
                     tails.begin_with(segment);
                 }
-                if header.last_seq() == snapshot.seq && segment.chain() != snapshot.chain {
-                    let (log, other) = (segment.chain(), snapshot.chain);
-                    return Err(corrupt(format!("chain {log}, its snapshot has {other}")));
-                }
+                check_joint(segment, snapshot).map_err(corrupt)?;
             }
             tails.check(segment).map_err(corrupt)?;
             let records = segment
@@ -182,16 +179,39 @@ fn check_journal(
     })?;
     report.end = end.end;
     for snapshot in &snapshots {
-        let (last_seq, _) = tails.end_of(snapshot.partition);
-        if last_seq.max(snapshot.seq) < snapshot.newest_seq {
-            let (partition, newest) = (snapshot.partition, snapshot.newest_seq);
-            let problem = format!("{partition} ends at {last_seq}, its snapshot at {newest}");
-            let path = end.end.file.path(&journal);
-            return Err(StoreError::corrupt(&path, end.end.offset, problem));
-        }
+        check_reached(snapshot, &tails).map_err(|problem| {
+            StoreError::corrupt(&end.end.file.path(&journal), end.end.offset, problem)
+        })?;
     }
     report.snapshots = snapshots;
     Ok(end.torn)
+}
+
+/// A segment that ends where a snapshot does, or begins there, has its hash.
+fn check_joint(segment: &Segment, snapshot: &SnapshotHeader) -> Result<(), String> {
+    let (header, other) = (segment.header(), snapshot.chain);
+    if header.first_seq == snapshot.seq.next() && header.previous != other {
+        let log = header.previous;
+        return Err(format!("continues chain {log}, its snapshot has {other}"));
+    }
+    if header.last_seq() == snapshot.seq && segment.chain() != other {
+        let log = segment.chain();
+        return Err(format!("chain {log}, its snapshot has {other}"));
+    }
+    Ok(())
+}
+
+/// The log reaches as far as the newest cell of a snapshot, unless all of it was cut.
+fn check_reached(snapshot: &SnapshotHeader, tails: &Tails) -> Result<(), String> {
+    let (last_seq, _) = tails.end_of(snapshot.partition);
+    let is_cut = last_seq == Seq::NONE && snapshot.newest_seq == snapshot.seq;
+    if is_cut || last_seq >= snapshot.newest_seq {
+        return Ok(());
+    }
+    let (partition, newest) = (snapshot.partition, snapshot.newest_seq);
+    Err(format!(
+        "{partition} ends at {last_seq}, its snapshot at {newest}"
+    ))
 }
 
 /// Reads every snapshot to its end.
@@ -199,8 +219,10 @@ fn check_snapshots(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     node: NodeId,
+    covered: &[(PartitionId, Seq)],
 ) -> Result<Vec<SnapshotHeader>, StoreError> {
     let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node)?;
+    snapshots.check_covered(covered)?;
     for header in snapshots.iter() {
         let mut reader = snapshots.read(header)?;
         while reader.next()?.is_some() {}
@@ -209,7 +231,7 @@ fn check_snapshots(
 }
 
 impl VerifyReport {
-    fn count(&mut self, segment: &domicile_proto::Segment, tails: &Tails) {
+    fn count(&mut self, segment: &Segment, tails: &Tails) {
         let header = segment.header();
         let partition = header.partition;
         let found = self

@@ -18,6 +18,7 @@ const CUT_BYTES: u64 = KEEP_BYTES + (2 << 20);
 async fn start() -> Cluster {
     let mut spaces = vec![keyspace("fast", AckLevel::Async, "eu")];
     spaces.push(keyspace("rare", AckLevel::Async, "eu"));
+    spaces.push(keyspace("fresh", AckLevel::Async, "eu"));
     Cluster::start_with(NEAR, spaces, |options| {
         options.journal_file_bytes = 1 << 20;
         options.journal_keep_bytes = KEEP_BYTES;
@@ -127,5 +128,48 @@ async fn what_a_copy_lacks_stays_until_it_has_it() {
     for node in REGIONS {
         check(&cluster, node, 2).await;
     }
+    cluster.stop().await;
+}
+
+/// A copy that lost its disk cannot be helped by a journal that was cut; everything else goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
+    let mut cluster = start().await;
+    write_much(&cluster, 1).await;
+    until("the journal is cut", || {
+        journal_bytes(&cluster, "eu") <= CUT_BYTES
+    })
+    .await;
+    cluster.close("us").await;
+    std::fs::remove_dir_all(cluster.data_of("us")).unwrap();
+    cluster.open("us").await;
+    until("the home says what the copy lacks", || {
+        let status = cluster.node("eu").status(Detail::Summary);
+        let us = status
+            .peers
+            .iter()
+            .find(|peer| peer.region == "us")
+            .unwrap();
+        us.connected
+            && us
+                .last_error
+                .contains("lack what this journal no longer has")
+    })
+    .await;
+    let fresh = cluster.node("eu").keyspace("fresh").unwrap();
+    fresh.put("k/1", "v").await.unwrap();
+    let there = cluster.node("us").keyspace("fresh").unwrap();
+    let deadline = std::time::Instant::now() + crate::rig::PATIENCE;
+    while there
+        .get("k/1")
+        .consistency(Consistency::Local)
+        .await
+        .unwrap()
+        .is_none()
+    {
+        assert!(std::time::Instant::now() < deadline, "it never arrived");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop((fresh, there));
     cluster.stop().await;
 }

@@ -21,7 +21,7 @@ const KEEP_POLL: Duration = Duration::from_secs(1);
 /// How long a close waits for the keeper to notice, beside a snapshot that is under way.
 const CLOSE_POLL: Duration = Duration::from_millis(50);
 
-/// After an error the next attempt waits this long: a full disk is not helped by haste.
+/// After an error, or when nothing could be cut, the next attempt waits this long.
 const KEEP_RETRY: Duration = Duration::from_secs(10);
 
 /// How fast a snapshot is written. Doubled, it competes as much more with commits for the disk;
@@ -35,6 +35,7 @@ const SNAPSHOTS_MAX: usize = 64;
 pub(super) fn run_keeper(core: &NodeCore) {
     let closed = core.closed.subscribe();
     let mut look_at = Instant::now();
+    let mut keep_at = look_at;
     while !*closed.borrow() && core.store.poison_cause().is_none() {
         let now = Instant::now();
         if now < look_at {
@@ -44,12 +45,20 @@ pub(super) fn run_keeper(core: &NodeCore) {
         look_at = now + KEEP_POLL;
         look_at_space(core);
         let is_low = core.store.check_space().is_err();
-        if core.store.stats().journal_bytes <= core.journal_keep_bytes && !is_low {
+        let is_over = core.store.stats().journal_bytes > core.journal_keep_bytes;
+        if now < keep_at || !(is_over || is_low) {
             continue;
         }
-        if let Err(error) = keep(core) {
-            tracing::error!(%error, "the journal was not cut; it is tried again");
-            look_at = now + KEEP_RETRY;
+        let first = core.store.journal_start();
+        match keep(core) {
+            // Nothing to be had: what is there is needed. Asked every second, the engine would be
+            // given a hot set of keys as often.
+            Ok(()) if core.store.journal_start() == first => keep_at = now + KEEP_RETRY,
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "the journal was not cut; it is tried again");
+                keep_at = now + KEEP_RETRY;
+            }
         }
     }
 }
@@ -108,6 +117,7 @@ fn keep(core: &NodeCore) -> Result<(), StoreError> {
                 return Ok(());
             }
             store.flush_once()?;
+            core.driver.room.notify_waiters();
             has_flushed = true;
         }
     }
@@ -125,9 +135,11 @@ fn take_snapshot(
     let began = Instant::now();
     let mut pace = |bytes: u64| {
         let due = Duration::from_secs_f64(bytes as f64 / SNAPSHOT_BYTES_PER_S as f64);
-        if !*core.closed.borrow() {
+        let is_closed = *core.closed.borrow();
+        if !is_closed {
             std::thread::sleep(due.saturating_sub(began.elapsed()));
         }
+        !is_closed
     };
     let taken = core.store.snapshot(partition, plan, &mut pace)?;
     if let Some(taken) = &taken {

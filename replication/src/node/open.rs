@@ -55,7 +55,10 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let held = topology.partitions();
     let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
     let own = topology.own.id;
-    let journal_keep_bytes = options.journal_keep_bytes;
+    // Less than what is being written and made ahead would cut and flush without end.
+    let journal_keep_bytes = options
+        .journal_keep_bytes
+        .max(2 * options.journal_file_bytes);
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let driver = recovered.map_err(|error| {
@@ -158,8 +161,11 @@ fn recover(
         })?;
         driver.add(Arc::clone(keyspace), core, home, is_home);
     }
-    for partition in found.keys() {
+    for (partition, each) in &found {
         tracing::warn!(%partition, "the journal holds a partition that is not configured");
+        // Nobody will say of its last records that they are visible; until they are in the engine
+        // they would keep the journal.
+        driver.store.cells(*partition).advance(each.last_seq);
     }
     Ok(driver)
 }

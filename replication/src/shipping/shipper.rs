@@ -191,7 +191,7 @@ fn attach(
     chains: &Chains,
 ) -> Result<(ShipCursor, Reigns), Failure> {
     let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
-    let mut diverged = 0;
+    let mut left_out = LeftOut::default();
     for (partition, slot) in slots {
         let Some(mark) = marks.get(partition) else {
             return Err(format!("the peer does not hold partition {partition}").into());
@@ -210,20 +210,18 @@ fn attach(
         );
         let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
         reigns.extend(reign.map(|reign| (*partition, reign)));
+        let lacks_from = mark.received_upto.next();
         if slot.is_diverged(region) {
-            diverged += 1;
-            continue;
+            left_out.diverged += 1;
+        } else if lacks_from < node.store.log_start(*partition) {
+            left_out.behind += 1;
+        } else {
+            next.insert(*partition, lacks_from);
         }
-        next.insert(*partition, mark.received_upto.next());
     }
-    let left_out = format!("{diverged} partitions there do not follow this home's log");
     link.update(|status| {
         status.connected = true;
-        status.last_error = if diverged > 0 {
-            left_out
-        } else {
-            String::new()
-        };
+        status.last_error = left_out.text();
     });
     // A copy that restarted knows only the watermarks that segments carried; one that was on its
     // way when the last stream broke is lost. So every stream begins with all of them.
@@ -234,11 +232,43 @@ fn attach(
             link.ship.watermark(*partition, epoch, visible_upto);
         }
     }
-    let shipped = match diverged {
-        0 => Shipped::All,
-        _ => Shipped::Some,
+    let shipped = match left_out.is_empty() {
+        true => Shipped::All,
+        false => Shipped::Some,
     };
     Ok((ShipCursor::new(&node.store, next, shipped), reigns))
+}
+
+/// Partitions that a copy is not shipped.
+#[derive(Debug, Default)]
+struct LeftOut {
+    /// It has records that this home never wrote.
+    diverged: usize,
+    /// What it lacks was cut from the journal.
+    behind: usize,
+}
+
+impl LeftOut {
+    fn is_empty(&self) -> bool {
+        self.diverged + self.behind == 0
+    }
+
+    fn text(&self) -> String {
+        let mut texts = Vec::new();
+        if self.diverged > 0 {
+            let diverged = self.diverged;
+            texts.push(format!(
+                "{diverged} partitions there do not follow this home's log"
+            ));
+        }
+        if self.behind > 0 {
+            let behind = self.behind;
+            texts.push(format!(
+                "{behind} partitions there lack what this journal no longer has"
+            ));
+        }
+        texts.join("; ")
+    }
 }
 
 /// When what was last sent.
@@ -337,7 +367,11 @@ async fn send_segments(
     }
     let picked = cursor.pick(&chunk);
     if let Some((partition, seq)) = picked.missing {
-        return Err(format!("{partition}: the journal lacks records from {seq} on").into());
+        // Cut while the copy was away: nothing here can help it, and the others go on.
+        tracing::error!(%partition, %seq, "the journal lacks what the copy lacks");
+        let text = format!("{partition}: the journal lacks records from {seq} on");
+        link.update(|status| status.last_error = text);
+        cursor.forget(partition);
     }
     if picked.bytes.is_empty() {
         return Ok(0);

@@ -64,8 +64,8 @@ pub fn shown_when_quiet(
     anyhow::bail!("{endpoint} is not quiet after {READINGS_MAX} readings")
 }
 
-/// What the journal in `data` holds of a keyspace, and the snapshots for which it was cut. Its server
-/// must have ended.
+/// What the journal in `data` holds of a keyspace, and the snapshots for which it was cut. Its
+/// server must have ended.
 ///
 /// # Errors
 /// Journal or snapshots cannot be read.

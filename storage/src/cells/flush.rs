@@ -87,9 +87,9 @@ impl Generation {
             applied: 0,
         };
         for (cells, frozen) in &self.parts {
-            batch
-                .rows
-                .push(intent_mark(cells.partition(), frozen.applied_upto));
+            // Never lowered: a restored or replayed engine may hold newer cells already.
+            let intent_upto = cells.raise_intent(frozen.applied_upto);
+            batch.rows.push(intent_mark(cells.partition(), intent_upto));
             report.partitions += 1;
             report.records += frozen.records;
             report.bytes += frozen.bytes;

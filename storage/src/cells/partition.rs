@@ -48,12 +48,15 @@ pub struct PartitionCells {
     /// How often the overlay was frozen. Raised under the overlay's write lock, before any cell
     /// of that freeze is in the engine: a read that finds it unchanged saw no newer cell there.
     freezes: AtomicU64,
+    /// The engine's intent mark: none of its cells is newer.
+    intent_upto: AtomicU64,
 }
 
 impl PartitionCells {
     pub(super) fn new(
         partition: PartitionId,
         applied_upto: Seq,
+        intent_upto: Seq,
         engine: Arc<dyn Engine>,
         occupancy: Arc<Occupancy>,
     ) -> Self {
@@ -67,6 +70,7 @@ impl PartitionCells {
             overlay: RwLock::default(),
             applied_upto: AtomicU64::new(applied_upto.get()),
             freezes: AtomicU64::new(0),
+            intent_upto: AtomicU64::new(intent_upto.get()),
         }
     }
 
@@ -241,6 +245,12 @@ impl PartitionCells {
         self.occupancy.records_since_flush.subtract(frozen.records);
         self.occupancy.frozen_bytes.add(frozen.bytes);
         Some(frozen)
+    }
+
+    /// Raises the intent mark for a flush up to `upto`; what it is then.
+    pub(super) fn raise_intent(&self, upto: Seq) -> Seq {
+        let before = self.intent_upto.fetch_max(upto.get(), Ordering::AcqRel);
+        Seq::new(before).max(upto)
     }
 
     /// Forgets the frozen overlay: the engine has its cells.

@@ -122,12 +122,15 @@ impl CellStore {
             let found = self
                 .marks
                 .binary_search_by_key(&partition, |marks| marks.partition);
-            let applied_upto = found.map_or(Seq::NONE, |index| self.marks[index].applied_upto);
+            let marks = found.map(|index| self.marks[index]).ok();
+            let applied_upto = marks.map_or(Seq::NONE, |marks| marks.applied_upto);
+            let intent_upto = marks.map_or(Seq::NONE, |marks| marks.intent_upto);
             let engine = Arc::clone(&self.engine);
             let occupancy = Arc::clone(&self.occupancy);
             Arc::new(PartitionCells::new(
                 partition,
                 applied_upto,
+                intent_upto,
                 engine,
                 occupancy,
             ))

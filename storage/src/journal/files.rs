@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use domicile_proto::NodeId;
+use domicile_proto::{NodeId, PartitionId, Seq};
 
-use super::first;
+use super::first::{self, CutNote};
 use super::header::{self, FILE_HEADER_BYTES};
 use super::{FileNumber, Place};
 use crate::disk::{Disk, DiskFile, OpenMode};
@@ -51,6 +51,8 @@ pub(crate) struct FileSet {
     /// Without holes.
     numbers: RwLock<BTreeSet<FileNumber>>,
     open: RwLock<BTreeMap<FileNumber, JournalFile>>,
+    /// Up to where snapshots had the partitions when the journal was last cut.
+    covered: Vec<(PartitionId, Seq)>,
     ahead: Mutex<Ahead>,
     wanted: Condvar,
 }
@@ -78,7 +80,7 @@ impl FileSet {
         let names = disk
             .list(dir)
             .map_err(|error| StoreError::io("list", dir, error))?;
-        let first = first::read(&*disk, dir, node)?;
+        let CutNote { first, covered } = first::read(&*disk, dir, node)?;
         // Those before it were about to be deleted.
         let numbers: BTreeSet<FileNumber> = names
             .iter()
@@ -98,9 +100,15 @@ impl FileSet {
             file_bytes,
             numbers: RwLock::new(numbers),
             open: RwLock::default(),
+            covered,
             ahead: Mutex::default(),
             wanted: Condvar::new(),
         })
+    }
+
+    /// Up to where snapshots must have the partitions, as of the open: their log was cut for it.
+    pub(crate) fn covered(&self) -> &[(PartitionId, Seq)] {
+        &self.covered
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -129,17 +137,22 @@ impl FileSet {
     }
 
     /// Deletes the files before `first`, which must be there: first it is noted, durably, that the
-    /// journal begins with it.
+    /// journal begins with it, and which snapshots stand for the rest.
     ///
     /// # Errors
     /// What the operating system says; the next open deletes what is left.
-    pub(crate) fn drop_before(&self, first: FileNumber) -> Result<(), StoreError> {
+    pub(crate) fn drop_before(
+        &self,
+        first: FileNumber,
+        covered: Vec<(PartitionId, Seq)>,
+    ) -> Result<(), StoreError> {
         let last = self.last();
         assert!(
             last.is_some_and(|last| first <= last),
             "journal up to {last:?} cut before {first}"
         );
-        first::write(&*self.disk, &self.dir, self.node, first)?;
+        let note = CutNote { first, covered };
+        first::write(&*self.disk, &self.dir, self.node, &note)?;
         let dropped: Vec<FileNumber> = {
             let mut numbers = self.numbers.write().unwrap_or_else(PoisonError::into_inner);
             let kept = numbers.split_off(&first);

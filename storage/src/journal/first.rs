@@ -4,15 +4,18 @@
 //! **Does not own**: which files may be deleted (`retention`), deleting them (`files`).
 //!
 //! ```text
-//! magic "DOMF" u32 | version u16 | flags u16 | node u64 | first file u64 | crc32 of bytes 0..24
+//! magic "DOMF" u32 | version u16 | flags u16 | node u64 | first file u64 | snapshots u32
+//! | per snapshot: partition (8), seq u64 | crc32 of all before
 //! ```
 //! Little-endian. Without the note a journal begins with file 1, so that a file that is missing is
-//! never taken for one that was deleted.
+//! never taken for one that was deleted. It names the snapshots for which the journal was cut: one
+//! that is missing is no empty partition.
 
 use std::io;
 use std::path::Path;
 
-use domicile_proto::NodeId;
+use bytes::{Buf, BufMut};
+use domicile_proto::{NodeId, PartitionId, Seq};
 
 use super::FileNumber;
 use crate::disk::{Disk, OpenMode};
@@ -22,30 +25,55 @@ const NOTE_FILE: &str = "first";
 const UNFINISHED_FILE: &str = "first.new";
 const MAGIC: [u8; 4] = *b"DOMF";
 const VERSION: u16 = 1;
-/// Bytes of the note: the layout above.
-const NOTE_BYTES: usize = 28;
+/// Bytes before the snapshots: the layout above.
+const HEAD_BYTES: usize = 28;
+/// Bytes of each: the layout above.
+const SNAPSHOT_BYTES: usize = 16;
 
-/// The first file of the journal in `dir`, which is `node`'s.
+/// Longest note that is believed: a million partitions. Doubled, a damaged length takes twice the
+/// memory before it is noticed.
+const NOTE_BYTES_MAX: u64 = 16 << 20;
+
+/// How a journal was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CutNote {
+    /// The first file.
+    pub(crate) first: FileNumber,
+    /// A snapshot of each of these partitions has every record up to here.
+    pub(crate) covered: Vec<(PartitionId, Seq)>,
+}
+
+impl CutNote {
+    /// A journal that was never cut.
+    fn none() -> Self {
+        Self {
+            first: FileNumber::FIRST,
+            covered: Vec::new(),
+        }
+    }
+}
+
+/// How the journal in `dir`, which is `node`'s, was cut.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`], [`StoreError::UnknownFormat`], [`StoreError::ForeignNode`]; what the
 /// operating system says.
-pub(crate) fn read(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<FileNumber, StoreError> {
+pub(crate) fn read(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<CutNote, StoreError> {
     let path = dir.join(NOTE_FILE);
     let read = || {
         let file = disk.open(&path, OpenMode::Read)?;
-        let mut bytes = vec![0; file.len()?.min(NOTE_BYTES as u64 + 1) as usize];
+        let mut bytes = vec![0; file.len()?.min(NOTE_BYTES_MAX) as usize];
         file.read_at(&mut bytes, 0)?;
         Ok(bytes)
     };
     match read() {
         Ok(bytes) => decode(&bytes, node, &path),
-        Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(FileNumber::FIRST),
+        Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(CutNote::none()),
         Err(error) => Err(StoreError::io("read", &path, error)),
     }
 }
 
-/// Notes, durably, that the journal begins with `first`.
+/// Notes, durably, how the journal is cut.
 ///
 /// # Errors
 /// What the operating system says.
@@ -53,7 +81,7 @@ pub(crate) fn write(
     disk: &dyn Disk,
     dir: &Path,
     node: NodeId,
-    first: FileNumber,
+    note: &CutNote,
 ) -> Result<(), StoreError> {
     let (path, unfinished) = (dir.join(NOTE_FILE), dir.join(UNFINISHED_FILE));
     let write = || {
@@ -62,7 +90,7 @@ pub(crate) fn write(
             _ => {}
         }
         let file = disk.open(&unfinished, OpenMode::CreateNew)?;
-        file.write_at(&encode(node, first), 0)?;
+        file.write_at(&encode(node, note), 0)?;
         file.sync_all()?;
         disk.rename(&unfinished, &path)?;
         disk.sync_dir(dir)
@@ -70,40 +98,40 @@ pub(crate) fn write(
     write().map_err(|error| StoreError::io("write", &path, error))
 }
 
-fn encode(node: NodeId, first: FileNumber) -> [u8; NOTE_BYTES] {
-    let mut bytes = [0; NOTE_BYTES];
-    bytes[0..4].copy_from_slice(&MAGIC);
-    bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[8..16].copy_from_slice(&node.get().to_le_bytes());
-    bytes[16..24].copy_from_slice(&first.get().to_le_bytes());
-    let crc = crc32fast::hash(&bytes[..24]);
-    bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+fn encode(node: NodeId, note: &CutNote) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + SNAPSHOT_BYTES * note.covered.len() + 4);
+    bytes.put_slice(&MAGIC);
+    bytes.put_u16_le(VERSION);
+    bytes.put_u16_le(0);
+    bytes.put_u64_le(node.get());
+    bytes.put_u64_le(note.first.get());
+    bytes.put_u32_le(note.covered.len() as u32);
+    for (partition, seq) in &note.covered {
+        bytes.put_slice(&partition.to_bytes());
+        bytes.put_u64_le(seq.get());
+    }
+    let crc = crc32fast::hash(&bytes);
+    bytes.put_u32_le(crc);
     bytes
 }
 
-fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<FileNumber, StoreError> {
+fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<CutNote, StoreError> {
     let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
-    let Ok(bytes) = <[u8; NOTE_BYTES]>::try_from(bytes) else {
-        return Err(corrupt(format!(
-            "{} bytes instead of {NOTE_BYTES}",
-            bytes.len()
-        )));
-    };
-    let u64_at = |at: usize| {
-        let mut field = [0; 8];
-        field.copy_from_slice(&bytes[at..at + 8]);
-        u64::from_le_bytes(field)
-    };
+    if bytes.len() < HEAD_BYTES + 4 {
+        return Err(corrupt(format!("note of {} bytes", bytes.len())));
+    }
     if bytes[0..4] != MAGIC {
         return Err(corrupt(format!("bad magic {:02x?}", &bytes[0..4])));
     }
-    let (stored, computed) = ((u64_at(20) >> 32) as u32, crc32fast::hash(&bytes[..24]));
+    let (mut fields, mut crc) = bytes.split_at(bytes.len() - 4);
+    let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
     if stored != computed {
         return Err(corrupt(format!(
             "checksum mismatch: stored {stored:#010x}, computed {computed:#010x}"
         )));
     }
-    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+    fields.advance(4);
+    let version = fields.get_u16_le();
     if version != VERSION {
         return Err(StoreError::UnknownFormat {
             what: "first journal file",
@@ -112,7 +140,9 @@ fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<FileNumber, StoreEr
             supported: VERSION.into(),
         });
     }
-    let actual = NodeId::new(u64_at(8)).map_err(|_| corrupt("written by node 0".to_owned()))?;
+    fields.advance(2);
+    let actual =
+        NodeId::new(fields.get_u64_le()).map_err(|_| corrupt("written by node 0".to_owned()))?;
     if actual != node {
         return Err(StoreError::ForeignNode {
             path: path.to_owned(),
@@ -120,14 +150,31 @@ fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<FileNumber, StoreEr
             expected: node,
         });
     }
-    match u64_at(16) {
-        0 => Err(corrupt("first file 0".to_owned())),
-        first => Ok(FileNumber::new(first)),
+    let (first, count) = (fields.get_u64_le(), fields.get_u32_le() as usize);
+    if first == 0 || fields.len() != SNAPSHOT_BYTES * count {
+        let left = fields.len();
+        return Err(corrupt(format!(
+            "first file {first}, {count} snapshots in {left} bytes"
+        )));
     }
+    let mut covered = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut partition = [0; PartitionId::BYTES];
+        fields.copy_to_slice(&mut partition);
+        let partition = PartitionId::from_bytes(partition);
+        let partition = partition.map_err(|error| corrupt(error.to_string()))?;
+        covered.push((partition, Seq::new(fields.get_u64_le())));
+    }
+    Ok(CutNote {
+        first: FileNumber::new(first),
+        covered,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use domicile_proto::{Bucket, KeyspaceId, RegionId};
+
     use super::*;
     use crate::disk::MemoryDisk;
 
@@ -136,25 +183,42 @@ mod tests {
         let (disk, dir) = (MemoryDisk::new(), Path::new("/journal"));
         disk.create_dir_all(dir).unwrap();
         let node = NodeId::new(7).unwrap();
-        assert_eq!(read(&disk, dir, node).unwrap(), FileNumber::FIRST);
-        write(&disk, dir, node, FileNumber::new(5)).unwrap();
-        write(&disk, dir, node, FileNumber::new(6)).unwrap();
-        assert_eq!(read(&disk, dir, node).unwrap(), FileNumber::new(6));
+        assert_eq!(read(&disk, dir, node).unwrap(), CutNote::none());
+        let partition = PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region: RegionId::new(2).unwrap(),
+            bucket: Bucket::new(3),
+        };
+        let note = CutNote {
+            first: FileNumber::new(6),
+            covered: vec![(partition, Seq::new(5))],
+        };
+        let older = CutNote {
+            first: FileNumber::new(5),
+            covered: Vec::new(),
+        };
+        write(&disk, dir, node, &older).unwrap();
+        write(&disk, dir, node, &note).unwrap();
+        assert_eq!(read(&disk, dir, node).unwrap(), note);
         let foreign = read(&disk, dir, NodeId::new(8).unwrap()).unwrap_err();
         assert!(
             matches!(foreign, StoreError::ForeignNode { .. }),
             "{foreign}"
         );
-        let bytes = encode(node, FileNumber::new(6));
+        let bytes = encode(node, &note);
         for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes;
+            let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&flipped, node, dir).is_err(), "bit {bit}");
         }
-        assert!(decode(&bytes[..27], node, dir).is_err());
-        assert_eq!(
-            bytes[..24],
-            *b"DOMF\x01\0\0\0\x07\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0"
-        );
+        for len in 0..bytes.len() {
+            assert!(decode(&bytes[..len], node, dir).is_err(), "cut at {len}");
+        }
+        let golden = [
+            &b"DOMF\x01\0\0\0\x07\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\0\0\0"[..],
+            &partition.to_bytes(),
+            &5_u64.to_le_bytes(),
+        ];
+        assert_eq!(bytes[..44], golden.concat());
     }
 }

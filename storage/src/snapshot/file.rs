@@ -20,6 +20,10 @@ use crate::error::StoreError;
 pub(crate) const UNFINISHED_SUFFIX: &str = ".new";
 const SUFFIX: &str = ".snapshot";
 
+/// Bytes written between two syncs: a commit meanwhile queues behind no more. Doubled, it may wait
+/// twice as long; halved, a snapshot syncs twice as often.
+const SYNC_BYTES: u64 = 1 << 20;
+
 /// The file of a snapshot: its partition and position are in its name.
 pub(crate) fn path_of(dir: &Path, partition: PartitionId, seq: Seq) -> PathBuf {
     let hex: String = partition
@@ -44,6 +48,8 @@ pub(crate) struct SnapshotWriter {
     block: CellBlock,
     blocks: u64,
     cells: u64,
+    synced_upto: u64,
+    is_finished: bool,
 }
 
 impl SnapshotWriter {
@@ -74,6 +80,8 @@ impl SnapshotWriter {
             block: CellBlock::default(),
             blocks: 0,
             cells: 0,
+            synced_upto: HEADER_BYTES,
+            is_finished: false,
         };
         writer.write_block(&encode_reigns(reigns))?;
         for requests in requests.chunks(BLOCK_REQUESTS) {
@@ -96,9 +104,9 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// Bytes so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.at
+    /// Bytes so far, those of the block being filled included.
+    pub(crate) fn bytes_pushed(&self) -> u64 {
+        self.at + self.block.len() as u64
     }
 
     /// Makes the snapshot durable under its name. Blocks, cells and bytes of `header` are those
@@ -127,6 +135,7 @@ impl SnapshotWriter {
             self.disk.sync_dir(&self.dir)
         };
         finish().map_err(|error| StoreError::io("finish", &path, error))?;
+        self.is_finished = true;
         Ok(header)
     }
 
@@ -135,7 +144,22 @@ impl SnapshotWriter {
         written.map_err(|error| StoreError::io("write", &self.unfinished, error))?;
         self.at += block.len() as u64;
         self.blocks += 1;
+        if self.at - self.synced_upto >= SYNC_BYTES {
+            let synced = self.file.sync_data();
+            synced.map_err(|error| StoreError::io("sync", &self.unfinished, error))?;
+            self.synced_upto = self.at;
+        }
         Ok(())
+    }
+}
+
+impl Drop for SnapshotWriter {
+    /// What was given up takes no room.
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // If that fails as well, the next open removes it.
+            remove_if_there(&*self.disk, &self.unfinished).ok();
+        }
     }
 }
 

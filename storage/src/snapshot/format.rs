@@ -231,6 +231,10 @@ impl CellBlock {
         self.payload.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.payload.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.payload.len() >= BLOCK_BYTES
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domicile_proto::{NodeId, PartitionId};
+use domicile_proto::{NodeId, PartitionId, Seq};
 
 use super::file::{SnapshotReader, UNFINISHED_SUFFIX, is_snapshot, path_of, remove_if_there};
 use super::format::{Block, KeptRequest, SnapshotHeader};
@@ -35,6 +35,11 @@ impl SnapshotSet {
     /// it may be gone. What the operating system says.
     pub(crate) fn open(disk: Arc<dyn Disk>, data: &Path, node: NodeId) -> Result<Self, StoreError> {
         let (set, superfluous) = Self::find(disk, data, node)?;
+        if set.disk.exists(&set.dir) {
+            // A process that was killed may have renamed a snapshot and not made that durable.
+            let synced = set.disk.sync_dir(&set.dir);
+            synced.map_err(|error| StoreError::io("sync", &set.dir, error))?;
+        }
         for path in superfluous {
             remove_if_there(&*set.disk, &path)?;
         }
@@ -86,6 +91,24 @@ impl SnapshotSet {
             newest,
         };
         Ok((set, superfluous))
+    }
+
+    /// Checks that a snapshot of each of these partitions reaches so far: for them the journal was
+    /// cut.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for one that is missing, or too old.
+    pub(crate) fn check_covered(&self, covered: &[(PartitionId, Seq)]) -> Result<(), StoreError> {
+        for (partition, seq) in covered {
+            let found = self.get(*partition).map(|found| found.seq);
+            if found.is_none_or(|found| found < *seq) {
+                let path = path_of(&self.dir, *partition, *seq);
+                let found = found.map_or("none".to_owned(), |found| found.to_string());
+                let problem = format!("the journal was cut for this snapshot; found {found}");
+                return Err(StoreError::corrupt(&path, 0, problem));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn node(&self) -> NodeId {

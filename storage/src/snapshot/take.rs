@@ -18,9 +18,11 @@ use crate::journal::Place;
 use crate::records::find_segment;
 use crate::store::Store;
 
-/// Cells read from the engine at once: at 1 MiB each, what a page may hold in memory. Doubled, so
-/// is that.
-const PAGE_CELLS: usize = 128;
+/// About the bytes read from the engine at once. Doubled, a page holds twice as much in memory.
+const PAGE_BYTES: u64 = 1 << 20;
+
+/// Cells read at once, however small: what keeps the engine's other readers waiting for a page.
+const PAGE_CELLS_MAX: u64 = 512;
 
 /// What a snapshot is to be besides its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +34,7 @@ pub struct SnapshotPlan {
 }
 
 /// Takes a snapshot of what the engine holds of a partition. `None` if nothing is newer than the
-/// last one. `pace` is told the bytes so far and may wait.
+/// last one, or `pace`, which is told the bytes so far, said to stop.
 ///
 /// # Errors
 /// What the engine, the journal or the operating system says; the last snapshot stays.
@@ -40,7 +42,7 @@ pub(crate) fn take(
     store: &Store,
     partition: PartitionId,
     plan: SnapshotPlan,
-    pace: &mut dyn FnMut(u64),
+    pace: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<SnapshotHeader>, StoreError> {
     let applied = store.cell_store().stored_marks(partition)?.applied_upto;
     let (Some((seq, chain)), Some(tail)) =
@@ -63,19 +65,8 @@ pub(crate) fn take(
     let dir = store.snapshots().make_dir()?;
     let requests = requests_upto(store, partition, seq, plan.requests_max)?;
     let mut writer = SnapshotWriter::begin(store.disk(), &dir, partition, &reigns, &requests)?;
-    let mut after: Option<Bytes> = None;
-    loop {
-        let page = store
-            .cell_store()
-            .stored_page(partition, after.as_deref(), PAGE_CELLS)?;
-        for (key, value) in &page {
-            writer.push(key, value)?;
-        }
-        pace(writer.bytes());
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE_CELLS => after = Some(key.clone()),
-            _ => break,
-        }
+    if !copy_cells(store, partition, &mut writer, pace)? {
+        return Ok(None);
     }
     let newest = store.cell_store().stored_marks(partition)?.intent_upto;
     let header = writer.finish(SnapshotHeader {
@@ -92,6 +83,37 @@ pub(crate) fn take(
     })?;
     store.snapshots().add(header)?;
     Ok(Some(header))
+}
+
+/// Writes the engine's cells, page by page; `false` if `pace` said to stop.
+fn copy_cells(
+    store: &Store,
+    partition: PartitionId,
+    writer: &mut SnapshotWriter,
+    pace: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, StoreError> {
+    let mut after: Option<Bytes> = None;
+    let mut cells = 1;
+    loop {
+        let page = store
+            .cell_store()
+            .stored_page(partition, after.as_deref(), cells)?;
+        let before = writer.bytes_pushed();
+        for (key, value) in &page {
+            writer.push(key, value)?;
+        }
+        if !pace(writer.bytes_pushed()) {
+            return Ok(false);
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == cells => after = Some(key.clone()),
+            _ => return Ok(true),
+        }
+        // As many as make a page of the wanted size, if the next ones are like these.
+        let bytes = (writer.bytes_pushed() - before).max(1);
+        let fitting = PAGE_BYTES * cells as u64 / bytes;
+        cells = fitting.clamp(1, 2 * cells as u64).min(PAGE_CELLS_MAX) as usize;
+    }
 }
 
 /// The last requests up to `seq`: those of the snapshot before, and the log from there.

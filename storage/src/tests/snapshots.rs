@@ -58,7 +58,7 @@ fn live(disk: &MemoryDisk, engine: &Arc<MemoryEngine>, life: &mut Life) -> Resul
             store.flush_once()?;
             // The first time the last partition is left out, and keeps its files.
             for bucket in 0..u16::from(round + generation) {
-                store.snapshot(partition(bucket), PLAN, &mut |_| ())?;
+                store.snapshot(partition(bucket), PLAN, &mut |_| true)?;
             }
             store.trim(&nobody)?;
         }
@@ -107,6 +107,99 @@ pub(super) fn what_was_acked_survives_an_end_at_every_operation() {
     }
 }
 
+/// Killed, opened, cut, and only then without power: what the first process left unsynced must not
+/// be counted on.
+#[test]
+fn a_cut_after_a_kill_survives_a_loss_of_power() {
+    let whole = MemoryDisk::new();
+    live(&whole, &Arc::default(), &mut Life::default()).unwrap();
+    for dies_at in 1..=whole.operations() {
+        let (disk, engine, mut life) = (MemoryDisk::new(), Arc::default(), Life::default());
+        disk.freeze_at_operation(dies_at);
+        live(&disk, &engine, &mut life).expect_err("the machine did not die");
+        let killed = disk.crash();
+        let engine: Arc<MemoryEngine> = engine;
+        engine.resume();
+        let given = || EngineChoice::Given(Arc::clone(&engine) as _);
+        let untouched = disk.crash();
+        drop(try_open(&untouched, options_with(EngineChoice::Memory)).unwrap());
+        for seed in 0..12 {
+            let what = format!("killed at {dies_at}, opened, power lost, seed {seed}");
+            life.check_after(&untouched.power_loss(seed), EngineChoice::Memory, &what);
+        }
+        let (store, recovery) = try_open(&killed, options_with(given())).unwrap();
+        for each in &recovery.partitions {
+            store.cells(each.partition).advance(each.last_seq);
+        }
+        store.flush_once().unwrap();
+        for each in &recovery.partitions {
+            store.snapshot(each.partition, PLAN, &mut |_| true).unwrap();
+        }
+        store.trim(&nobody).unwrap();
+        drop(store);
+        let what = format!("killed at {dies_at}, cut, opened again");
+        let (store, _) = try_open(&killed, options_with(given()))
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        drop(store);
+        for seed in 0..2 {
+            let what = format!("killed at {dies_at}, cut, power lost, seed {seed}");
+            life.check_after(&killed.power_loss(seed), EngineChoice::Memory, &what);
+        }
+    }
+}
+
+/// Regression: what a snapshot covers and the journal keeps for a copy was not in the index of a
+/// restored engine, and the copy looked diverged.
+#[test]
+fn what_is_kept_for_a_copy_is_found_after_a_restore() {
+    let (disk, mut life) = (MemoryDisk::new(), Life::default());
+    let (store, _) = open(&disk);
+    for _ in 0..4 {
+        fill(&store, &mut life, 0).unwrap();
+    }
+    store.flush_once().unwrap();
+    store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
+    store.trim(&|_| Seq::new(4)).unwrap();
+    let start = store.log_start(partition(0));
+    assert!(start > Seq::FIRST && start <= Seq::new(4), "{start}");
+    let chains = |store: &Store| {
+        let chain = |seq| store.chain_at(partition(0), Seq::new(seq)).unwrap();
+        [chain(start.get() - 1), chain(4), chain(5), chain(8)]
+    };
+    let before = chains(&store);
+    assert!(before.iter().all(Option::is_some), "{before:?}");
+    drop(store);
+    let (store, recovery) = open(&disk);
+    assert!(recovery.restored_cells > 0);
+    assert_eq!(store.log_start(partition(0)), start);
+    assert_eq!(chains(&store), before);
+    life.submitted.check(&store);
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_leaves_nothing_behind() {
+    let (disk, mut life) = (MemoryDisk::new(), Life::default());
+    let (store, _) = open(&disk);
+    fill(&store, &mut life, 0).unwrap();
+    store.flush_once().unwrap();
+    let stopped = store.snapshot(partition(0), PLAN, &mut |_| false).unwrap();
+    assert_eq!(stopped, None);
+    let dir = Path::new(DIR).join("snapshots");
+    assert!(disk.list(&dir).unwrap().is_empty());
+    disk.set_space_left(Some(10_000));
+    store
+        .snapshot(partition(0), PLAN, &mut |_| true)
+        .unwrap_err();
+    assert!(disk.list(&dir).unwrap().is_empty(), "{:?}", disk.list(&dir));
+    disk.set_space_left(None);
+    assert!(
+        store
+            .snapshot(partition(0), PLAN, &mut |_| true)
+            .unwrap()
+            .is_some()
+    );
+}
+
 #[test]
 fn a_restore_that_is_interrupted_is_begun_anew() {
     let (disk, mut life) = (MemoryDisk::new(), Life::default());
@@ -136,7 +229,7 @@ fn an_engine_from_before_the_cut_is_refused_or_rebuilt() {
     let old = Arc::new(engine.image());
     fill(&store, &mut life, 0).unwrap();
     store.flush_once().unwrap();
-    store.snapshot(partition(0), PLAN, &mut |_| ()).unwrap();
+    store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
     fill(&store, &mut life, 0).unwrap();
     let report = store.trim(&nobody).unwrap();
     assert!(report.files > 0, "{report:?}");
@@ -165,12 +258,12 @@ fn nothing_is_cut_that_somebody_needs() {
         (0, Some(Pin::Uncovered(partition(0)))),
         "no snapshot"
     );
-    store.snapshot(partition(0), PLAN, &mut |_| ()).unwrap();
+    store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
     let report = store.trim(&nobody).unwrap();
     let pin = Some(Pin::Uncovered(partition(1)));
     assert_eq!(report.pinned_by, pin, "written once, pins the rest");
     let pinned_at = report.first;
-    store.snapshot(partition(1), PLAN, &mut |_| ()).unwrap();
+    store.snapshot(partition(1), PLAN, &mut |_| true).unwrap();
     // A copy lacks everything from record 3 on.
     let report = store.trim(&|id| match id == partition(0) {
         true => Seq::new(3),
@@ -207,7 +300,7 @@ fn a_snapshot_remembers_the_last_requests_when_their_log_is_cut() {
         fill(&store, &mut life, 0).unwrap();
         expected.extend([2 * round - 1, 2 * round]);
         store.flush_once().unwrap();
-        store.snapshot(partition(0), PLAN, &mut |_| ()).unwrap();
+        store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
         store.trim(&nobody).unwrap();
         let kept = store.snapshot_requests(partition(0)).unwrap();
         let found: Vec<u64> = kept.iter().map(|request| request.seq.get()).collect();
@@ -239,6 +332,23 @@ fn a_missing_file_is_not_taken_for_a_cut_one() {
         refused.contains("journal file missing") && refused.contains(path.to_str().unwrap()),
         "{refused}"
     );
+}
+
+#[test]
+fn a_missing_snapshot_is_not_taken_for_an_empty_partition() {
+    let (disk, mut life) = (MemoryDisk::new(), Life::default());
+    live(&disk, &Arc::default(), &mut life).unwrap();
+    let dir = Path::new(DIR).join("snapshots");
+    let name = disk.list(&dir).unwrap().remove(1);
+    disk.remove_file(&dir.join(&name)).unwrap();
+    let refused = refusal(&disk);
+    assert!(
+        refused.contains("the journal was cut for this snapshot") && refused.contains(&name),
+        "{refused}"
+    );
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let report = verify(&shared, Path::new(DIR)).unwrap();
+    assert_eq!(report.damage.unwrap().to_string(), refused);
 }
 
 #[test]
