@@ -84,7 +84,10 @@ pub enum StoreError {
     },
     /// The device has less room than the journal may need; writes are accepted again by themselves
     /// once there is twice as much.
-    #[error("too little room for {path}: {free_bytes} bytes free, limit {limit}")]
+    #[error(
+        "too little room for {path}: {free_bytes} bytes free, limit {limit}; writes are accepted \
+         again from {resume_bytes}"
+    )]
     NoSpace {
         /// The data directory.
         path: PathBuf,
@@ -92,6 +95,8 @@ pub enum StoreError {
         free_bytes: u64,
         /// The low-water mark.
         limit: u64,
+        /// Bytes free at which writes are accepted again.
+        resume_bytes: u64,
     },
     /// An earlier write or sync failed; nothing is acknowledged any more until a restart.
     #[error("store poisoned: {cause}")]

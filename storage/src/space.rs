@@ -97,6 +97,7 @@ impl Store {
             path: self.dir().to_owned(),
             free_bytes: self.space().free_bytes.load(Ordering::Relaxed),
             limit: self.low_water_bytes(),
+            resume_bytes: RESUME_FACTOR * self.low_water_bytes(),
         })
     }
 

@@ -24,12 +24,15 @@ pub(crate) fn free_address() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// Configuration of a single region with its data in `directory`.
+/// Configuration of a single region with its data in `directory`, whose journal is so small that it
+/// is cut all the time.
 pub(crate) fn configuration(directory: &Path, client: SocketAddr, peer: SocketAddr) -> String {
     let data = directory.join("data");
     format!(
         "[cluster]\nname = \"test\"\n\n[node]\nregion = \"eu\"\ndata = {data:?}\n\
-         listen_client = \"{client}\"\nlisten_peer = \"{peer}\"\n\n[[region]]\nname = \"eu\"\n\n\
+         listen_client = \"{client}\"\nlisten_peer = \"{peer}\"\n\
+         journal_file_bytes = 1048576\njournal_keep_bytes = 2097152\n\n\
+         [[region]]\nname = \"eu\"\n\n\
          [[keyspace]]\nname = \"users\"\nplacement = {{ pinned = \"eu\" }}\n"
     )
 }

@@ -226,7 +226,8 @@ fn writes_are_refused_before_the_disk_is_full_and_accepted_again_without_a_resta
     }
     let refused = store.check_space().unwrap_err().to_string();
     assert!(
-        refused.starts_with("too little room for /data: ") && refused.ends_with("limit 262144"),
+        refused.starts_with("too little room for /data: ")
+            && refused.ends_with("limit 262144; writes are accepted again from 524288"),
         "{refused}"
     );
     assert!(!disk.exists(&reserve), "given up for what is queued");
