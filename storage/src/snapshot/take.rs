@@ -133,12 +133,16 @@ fn requests_upto(
     let from = first_wanted
         .max(covered.next())
         .max(store.log_start(partition));
+    if from > seq {
+        return Ok(requests);
+    }
     for record in store.records(partition, from) {
         let (_, at, record) = record?;
-        if at > seq {
+        requests.extend(KeptRequest::of(at, &record));
+        // Not read on to a later one: that may be the journal's whole rest away.
+        if at >= seq {
             break;
         }
-        requests.extend(KeptRequest::of(at, &record));
     }
     Ok(requests)
 }
