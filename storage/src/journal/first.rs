@@ -174,9 +174,35 @@ fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<CutNote, StoreError
 #[cfg(test)]
 mod tests {
     use domicile_proto::{Bucket, KeyspaceId, RegionId};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::disk::MemoryDisk;
+
+    proptest! {
+        /// Whoever can write a checksum can write anything before it.
+        #[test]
+        fn no_bytes_make_the_decoder_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            count in 0..4_u32,
+        ) {
+            let (node, path) = (NodeId::new(7).unwrap(), Path::new("/first"));
+            let _ = decode(&bytes, node, path);
+            let head = [
+                &MAGIC[..],
+                &VERSION.to_le_bytes(),
+                &[0; 2],
+                &7_u64.to_le_bytes(),
+                &6_u64.to_le_bytes(),
+                &count.to_le_bytes(),
+            ];
+            let mut note = [&head.concat()[..], &bytes].concat();
+            note.extend(crc32fast::hash(&note).to_le_bytes());
+            if let Ok(note) = decode(&note, node, path) {
+                prop_assert_eq!(note.covered.len(), count as usize);
+            }
+        }
+    }
 
     #[test]
     fn a_note_is_read_back_and_every_flipped_bit_is_noticed() {

@@ -397,3 +397,32 @@ fn get_epoch(bytes: &mut &[u8]) -> Option<Epoch> {
     let node = NodeId::new(bytes.get_u64_le()).ok()?;
     Some(Epoch { counter, node })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whoever can write a checksum can write anything behind it.
+        #[test]
+        fn no_bytes_make_a_decoder_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+            kind in 0..5_u16,
+        ) {
+            let path = Path::new("/snapshot");
+            let _ = SnapshotHeader::decode(&bytes, path);
+            let mut fields = [&MAGIC[..], &VERSION.to_le_bytes(), &bytes[..]].concat();
+            fields.resize(FIELD_BYTES, 0);
+            fields.extend(crc32fast::hash(&fields).to_le_bytes());
+            let _ = SnapshotHeader::decode(&fields, path);
+            let _ = BlockHead::decode(&bytes);
+            let block = encode_block(kind, &bytes);
+            let head = BlockHead::decode(&block).unwrap();
+            let payload = Bytes::copy_from_slice(&block[BLOCK_HEADER_BYTES..]);
+            prop_assert_eq!(&payload[..], &bytes[..]);
+            let _ = head.decode_payload(&payload);
+        }
+    }
+}
