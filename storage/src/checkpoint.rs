@@ -62,17 +62,15 @@ pub(crate) fn compute(
             let first = published.index.locate(partition, applied.next());
             replay_from = replay_from.min(first.unwrap_or(start));
         }
-        rows.push(RowChange::Set {
-            row: tail_row(partition),
-            value: encode_tail(tail),
-        });
+        rows.push(tail_change(partition, tail));
     }
     rows.extend(published.index.take_unsaved());
-    let value = encode_journal(node, published.end, replay_from, published.last);
-    rows.push(RowChange::Set {
-        row: Bytes::from_static(JOURNAL_ROW),
-        value,
-    });
+    rows.push(journal_change(
+        node,
+        published.end,
+        replay_from,
+        published.last,
+    ));
     (Checkpoint { rows }, replay_from)
 }
 
@@ -83,15 +81,30 @@ pub(crate) fn rows_to_replay_from(
     start: Place,
     tails: &[(PartitionId, PartitionTail)],
 ) -> Vec<RowChange> {
-    let tails = tails.iter().map(|(partition, tail)| RowChange::Set {
-        row: tail_row(*partition),
-        value: encode_tail(tail),
-    });
-    let journal = RowChange::Set {
-        row: Bytes::from_static(JOURNAL_ROW),
-        value: encode_journal(node, start, start, None),
-    };
+    let tails = tails
+        .iter()
+        .map(|(partition, tail)| tail_change(*partition, tail));
+    let journal = journal_change(node, start, start, None);
     tails.chain(std::iter::once(journal)).collect()
+}
+
+fn tail_change(partition: PartitionId, tail: &PartitionTail) -> RowChange {
+    RowChange::Set {
+        row: tail_row(partition),
+        value: encode_tail(tail),
+    }
+}
+
+fn journal_change(
+    node: NodeId,
+    end: Place,
+    replay_from: Place,
+    last: Option<LastFrame>,
+) -> RowChange {
+    RowChange::Set {
+        row: Bytes::from_static(JOURNAL_ROW),
+        value: encode_journal(node, end, replay_from, last),
+    }
 }
 
 /// Whether an engine has the rows.

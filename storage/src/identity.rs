@@ -10,13 +10,12 @@
 //! is, everything else has been there.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use domicile_proto::NodeId;
 
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{self, Disk};
 use crate::error::StoreError;
 
 /// The identity file of a data directory.
@@ -34,17 +33,9 @@ const FILE_BYTES: usize = 20;
 /// [`StoreError::Corrupt`], [`StoreError::UnknownFormat`]; what the operating system says.
 pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeId>, StoreError> {
     let path = dir.join(IDENTITY_FILE);
-    let read = || {
-        let file = disk.open(&path, OpenMode::Read)?;
-        let mut bytes = vec![0; file.len()?.min(FILE_BYTES as u64 + 1) as usize];
-        file.read_at(&mut bytes, 0)?;
-        Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) => decode(&bytes, &path).map(Some),
-        Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", &path, error)),
-    }
+    let bytes = disk::read_if_there(disk, &path, FILE_BYTES as u64 + 1);
+    let bytes = bytes.map_err(|error| StoreError::io("read", &path, error))?;
+    bytes.map(|bytes| decode(&bytes, &path)).transpose()
 }
 
 /// Gives `dir` to `node`, durably.
@@ -52,19 +43,8 @@ pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeId>, StoreE
 /// # Errors
 /// What the operating system says.
 pub(crate) fn write(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<(), StoreError> {
-    let (path, unfinished) = (dir.join(IDENTITY_FILE), dir.join(UNFINISHED_FILE));
-    let write = || {
-        match disk.remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&unfinished, OpenMode::CreateNew)?;
-        file.write_at(&encode(node), 0)?;
-        file.sync_all()?;
-        disk.rename(&unfinished, &path)?;
-        disk.sync_dir(dir)
-    };
-    write().map_err(|error| StoreError::io("write", &path, error))
+    disk::replace(disk, dir, IDENTITY_FILE, UNFINISHED_FILE, &encode(node))
+        .map_err(|error| StoreError::io("write", &dir.join(IDENTITY_FILE), error))
 }
 
 /// A new node id. Random: two nodes must not mint the same one.

@@ -32,8 +32,8 @@ use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
 use crate::options::{EngineChoice, StoreOptions};
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
-use crate::recovery::{Recovery, Replayed, first_place, replay};
-use crate::snapshot::{Restored, SnapshotSet, restore};
+use crate::recovery::{Recovery, Replayed, replay};
+use crate::snapshot::{SnapshotSet, restore};
 
 /// The journal's directory in a data directory.
 pub(crate) const JOURNAL_DIR: &str = "journal";
@@ -80,15 +80,16 @@ pub(crate) fn open(
     let files = open_journal(disk, dir, node, options)?;
     let snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
     snapshots.check_covered(files.covered())?;
-    let (cells, filled, engine_rebuilt) = open_cells(disk, dir, options, &files, &snapshots)?;
+    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files, &snapshots)?;
     let Replayed {
         published,
         end,
         partitions,
         replay_from,
+        restored_cells,
         records,
         bytes,
-    } = filled.replayed;
+    } = replayed;
     cut(&files, &end)?;
     let writer = JournalWriter::open(&files, end.end, end.last)?;
     let recovery = Recovery {
@@ -99,7 +100,7 @@ pub(crate) fn open(
         replayed_records: records,
         replayed_bytes: bytes,
         engine_rebuilt,
-        restored_cells: filled.restored.cells,
+        restored_cells,
         durable_end: published.end,
         elapsed: began.elapsed(),
     };
@@ -201,18 +202,12 @@ fn open_journal(
     if files.last().is_none() {
         return Err(empty());
     }
-    files.get(files.first().unwrap_or(FileNumber::FIRST))?;
+    files.get(files.start().file)?;
     // What a killed process wrote or renamed but did not sync is read below, and may be lost by a
     // later loss of power unless it is synced before; so must be the note of what is left over.
     files.sync_last()?;
     files.remove_leftovers()?;
     Ok(files)
-}
-
-/// What an engine was filled with.
-struct Filled {
-    replayed: Replayed,
-    restored: Restored,
 }
 
 fn open_cells(
@@ -221,33 +216,36 @@ fn open_cells(
     options: &StoreOptions,
     files: &FileSet,
     snapshots: &SnapshotSet,
-) -> Result<(CellStore, Filled, Option<String>), StoreError> {
+) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let attempt = || {
         let engine = open_engine(dir, options)?;
-        let restored = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
-            true => Restored::default(),
-            false => restore(&engine, snapshots, first_place(files))?,
+        let restored_cells = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
+            true => 0,
+            false => restore(&*engine, snapshots, files.start())?,
         };
         let cells = CellStore::open(engine, options.cells())?;
-        let replayed = replay(files, &cells)?;
-        Ok::<_, StoreError>((cells, Filled { replayed, restored }))
+        let replayed = Replayed {
+            restored_cells,
+            ..replay(files, &cells)?
+        };
+        Ok::<_, StoreError>((cells, replayed))
     };
     let is_ours = matches!(options.engine, EngineChoice::Sled);
     let missing = is_ours && !disk.exists(&dir.join(ENGINE_DIR));
     match attempt() {
-        Ok((cells, filled)) => {
-            let rebuilt = missing && !filled.replayed.partitions.is_empty();
+        Ok((cells, replayed)) => {
+            let rebuilt = missing && !replayed.partitions.is_empty();
             Ok((
                 cells,
-                filled,
+                replayed,
                 rebuilt.then(|| "engine directory missing".to_owned()),
             ))
         }
         Err(StoreError::Engine(error)) if is_ours && error.is_cured_by_rebuild() => {
             let aside: PathBuf = quarantine(&**disk, dir)?;
             tracing::warn!(%error, aside = %aside.display(), "engine put aside, filled anew");
-            let (cells, filled) = attempt()?;
-            Ok((cells, filled, Some(error.to_string())))
+            let (cells, replayed) = attempt()?;
+            Ok((cells, replayed, Some(error.to_string())))
         }
         Err(error) => Err(error),
     }

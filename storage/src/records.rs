@@ -80,22 +80,21 @@ pub(crate) fn chain_at(
     partition: PartitionId,
     seq: Seq,
 ) -> Result<Option<ChainHash>, StoreError> {
-    if let Some((_, segment)) = find_segment(store, partition, seq)? {
+    if let Some(segment) = find_segment(store, partition, seq)? {
         let ends_there = segment.header().last_seq() == seq;
         return Ok(ends_there.then(|| segment.chain()));
     }
     let next = find_segment(store, partition, seq.next())?;
-    let next = next.map(|(_, segment)| *segment.header());
-    let begins_there = next.filter(|header| header.first_seq == seq.next());
-    Ok(begins_there.map(|header| header.previous))
+    let begins_there = next.filter(|segment| segment.header().first_seq == seq.next());
+    Ok(begins_there.map(|segment| segment.header().previous))
 }
 
-/// The durable segment that holds `seq`, with its place, if the journal still has it.
+/// The durable segment that holds `seq`, if the journal still has it.
 pub(crate) fn find_segment(
     store: &Store,
     partition: PartitionId,
     seq: Seq,
-) -> Result<Option<(Place, Segment)>, StoreError> {
+) -> Result<Option<Segment>, StoreError> {
     let upto = store.durable_end();
     let mut cursor = store.locate(partition, seq).unwrap_or(upto);
     while cursor < upto {
@@ -103,9 +102,9 @@ pub(crate) fn find_segment(
         let of_partition = |(_, segment): &&(Place, Segment)| {
             segment.header().partition == partition && segment.header().last_seq() >= seq
         };
-        if let Some((place, segment)) = chunk.segments.iter().find(of_partition) {
+        if let Some((_, segment)) = chunk.segments.iter().find(of_partition) {
             let is_it = segment.header().first_seq <= seq;
-            return Ok(is_it.then(|| (*place, segment.clone())));
+            return Ok(is_it.then(|| segment.clone()));
         }
         if chunk.next == cursor {
             break;

@@ -19,11 +19,10 @@ use crate::engine::EngineError;
 use crate::error::StoreError;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
-use crate::journal::header::FILE_HEADER_BYTES;
 use crate::journal::index::JournalIndex;
 use crate::journal::scan::{self, ScanEnd};
 use crate::journal::tails::Tails;
-use crate::journal::{FileNumber, Place, TornTail};
+use crate::journal::{Place, TornTail};
 
 /// What opening a store found.
 #[derive(Debug, Clone)]
@@ -77,6 +76,8 @@ pub(crate) struct Replayed {
     pub(crate) partitions: Vec<RecoveredPartition>,
     /// The place that the engine's checkpoint replays from.
     pub(crate) replay_from: Place,
+    /// Cells that the engine was given from snapshots before.
+    pub(crate) restored_cells: u64,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
 }
@@ -88,7 +89,7 @@ pub(crate) struct Replayed {
 /// fails or contradicts the journal.
 pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, StoreError> {
     let loaded = checkpoint::load(&**cells.engine(), files.node())?;
-    let start = first_place(files);
+    let start = files.start();
     let anew = || LoadedCheckpoint {
         replay_from: start,
         published: Published {
@@ -139,17 +140,10 @@ pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, Sto
         end,
         partitions,
         replay_from,
+        restored_cells: 0,
         records,
         bytes,
     })
-}
-
-/// The first frame of a journal.
-pub(crate) fn first_place(files: &FileSet) -> Place {
-    Place {
-        file: files.first().unwrap_or(FileNumber::FIRST),
-        offset: FILE_HEADER_BYTES,
-    }
 }
 
 struct Replay<'a> {
@@ -253,7 +247,7 @@ impl Replay<'_> {
     fn flush(&mut self) -> Result<(), StoreError> {
         let cells = self.cells;
         let applied = |partition| cells.partition(partition).applied_upto();
-        let start = first_place(self.files);
+        let start = self.files.start();
         let node = self.files.node();
         let (rows, _) = checkpoint::compute(node, &mut self.published, &applied, start);
         cells.flush_once(rows)?;

@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, OpenMode, remove_if_there};
 use crate::error::StoreError;
 use crate::store::Store;
 
@@ -69,7 +69,7 @@ impl Store {
         let reserve = self.dir().join(RESERVE_FILE);
         let disk = self.disk();
         let kept = match is_low {
-            true => give_up(&*disk, &reserve),
+            true => remove_if_there(&*disk, &reserve),
             // While it is being made it takes room: only where plenty is left.
             false if free_bytes >= RESUME_FACTOR * low_water_bytes => {
                 keep(&*disk, &reserve, self.files().file_bytes())
@@ -111,11 +111,4 @@ fn keep(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<()> {
         return Ok(());
     }
     disk.open(path, OpenMode::CreateNew)?.allocate(bytes)
-}
-
-fn give_up(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match disk.remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

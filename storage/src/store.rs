@@ -31,7 +31,7 @@ use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
 use crate::journal::files::FileSet;
 use crate::journal::reader;
-use crate::journal::{FileNumber, JournalChunk, PartitionTail, Place};
+use crate::journal::{JournalChunk, PartitionTail, Place};
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
 use crate::records::RecordScan;
@@ -310,10 +310,7 @@ impl Store {
     /// Before everything that the journal still has.
     #[must_use]
     pub fn journal_start(&self) -> Place {
-        Place {
-            file: self.files.first().unwrap_or(FileNumber::FIRST),
-            offset: 0,
-        }
+        self.files.start()
     }
 
     /// Everything before it is durable. It only grows.
@@ -435,10 +432,7 @@ impl Store {
         };
         let flushed = self.flush().map(|_| ());
         self.cells.engine().close();
-        self.lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        lock(&self.lock).take();
         committed.and(flushed)
     }
 
@@ -504,7 +498,7 @@ impl Store {
     }
 
     fn flush(&self) -> Result<FlushReport, StoreError> {
-        let _order = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _order = lock(&self.flushing);
         // Read before the journal's end is: an older mark only replays more.
         let applied = checkpoint::applied_marks(&self.cells, &self.published());
         let applied = |partition| {

@@ -139,22 +139,19 @@ fn check_journal(
         let problem = "journal missing under a known identity";
         return Err(StoreError::corrupt(&journal, 0, problem));
     };
-    let first = files.first().unwrap_or(last);
-    report.files = last.get() - first.get() + 1;
-    report.snapshots = check_snapshots(disk, dir, report.node_id, files.covered())?;
-    let snapshots = std::mem::take(&mut report.snapshots);
-    let of = |partition| snapshots.iter().find(|it| it.partition == partition);
+    let from = files.start();
+    report.files = last.get() - from.file.get() + 1;
+    report.end = from;
+    let snapshots = check_snapshots(disk, dir, report.node_id, files.covered())?;
     let mut tails = Tails::default();
-    report.end.file = first;
-    let from = report.end;
     let end = scan::scan(&files, from, None, &mut |frame| {
         for (place, segment) in &frame.segments {
             let corrupt = |problem: String| {
                 StoreError::corrupt(&place.file.path(&journal), place.offset, problem)
             };
             let header = segment.header();
-            if let Some(snapshot) = of(header.partition) {
-                if first > FileNumber::FIRST && header.first_seq <= snapshot.seq.next() {
+            if let Some(snapshot) = snapshots.get(header.partition) {
+                if from.file > FileNumber::FIRST && header.first_seq <= snapshot.seq.next() {
                     tails.begin_with(segment);
                 }
                 check_joint(segment, snapshot).map_err(corrupt)?;
@@ -178,12 +175,12 @@ fn check_journal(
         Ok(())
     })?;
     report.end = end.end;
-    for snapshot in &snapshots {
+    for snapshot in snapshots.iter() {
         check_reached(snapshot, &tails).map_err(|problem| {
             StoreError::corrupt(&end.end.file.path(&journal), end.end.offset, problem)
         })?;
     }
-    report.snapshots = snapshots;
+    report.snapshots = snapshots.iter().copied().collect();
     Ok(end.torn)
 }
 
@@ -220,14 +217,14 @@ fn check_snapshots(
     dir: &Path,
     node: NodeId,
     covered: &[(PartitionId, Seq)],
-) -> Result<Vec<SnapshotHeader>, StoreError> {
+) -> Result<SnapshotSet, StoreError> {
     let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node)?;
     snapshots.check_covered(covered)?;
     for header in snapshots.iter() {
         let mut reader = snapshots.read(header)?;
         while reader.next()?.is_some() {}
     }
-    Ok(snapshots.iter().copied().collect())
+    Ok(snapshots)
 }
 
 impl VerifyReport {

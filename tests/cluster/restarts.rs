@@ -3,31 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use domicile::{Consistency, ErrorKind, Reason};
+use domicile::{ErrorKind, Reason};
 
-use crate::rig::{Cluster, PATIENCE, keyspaces, until};
+use crate::rig::{Cluster, PATIENCE, keyspaces, until, wait_value};
 
 const NEAR: Duration = Duration::from_millis(4);
-
-async fn wait_value(cluster: &Cluster, node: &str, keyspace: &str, key: &str, value: &str) {
-    let handle = cluster.node(node).keyspace(keyspace).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let entry = handle
-            .get(key)
-            .consistency(Consistency::Local)
-            .await
-            .unwrap();
-        if entry.is_some_and(|entry| entry.value == value) {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{node} never showed {key} = {value}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_was_away_catches_up() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domicile::{AckLevel, Consistency, Detail};
 
-use crate::rig::{Cluster, REGIONS, keyspace, until};
+use crate::rig::{Cluster, REGIONS, keyspace, until, wait_value};
 
 const NEAR: Duration = Duration::from_millis(4);
 
@@ -32,6 +32,13 @@ fn journal_bytes(cluster: &Cluster, node: &str) -> u64 {
         .status(Detail::Summary)
         .disk
         .journal_bytes
+}
+
+async fn until_cut(cluster: &Cluster, node: &str) {
+    until("the journal is cut", || {
+        journal_bytes(cluster, node) <= CUT_BYTES
+    })
+    .await;
 }
 
 /// Overwrites 40 keys with 20 MB in all.
@@ -73,10 +80,7 @@ async fn a_journal_is_cut_and_the_engine_may_be_lost_after_that() {
     drop(rare);
     write_much(&cluster, 1).await;
     for node in REGIONS {
-        until("the journal is cut", || {
-            journal_bytes(&cluster, node) <= CUT_BYTES
-        })
-        .await;
+        until_cut(&cluster, node).await;
     }
     for node in ["eu", "us"] {
         cluster.close(node).await;
@@ -105,26 +109,17 @@ async fn a_journal_is_cut_and_the_engine_may_be_lost_after_that() {
 async fn what_a_copy_lacks_stays_until_it_has_it() {
     let cluster = start().await;
     write_much(&cluster, 1).await;
-    until("the journal is cut", || {
-        journal_bytes(&cluster, "eu") <= CUT_BYTES
-    })
-    .await;
+    until_cut(&cluster, "eu").await;
     cluster.wan.isolate("ap").unwrap();
     write_much(&cluster, 2).await;
-    until("the other copy's is cut", || {
-        journal_bytes(&cluster, "us") <= CUT_BYTES
-    })
-    .await;
+    until_cut(&cluster, "us").await;
     let kept = journal_bytes(&cluster, "eu");
     assert!(
         kept >= 20_000_000,
         "{kept} bytes are left for a copy that lacks 20 MB"
     );
     cluster.wan.heal("ap").unwrap();
-    until("the journal is cut", || {
-        journal_bytes(&cluster, "eu") <= CUT_BYTES
-    })
-    .await;
+    until_cut(&cluster, "eu").await;
     for node in REGIONS {
         check(&cluster, node, 2).await;
     }
@@ -136,10 +131,7 @@ async fn what_a_copy_lacks_stays_until_it_has_it() {
 async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
     let mut cluster = start().await;
     write_much(&cluster, 1).await;
-    until("the journal is cut", || {
-        journal_bytes(&cluster, "eu") <= CUT_BYTES
-    })
-    .await;
+    until_cut(&cluster, "eu").await;
     cluster.close("us").await;
     std::fs::remove_dir_all(cluster.data_of("us")).unwrap();
     cluster.open("us").await;
@@ -158,18 +150,7 @@ async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
     .await;
     let fresh = cluster.node("eu").keyspace("fresh").unwrap();
     fresh.put("k/1", "v").await.unwrap();
-    let there = cluster.node("us").keyspace("fresh").unwrap();
-    let deadline = std::time::Instant::now() + crate::rig::PATIENCE;
-    while there
-        .get("k/1")
-        .consistency(Consistency::Local)
-        .await
-        .unwrap()
-        .is_none()
-    {
-        assert!(std::time::Instant::now() < deadline, "it never arrived");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    drop((fresh, there));
+    wait_value(&cluster, "us", "fresh", "k/1", "v").await;
+    drop(fresh);
     cluster.stop().await;
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use domicile::{AckLevel, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId, RegionSpec};
+use domicile::{
+    AckLevel, Consistency, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId, RegionSpec,
+};
 use domicile_server::wan::{Route, Wan};
 use tempfile::TempDir;
 
@@ -167,5 +169,32 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until a node shows a value of its own.
+pub(crate) async fn wait_value(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    key: &str,
+    value: &str,
+) {
+    let handle = cluster.node(node).keyspace(keyspace).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let entry = handle
+            .get(key)
+            .consistency(Consistency::Local)
+            .await
+            .unwrap();
+        if entry.is_some_and(|entry| entry.value == value) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{node} never showed {key} = {value}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -49,12 +49,11 @@ pub(super) fn run_keeper(core: &NodeCore) {
         if now < keep_at || !(is_over || is_low) {
             continue;
         }
-        let first = core.store.journal_start();
         match keep(core) {
+            Ok(true) => {}
             // Nothing to be had: what is there is needed. Asked every second, the engine would be
             // given a hot set of keys as often.
-            Ok(()) if core.store.journal_start() == first => keep_at = now + KEEP_RETRY,
-            Ok(()) => {}
+            Ok(false) => keep_at = now + KEEP_RETRY,
             Err(error) => {
                 tracing::error!(%error, "the journal was not cut; it is tried again");
                 keep_at = now + KEEP_RETRY;
@@ -87,17 +86,18 @@ fn look_at_space(core: &NodeCore) {
 }
 
 /// Cuts the journal, and takes snapshots of what keeps it, until it is within its budget or
-/// nothing more can be done.
-fn keep(core: &NodeCore) -> Result<(), StoreError> {
+/// nothing more can be done. Whether anything was cut.
+fn keep(core: &NodeCore) -> Result<bool, StoreError> {
     let store = &core.store;
     let needed_from = |id: PartitionId| {
         core.driver
             .slot(id)
             .map_or(NOTHING, |slot| slot.needed_from())
     };
-    let mut has_flushed = false;
+    let (mut has_cut, mut has_flushed) = (false, false);
     for _ in 0..SNAPSHOTS_MAX {
         let report = store.trim(&needed_from)?;
+        has_cut |= report.files > 0;
         if report.files > 0 {
             let (files, bytes) = (report.files, report.bytes);
             tracing::info!(files, bytes, first = %report.first, "journal cut");
@@ -106,22 +106,22 @@ fn keep(core: &NodeCore) -> Result<(), StoreError> {
         let may_write = store.check_space().is_ok();
         let is_over = store.stats().journal_bytes > core.journal_keep_bytes;
         let taken = match report.pinned_by {
-            _ if !is_over || !may_write => return Ok(()),
-            Some(Pin::Needed(_)) => return Ok(()),
+            _ if !is_over || !may_write => return Ok(has_cut),
+            Some(Pin::Needed(_)) => return Ok(has_cut),
             Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
             None => None,
         };
         if taken.is_none() {
             // The engine is behind, or replays from there.
             if has_flushed || store.unflushed_records() == 0 {
-                return Ok(());
+                return Ok(has_cut);
             }
             store.flush_once()?;
             core.driver.room.notify_waiters();
             has_flushed = true;
         }
     }
-    Ok(())
+    Ok(has_cut)
 }
 
 fn take_snapshot(

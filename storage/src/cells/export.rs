@@ -41,7 +41,8 @@ impl CellStore {
         let prefix = CellPrefix::of(partition);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let (from, upto) = prefix.range(from, Bound::Unbounded);
-        let (from, upto) = (as_slice(&from), as_slice(&upto));
+        let from = from.as_ref().map(|row| &row[..]);
+        let upto = upto.as_ref().map(|row| &row[..]);
         let rows = self.engine().scan(from, upto, Direction::Forward, limit)?;
         let cells = rows
             .into_iter()
@@ -88,13 +89,5 @@ pub(crate) fn wipe(engine: &dyn Engine) -> Result<(), EngineError> {
         }
         let removals = rows.into_iter().map(|(row, _)| RowChange::Remove { row });
         engine.apply(removals.collect())?;
-    }
-}
-
-fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(row) => Bound::Included(&row[..]),
-        Bound::Excluded(row) => Bound::Excluded(&row[..]),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }

@@ -15,7 +15,7 @@ use domicile_proto::{Epoch, PartitionId, Seq};
 use super::cell::{Cell, CellRead};
 use super::occupancy::Occupancy;
 use super::overlay::{Frozen, Overlay};
-use super::rows::CellPrefix;
+use super::rows::{CellPrefix, PartitionMarks};
 use super::unapplied::{Unapplied, UnappliedQueue, UnappliedRecord};
 use crate::engine::{Engine, EngineError};
 
@@ -54,12 +54,15 @@ pub struct PartitionCells {
 
 impl PartitionCells {
     pub(super) fn new(
-        partition: PartitionId,
-        applied_upto: Seq,
-        intent_upto: Seq,
+        marks: PartitionMarks,
         engine: Arc<dyn Engine>,
         occupancy: Arc<Occupancy>,
     ) -> Self {
+        let PartitionMarks {
+            partition,
+            applied_upto,
+            intent_upto,
+        } = marks;
         Self {
             partition,
             prefix: CellPrefix::of(partition),

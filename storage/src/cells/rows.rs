@@ -43,6 +43,17 @@ pub struct PartitionMarks {
     pub intent_upto: Seq,
 }
 
+impl PartitionMarks {
+    /// Those of a partition without rows.
+    pub(super) fn none(partition: PartitionId) -> Self {
+        Self {
+            partition,
+            applied_upto: Seq::NONE,
+            intent_upto: Seq::NONE,
+        }
+    }
+}
+
 /// The first bytes of every cell row of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CellPrefix([u8; PREFIX_BYTES]);
@@ -192,11 +203,9 @@ pub(super) fn read_marks(engine: &dyn Engine) -> Result<Vec<PartitionMarks>, Eng
                 continue;
             };
             let upto = Seq::new(read_number("mark", value)?);
-            let found = marks.entry(partition).or_insert(PartitionMarks {
-                partition,
-                applied_upto: Seq::NONE,
-                intent_upto: Seq::NONE,
-            });
+            let found = marks
+                .entry(partition)
+                .or_insert(PartitionMarks::none(partition));
             // A flush without cells moves the applied mark alone.
             found.intent_upto = found.intent_upto.max(upto);
             if suffix == SUFFIX_APPLIED {

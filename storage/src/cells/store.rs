@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use domicile_proto::{PartitionId, Seq};
+use domicile_proto::PartitionId;
 
 use super::flush::{Checkpoint, FlushReport, Generation};
 use super::occupancy::{CellStats, Occupancy};
@@ -122,18 +122,11 @@ impl CellStore {
             let found = self
                 .marks
                 .binary_search_by_key(&partition, |marks| marks.partition);
-            let marks = found.map(|index| self.marks[index]).ok();
-            let applied_upto = marks.map_or(Seq::NONE, |marks| marks.applied_upto);
-            let intent_upto = marks.map_or(Seq::NONE, |marks| marks.intent_upto);
+            let none = PartitionMarks::none(partition);
+            let marks = found.map_or(none, |index| self.marks[index]);
             let engine = Arc::clone(&self.engine);
             let occupancy = Arc::clone(&self.occupancy);
-            Arc::new(PartitionCells::new(
-                partition,
-                applied_upto,
-                intent_upto,
-                engine,
-                occupancy,
-            ))
+            Arc::new(PartitionCells::new(marks, engine, occupancy))
         });
         Arc::clone(cells)
     }

@@ -6,10 +6,12 @@ mod faults;
 mod image;
 mod memory;
 mod os;
+mod whole;
 
 pub use access::{Disk, DiskFile, DiskLock, LockOutcome, OpenMode};
 pub use memory::MemoryDisk;
 pub use os::OsDisk;
+pub(crate) use whole::{read_if_there, remove_if_there, replace};
 
 #[cfg(test)]
 mod memory_tests;

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use domicile_proto::{NodeId, PartitionId, Seq};
@@ -19,7 +19,7 @@ use domicile_proto::{NodeId, PartitionId, Seq};
 use super::first::{self, CutNote};
 use super::header::{self, FILE_HEADER_BYTES};
 use super::{FileNumber, Place};
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode, remove_if_there};
 use crate::error::StoreError;
 
 /// What is appended to the name of a file that is not in use yet.
@@ -121,14 +121,20 @@ impl FileSet {
 
     /// The last file; `None` for an empty directory.
     pub(crate) fn last(&self) -> Option<FileNumber> {
-        let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
-        numbers.last().copied()
+        self.numbers().last().copied()
     }
 
     /// The first file; `None` for an empty directory.
     pub(crate) fn first(&self) -> Option<FileNumber> {
-        let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
-        numbers.first().copied()
+        self.numbers().first().copied()
+    }
+
+    /// Where the first frame is, or will be.
+    pub(crate) fn start(&self) -> Place {
+        Place {
+            file: self.first().unwrap_or(FileNumber::FIRST),
+            offset: FILE_HEADER_BYTES,
+        }
     }
 
     /// Bytes of a file, usually.
@@ -179,11 +185,7 @@ impl FileSet {
             return Ok(file.clone());
         }
         drop(open);
-        let exists = {
-            let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
-            numbers.contains(&number)
-        };
-        if !exists {
+        if !self.numbers().contains(&number) {
             return Err(StoreError::NoSuchPlace {
                 place: Place {
                     file: number,
@@ -412,8 +414,7 @@ impl FileSet {
 
     /// Bytes of all files, by their usual length.
     pub(crate) fn bytes(&self) -> u64 {
-        let numbers = self.numbers.read().unwrap_or_else(PoisonError::into_inner);
-        numbers.len() as u64 * self.file_bytes
+        self.numbers().len() as u64 * self.file_bytes
     }
 
     fn adopt(&self, file: JournalFile) -> Result<JournalFile, StoreError> {
@@ -470,12 +471,8 @@ impl FileSet {
     }
 
     fn remove_if_there(&self, path: &Path) -> Result<(), StoreError> {
-        match self.disk.remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", path, error))
-            }
-            _ => Ok(()),
-        }
+        let removed = remove_if_there(&*self.disk, path);
+        removed.map_err(|error| StoreError::io("remove", path, error))
     }
 
     fn sync_dir(&self) -> Result<(), StoreError> {
@@ -487,6 +484,10 @@ impl FileSet {
         let mut path = number.path(&self.dir).into_os_string();
         path.push(AHEAD_SUFFIX);
         path.into()
+    }
+
+    fn numbers(&self) -> RwLockReadGuard<'_, BTreeSet<FileNumber>> {
+        self.numbers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {

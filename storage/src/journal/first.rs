@@ -11,14 +11,13 @@
 //! never taken for one that was deleted. It names the snapshots for which the journal was cut: one
 //! that is missing is no empty partition.
 
-use std::io;
 use std::path::Path;
 
 use bytes::{Buf, BufMut};
 use domicile_proto::{NodeId, PartitionId, Seq};
 
 use super::FileNumber;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{self, Disk};
 use crate::error::StoreError;
 
 const NOTE_FILE: &str = "first";
@@ -60,16 +59,10 @@ impl CutNote {
 /// operating system says.
 pub(crate) fn read(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<CutNote, StoreError> {
     let path = dir.join(NOTE_FILE);
-    let read = || {
-        let file = disk.open(&path, OpenMode::Read)?;
-        let mut bytes = vec![0; file.len()?.min(NOTE_BYTES_MAX) as usize];
-        file.read_at(&mut bytes, 0)?;
-        Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) => decode(&bytes, node, &path),
-        Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => Ok(CutNote::none()),
-        Err(error) => Err(StoreError::io("read", &path, error)),
+    let bytes = disk::read_if_there(disk, &path, NOTE_BYTES_MAX);
+    match bytes.map_err(|error| StoreError::io("read", &path, error))? {
+        Some(bytes) => decode(&bytes, node, &path),
+        None => Ok(CutNote::none()),
     }
 }
 
@@ -83,19 +76,8 @@ pub(crate) fn write(
     node: NodeId,
     note: &CutNote,
 ) -> Result<(), StoreError> {
-    let (path, unfinished) = (dir.join(NOTE_FILE), dir.join(UNFINISHED_FILE));
-    let write = || {
-        match disk.remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = disk.open(&unfinished, OpenMode::CreateNew)?;
-        file.write_at(&encode(node, note), 0)?;
-        file.sync_all()?;
-        disk.rename(&unfinished, &path)?;
-        disk.sync_dir(dir)
-    };
-    write().map_err(|error| StoreError::io("write", &path, error))
+    disk::replace(disk, dir, NOTE_FILE, UNFINISHED_FILE, &encode(node, note))
+        .map_err(|error| StoreError::io("write", &dir.join(NOTE_FILE), error))
 }
 
 fn encode(node: NodeId, note: &CutNote) -> Vec<u8> {

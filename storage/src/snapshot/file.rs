@@ -13,7 +13,7 @@ use super::format::{
     BLOCK_HEADER_BYTES, BLOCK_REQUESTS, Block, BlockHead, CellBlock, HEADER_BYTES, KeptRequest,
     SnapshotHeader, encode_reigns, encode_requests,
 };
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode, remove_if_there};
 use crate::error::StoreError;
 
 /// What is appended to the name of a file that is not finished.
@@ -68,7 +68,7 @@ impl SnapshotWriter {
         let mut unfinished = path_of(dir, partition, Seq::NONE).into_os_string();
         unfinished.push(UNFINISHED_SUFFIX);
         let unfinished = PathBuf::from(unfinished);
-        remove_if_there(&*disk, &unfinished)?;
+        remove(&*disk, &unfinished)?;
         let file = disk.open(&unfinished, OpenMode::CreateNew);
         let file = file.map_err(|error| StoreError::io("create", &unfinished, error))?;
         let mut writer = Self {
@@ -270,12 +270,7 @@ impl SnapshotReader {
     }
 }
 
-/// Removes a file, if it is there.
-pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
-    match disk.remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove", path, error))
-        }
-        _ => Ok(()),
-    }
+/// Removes a snapshot, if it is there.
+pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    remove_if_there(disk, path).map_err(|error| StoreError::io("remove", path, error))
 }

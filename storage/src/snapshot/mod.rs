@@ -20,7 +20,7 @@ mod take;
 mod tests;
 
 pub use format::{KeptRequest, SnapshotHeader};
-pub(crate) use restore::{Restored, restore};
+pub(crate) use restore::restore;
 pub(crate) use set::SnapshotSet;
 pub use take::SnapshotPlan;
 pub(crate) use take::take;

@@ -6,8 +6,6 @@
 //! The rows that say where to replay from are written last. An engine without them is empty or was
 //! left half filled, and is wiped first.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use domicile_proto::PartitionId;
 
@@ -22,38 +20,31 @@ use crate::journal::{PartitionTail, Place};
 /// Cells in one batch for the engine, as in a flush.
 const BATCH_ROWS: usize = 64;
 
-/// What a restore brought.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Restored {
-    pub(crate) partitions: u64,
-    pub(crate) cells: u64,
-}
-
-/// Fills an engine that has no checkpoint. The journal is then to be replayed from `start`.
+/// Fills an engine that has no checkpoint; how many cells that were. The journal is then to be
+/// replayed from `start`.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] for a damaged snapshot, what the engine or the operating system says.
 pub(crate) fn restore(
-    engine: &Arc<dyn Engine>,
+    engine: &dyn Engine,
     snapshots: &SnapshotSet,
     start: Place,
-) -> Result<Restored, StoreError> {
-    wipe(&**engine)?;
-    let mut restored = Restored::default();
+) -> Result<u64, StoreError> {
+    wipe(engine)?;
+    let mut cells = 0;
     let mut tails = Vec::new();
     let mut rows = Vec::new();
     for header in snapshots.iter() {
-        let tail = restore_partition(&**engine, snapshots, header)?;
+        let tail = restore_partition(engine, snapshots, header)?;
         tails.push((header.partition, tail));
         rows.extend(mark_rows(header.partition, header.seq, header.newest_seq));
-        restored.partitions += 1;
-        restored.cells += header.cells;
+        cells += header.cells;
     }
     let node = snapshots.node();
     rows.extend(checkpoint::rows_to_replay_from(node, start, &tails));
     engine.apply(rows)?;
     engine.sync()?;
-    Ok(restored)
+    Ok(cells)
 }
 
 fn restore_partition(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use domicile_proto::{NodeId, PartitionId, Seq};
 
-use super::file::{SnapshotReader, UNFINISHED_SUFFIX, is_snapshot, path_of, remove_if_there};
+use super::file::{SnapshotReader, UNFINISHED_SUFFIX, is_snapshot, path_of, remove};
 use super::format::{Block, KeptRequest, SnapshotHeader};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -41,7 +41,7 @@ impl SnapshotSet {
             synced.map_err(|error| StoreError::io("sync", &set.dir, error))?;
         }
         for path in superfluous {
-            remove_if_there(&*set.disk, &path)?;
+            remove(&*set.disk, &path)?;
         }
         Ok(set)
     }
@@ -178,7 +178,7 @@ impl SnapshotSet {
         match self.newest.insert(header.partition, header) {
             Some(older) if older.seq != header.seq => {
                 let path = path_of(&self.dir, older.partition, older.seq);
-                remove_if_there(&*self.disk, &path)
+                remove(&*self.disk, &path)
             }
             _ => Ok(()),
         }

@@ -9,12 +9,11 @@
 //! ```
 
 use bytes::Bytes;
-use domicile_proto::{ChainHash, PartitionId, Segment, Seq};
+use domicile_proto::{ChainHash, PartitionId, Seq};
 
 use super::file::SnapshotWriter;
 use super::format::{KeptRequest, SnapshotHeader};
 use crate::error::StoreError;
-use crate::journal::Place;
 use crate::records::find_segment;
 use crate::store::Store;
 
@@ -50,18 +49,15 @@ pub(crate) fn take(
     else {
         return Ok(None);
     };
-    let before = store.snapshots().get(partition).map(|before| before.seq);
-    let reigns: Vec<_> = tail.epoch_history;
-    let reigns: Vec<_> = reigns
-        .into_iter()
-        .filter(|(_, first)| *first <= seq)
-        .collect();
+    let before = store.last_snapshot(partition);
+    if before.is_some_and(|before| before.seq >= seq) {
+        return Ok(None);
+    }
+    let mut reigns = tail.epoch_history;
+    reigns.retain(|(_, first)| *first <= seq);
     let Some((epoch, _)) = reigns.last().copied() else {
         return Ok(None);
     };
-    if before.is_some_and(|before| before >= seq) {
-        return Ok(None);
-    }
     let dir = store.snapshots().make_dir()?;
     let requests = requests_upto(store, partition, seq, plan.requests_max)?;
     let mut writer = SnapshotWriter::begin(store.disk(), &dir, partition, &reigns, &requests)?;
@@ -158,8 +154,8 @@ fn end_at(
     {
         return Ok(Some((seq, tail.chain)));
     }
-    let found: Option<(Place, Segment)> = find_segment(store, partition, seq)?;
-    Ok(found.and_then(|(_, segment)| {
+    let found = find_segment(store, partition, seq)?;
+    Ok(found.and_then(|segment| {
         let header = segment.header();
         if header.last_seq() == seq {
             return Some((seq, segment.chain()));
