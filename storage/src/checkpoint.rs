@@ -55,6 +55,8 @@ pub(crate) fn compute(
     start: Place,
 ) -> (Checkpoint, Place) {
     let mut replay_from = published.end;
+    let unfilled = published.unfilled.values().min();
+    replay_from = unfilled.map_or(replay_from, |place| replay_from.min(*place));
     let mut rows = Vec::new();
     for (partition, tail) in published.tails.iter() {
         let applied = applied(partition);
@@ -143,6 +145,7 @@ pub(crate) fn load(
         last,
         tails,
         index,
+        ..Published::starting_at(end)
     };
     Ok(Some(LoadedCheckpoint {
         replay_from,
@@ -356,6 +359,7 @@ mod tests {
             last: Some(last),
             tails,
             index,
+            ..Published::starting_at(place(2, 6000))
         }
     }
 

@@ -123,6 +123,12 @@ pub enum StoreError {
         /// What is wrong with it.
         source: WireError,
     },
+    /// There is no snapshot of this partition to be installed.
+    #[error("no snapshot of partition {partition} was received")]
+    NoSnapshot {
+        /// Of which partition.
+        partition: PartitionId,
+    },
     /// The ordered engine failed; the journal still holds everything.
     #[error("engine: {0}")]
     Engine(#[from] EngineError),

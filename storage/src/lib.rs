@@ -63,7 +63,9 @@ pub use options::{EngineChoice, StoreOptions};
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
 pub use retention::{Pin, TrimReport};
-pub use snapshot::{KeptRequest, SnapshotHeader, SnapshotPlan};
+pub use snapshot::{
+    IncomingSnapshot, KeptRequest, OutgoingSnapshot, SnapshotHeader, SnapshotOrigin, SnapshotPlan,
+};
 pub use space::SpaceReport;
 pub use store::{Store, StoreStats};
 pub use verify::{VerifyReport, verify};

@@ -78,9 +78,9 @@ pub(crate) fn open(
         (None, wanted) => create(disk, dir, wanted.unwrap_or_else(identity::mint), options)?,
     };
     let files = open_journal(disk, dir, node, options)?;
-    let snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
-    snapshots.check_covered(files.covered())?;
-    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files, &snapshots)?;
+    let mut snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
+    snapshots.check_covered(&files.covered())?;
+    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files, &mut snapshots)?;
     let Replayed {
         published,
         end,
@@ -215,9 +215,9 @@ fn open_cells(
     dir: &Path,
     options: &StoreOptions,
     files: &FileSet,
-    snapshots: &SnapshotSet,
+    snapshots: &mut SnapshotSet,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
-    let attempt = || {
+    let mut attempt = || {
         let engine = open_engine(dir, options)?;
         let restored_cells = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
             true => 0,
@@ -226,7 +226,7 @@ fn open_cells(
         let cells = CellStore::open(engine, options.cells())?;
         let replayed = Replayed {
             restored_cells,
-            ..replay(files, &cells)?
+            ..replay(files, &cells, snapshots)?
         };
         Ok::<_, StoreError>((cells, replayed))
     };

@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, RecordHead, Segment, Seq};
 
-use crate::cells::{CellStore, PartitionCells, UnappliedRecord};
+use crate::cells::{CellStore, PartitionCells, UnappliedRecord, read_filled};
 use crate::checkpoint::{self, LoadedCheckpoint};
 use crate::commit::Published;
 use crate::engine::EngineError;
 use crate::error::StoreError;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
-use crate::journal::index::JournalIndex;
+use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::{self, ScanEnd};
-use crate::journal::tails::Tails;
 use crate::journal::{Place, TornTail};
+use crate::snapshot::{SnapshotOrigin, SnapshotSet, fill_again};
 
 /// What opening a store found.
 #[derive(Debug, Clone)]
@@ -87,17 +87,16 @@ pub(crate) struct Replayed {
 /// # Errors
 /// [`StoreError::Corrupt`] for damage in the journal; [`StoreError::Engine`] for an engine that
 /// fails or contradicts the journal.
-pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, StoreError> {
+pub(crate) fn replay(
+    files: &FileSet,
+    cells: &CellStore,
+    snapshots: &mut SnapshotSet,
+) -> Result<Replayed, StoreError> {
     let loaded = checkpoint::load(&**cells.engine(), files.node())?;
     let start = files.start();
     let anew = || LoadedCheckpoint {
         replay_from: start,
-        published: Published {
-            end: start,
-            last: None,
-            tails: Tails::default(),
-            index: JournalIndex::default(),
-        },
+        published: Published::starting_at(start),
     };
     let LoadedCheckpoint {
         replay_from,
@@ -113,13 +112,20 @@ pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, Sto
         .into());
     }
     published.index.forget_before(start.file);
+    let filled = read_filled(&**cells.engine())?;
+    for (partition, place) in &filled {
+        published.index.forget_before_place(*partition, *place);
+    }
     scan::check_end(files, published.end, published.last)?;
     // Read from the checkpoint's end on, the number of the next commit is known.
     let before = published.last.filter(|_| replay_from == published.end);
     let mut replay = Replay {
         files,
         cells,
+        snapshots,
         published,
+        filled,
+        misfits: BTreeMap::new(),
         handles: BTreeMap::new(),
         records: 0,
         bytes: 0,
@@ -149,7 +155,12 @@ pub(crate) fn replay(files: &FileSet, cells: &CellStore) -> Result<Replayed, Sto
 struct Replay<'a> {
     files: &'a FileSet,
     cells: &'a CellStore,
+    snapshots: &'a mut SnapshotSet,
     published: Published,
+    /// Where the log last began anew with a snapshot that the engine has, of each partition.
+    filled: BTreeMap<PartitionId, Place>,
+    /// What does not continue a partition's log; a log that begins anew later makes up for it.
+    misfits: BTreeMap<PartitionId, StoreError>,
     handles: BTreeMap<PartitionId, Arc<PartitionCells>>,
     records: u64,
     bytes: u64,
@@ -157,10 +168,13 @@ struct Replay<'a> {
 
 impl Replay<'_> {
     fn take(&mut self, frame: Frame) -> Result<(), StoreError> {
-        for (place, segment) in &frame.segments {
-            self.bytes += segment.bytes().len() as u64;
-            self.follow(*place, frame.place, segment)?;
-            self.fold(segment, frame.buffer_bytes)?;
+        for (place, entry) in &frame.entries {
+            match entry {
+                Entry::Segment(segment) => {
+                    self.take_segment(*place, &frame, segment)?;
+                }
+                Entry::Rebase(rebase) => self.take_rebase(*place, &frame, rebase)?,
+            }
         }
         let behind_checkpoint = frame.end > self.published.end;
         if behind_checkpoint {
@@ -176,40 +190,97 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Moves tail and index. A segment before the checkpoint's end is in both already; one that a
-    /// snapshot covers is in the tail, and in the index for whoever lacks it.
-    fn follow(
+    fn take_segment(
         &mut self,
         place: Place,
-        frame_place: Place,
+        frame: &Frame,
         segment: &Segment,
     ) -> Result<(), StoreError> {
+        let partition = segment.header().partition;
+        let is_void = self
+            .filled
+            .get(&partition)
+            .is_some_and(|filled| frame.place < *filled);
+        if is_void || self.misfits.contains_key(&partition) {
+            return Ok(());
+        }
+        self.bytes += segment.bytes().len() as u64;
+        if let Err(problem) = self.follow(frame.place, segment) {
+            let path = place.file.path(self.files.dir());
+            let misfit = StoreError::corrupt(&path, place.offset, problem);
+            self.misfits.insert(partition, misfit);
+            return Ok(());
+        }
+        self.fold(segment, frame.buffer_bytes)
+    }
+
+    /// A log begins anew. The engine has the snapshot's cells, or gets them now.
+    fn take_rebase(
+        &mut self,
+        place: Place,
+        frame: &Frame,
+        rebase: &Rebase,
+    ) -> Result<(), StoreError> {
+        let frame_place = frame.place;
+        let partition = rebase.partition;
+        let filled = self.filled.get(&partition);
+        if filled.is_some_and(|filled| frame_place < *filled) {
+            return Ok(());
+        }
+        self.misfits.remove(&partition);
+        let is_filled = filled == Some(&frame_place);
+        if !is_filled || frame.end > self.published.end {
+            // Otherwise the checkpoint has what the log came to since.
+            self.published.rebase(rebase, frame_place);
+        }
+        if !is_filled {
+            let cells = self.cells.partition(partition);
+            let engine = self.cells.engine();
+            let snapshot = fill_again(&**engine, &cells, self.snapshots, rebase, frame_place)?;
+            if snapshot.is_none() {
+                let path = place.file.path(self.files.dir());
+                let seq = rebase.seq;
+                let problem = format!("{partition} begins anew after {seq}, its snapshot missing");
+                let misfit = StoreError::corrupt(&path, place.offset, problem);
+                self.misfits.insert(partition, misfit);
+                return Ok(());
+            }
+            self.filled.insert(partition, frame_place);
+        }
+        let received = self.snapshots.received(partition);
+        if received.is_some_and(|it| it.seq == rebase.seq && it.chain == rebase.chain) {
+            self.files.lower_covered(partition, rebase.seq)?;
+            self.snapshots.adopt(partition)?;
+        }
+        Ok(())
+    }
+
+    /// Moves tail and index. A segment before the checkpoint's end is in both already; one that a
+    /// snapshot covers is in the tail, and in the index for whoever lacks it.
+    fn follow(&mut self, frame_place: Place, segment: &Segment) -> Result<(), String> {
         let header = segment.header();
         let (last_seq, chain) = self.published.tails.end_of(header.partition);
         if header.last_seq() <= last_seq {
             let index = &mut self.published.index;
             index.note(header.partition, header.first_seq, frame_place);
         }
-        let problem = if header.last_seq() < last_seq {
+        if header.last_seq() < last_seq {
             return Ok(());
-        } else if header.last_seq() == last_seq {
-            match segment.chain() == chain {
-                true => return Ok(()),
-                false => format!("chain of {} is not the engine's {chain}", header.partition),
-            }
-        } else {
-            match self.published.tails.check(segment) {
-                Ok(()) => {
-                    self.published.tails.advance(segment, segment.chain());
-                    let index = &mut self.published.index;
-                    index.note(header.partition, header.first_seq, frame_place);
-                    return Ok(());
-                }
-                Err(problem) => problem,
-            }
-        };
-        let path = place.file.path(self.files.dir());
-        Err(StoreError::corrupt(&path, place.offset, problem))
+        }
+        if header.last_seq() == last_seq {
+            return match segment.chain() == chain {
+                true => Ok(()),
+                false => Err(format!(
+                    "chain of {} is not the engine's {chain}",
+                    header.partition
+                )),
+            };
+        }
+        self.published.tails.check(segment)?;
+        self.published.tails.advance(segment, segment.chain());
+        let index = &mut self.published.index;
+        index.note(header.partition, header.first_seq, frame_place);
+        Ok(())
     }
 
     fn fold(&mut self, segment: &Segment, buffer_bytes: usize) -> Result<(), StoreError> {
@@ -255,13 +326,21 @@ impl Replay<'_> {
     }
 
     fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
+        if let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first() {
+            return Err(misfit);
+        }
         let marks = self.cells.marks().iter();
         let intents: BTreeMap<PartitionId, Seq> = marks
-            .map(|marks| (marks.partition, marks.intent_upto))
+            .map(|marks| marks.partition)
+            .map(|id| (id, self.cells.partition(id).intent_upto()))
             .collect();
         for (partition, intent) in &intents {
             let (last_seq, _) = self.published.tails.end_of(*partition);
-            if *intent > last_seq {
+            let received = self.snapshots.get(*partition);
+            let received = received.filter(|it| it.origin == SnapshotOrigin::Received);
+            // The rest of the log of what was received elsewhere is still to come.
+            let to_come = received.map_or(Seq::NONE, |it| it.newest_seq);
+            if *intent > last_seq.max(to_come) {
                 let detail = format!("{partition} up to {intent}, the journal up to {last_seq}");
                 return Err(EngineError::Corrupt {
                     what: "mark",
@@ -284,7 +363,7 @@ impl Replay<'_> {
                 .into());
             }
             let intent = intents.get(&partition).copied().unwrap_or_default();
-            let visible_upto = tail.visible_upto.min(tail.last_seq).max(intent);
+            let visible_upto = tail.visible_upto.max(intent).min(tail.last_seq);
             cells.advance(visible_upto);
             partitions.push(RecoveredPartition {
                 partition,

@@ -31,6 +31,7 @@ use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
 use crate::journal::files::FileSet;
 use crate::journal::reader;
+use crate::journal::rebase::Rebase;
 use crate::journal::{JournalChunk, PartitionTail, Place};
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
@@ -286,7 +287,7 @@ impl Store {
         pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Option<SnapshotHeader>, StoreError> {
         self.health.check()?;
-        let _one = lock(&self.snapshotting);
+        let _one = self.hold_snapshots();
         snapshot::take(self, partition, plan, pace)
     }
 
@@ -497,8 +498,36 @@ impl Store {
         outcome
     }
 
+    /// Lets a partition's log begin anew, durably; where that stands in the journal. Its cells are
+    /// closed, and are not those of the snapshot yet.
+    pub(crate) fn rebase(
+        &self,
+        cells: &PartitionCells,
+        header: &SnapshotHeader,
+        rebase: Rebase,
+    ) -> Result<Place, StoreError> {
+        let order = lock(&self.flushing);
+        // Nothing is left frozen.
+        self.flush_in_order(&order)?;
+        let partition = rebase.partition;
+        self.queue.submit_rebase(rebase)?;
+        self.commit_before_flush()?;
+        cells.rebase(header.seq, header.newest_seq);
+        let place = self.published().unfilled.get(&partition).copied();
+        Ok(place.expect("published by the commit just made"))
+    }
+
+    /// Held while a snapshot is taken or installed.
+    pub(crate) fn hold_snapshots(&self) -> MutexGuard<'_, ()> {
+        lock(&self.snapshotting)
+    }
+
     fn flush(&self) -> Result<FlushReport, StoreError> {
-        let _order = lock(&self.flushing);
+        let order = lock(&self.flushing);
+        self.flush_in_order(&order)
+    }
+
+    fn flush_in_order(&self, _order: &MutexGuard<'_, ()>) -> Result<FlushReport, StoreError> {
         // Read before the journal's end is: an older mark only replays more.
         let applied = checkpoint::applied_marks(&self.cells, &self.published());
         let applied = |partition| {

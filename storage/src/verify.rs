@@ -4,6 +4,7 @@
 //! **Does not own**: the verdict on damage (journal scan), repair (opening cuts a torn tail; the
 //! rest needs a copy).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,13 +14,15 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::identity;
 use crate::journal::files::FileSet;
+use crate::journal::frame::Frame;
 use crate::journal::header::FILE_HEADER_BYTES;
+use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan;
 use crate::journal::tails::Tails;
 use crate::journal::{FileNumber, Place, TornTail};
 use crate::lock::lock;
 use crate::opening::JOURNAL_DIR;
-use crate::snapshot::{SnapshotHeader, SnapshotSet};
+use crate::snapshot::{SnapshotHeader, SnapshotOrigin, SnapshotSet};
 
 /// What a check found.
 #[derive(Debug)]
@@ -142,38 +145,20 @@ fn check_journal(
     let from = files.start();
     report.files = last.get() - from.file.get() + 1;
     report.end = from;
-    let snapshots = check_snapshots(disk, dir, report.node_id, files.covered())?;
-    let mut tails = Tails::default();
-    let end = scan::scan(&files, from, None, &mut |frame| {
-        for (place, segment) in &frame.segments {
-            let corrupt = |problem: String| {
-                StoreError::corrupt(&place.file.path(&journal), place.offset, problem)
-            };
-            let header = segment.header();
-            if let Some(snapshot) = snapshots.get(header.partition) {
-                if from.file > FileNumber::FIRST && header.first_seq <= snapshot.seq.next() {
-                    tails.begin_with(segment);
-                }
-                check_joint(segment, snapshot).map_err(corrupt)?;
-            }
-            tails.check(segment).map_err(corrupt)?;
-            let records = segment
-                .records()
-                .map_err(|error| corrupt(error.to_string()))?;
-            for (_, record) in &records {
-                record
-                    .body
-                    .operations()
-                    .map_err(|error| corrupt(error.to_string()))?;
-            }
-            tails.advance(segment, segment.chain());
-            report.segments += 1;
-            report.count(segment, &tails);
-        }
-        report.frames += 1;
-        report.end = frame.end;
-        Ok(())
-    })?;
+    let snapshots = check_snapshots(disk, dir, report.node_id, &files.covered())?;
+    let mut check = Check {
+        journal: &journal,
+        is_cut: from.file > FileNumber::FIRST,
+        snapshots: &snapshots,
+        tails: Tails::default(),
+        misfits: BTreeMap::new(),
+        report,
+    };
+    let end = scan::scan(&files, from, None, &mut |frame| check.take(&frame))?;
+    let Check { tails, misfits, .. } = check;
+    if let Some((_, misfit)) = misfits.into_iter().next() {
+        return Err(misfit);
+    }
     report.end = end.end;
     for snapshot in snapshots.iter() {
         check_reached(snapshot, &tails).map_err(|problem| {
@@ -182,6 +167,73 @@ fn check_journal(
     }
     report.snapshots = snapshots.iter().copied().collect();
     Ok(end.torn)
+}
+
+/// The journal being checked.
+struct Check<'a> {
+    journal: &'a Path,
+    /// Logs may begin in the middle.
+    is_cut: bool,
+    snapshots: &'a SnapshotSet,
+    tails: Tails,
+    /// What does not continue a partition's log; a log that begins anew later makes up for it.
+    misfits: BTreeMap<PartitionId, StoreError>,
+    report: &'a mut VerifyReport,
+}
+
+impl Check<'_> {
+    fn take(&mut self, frame: &Frame) -> Result<(), StoreError> {
+        for (place, entry) in &frame.entries {
+            match entry {
+                Entry::Segment(segment) => self.take_segment(*place, segment),
+                Entry::Rebase(rebase) => self.take_rebase(rebase),
+            }
+        }
+        self.report.frames += 1;
+        self.report.end = frame.end;
+        Ok(())
+    }
+
+    fn take_segment(&mut self, place: Place, segment: &Segment) {
+        let partition = segment.header().partition;
+        if self.misfits.contains_key(&partition) {
+            return;
+        }
+        if let Err(problem) = self.check(segment) {
+            let path = place.file.path(self.journal);
+            let misfit = StoreError::corrupt(&path, place.offset, problem);
+            self.misfits.insert(partition, misfit);
+            return;
+        }
+        self.tails.advance(segment, segment.chain());
+        self.report.segments += 1;
+        self.report.count(segment, &self.tails);
+    }
+
+    fn take_rebase(&mut self, rebase: &Rebase) {
+        let partition = rebase.partition;
+        self.misfits.remove(&partition);
+        self.tails.insert(partition, rebase.tail());
+        let partitions = &mut self.report.partitions;
+        partitions.retain(|each| each.partition != partition);
+    }
+
+    fn check(&mut self, segment: &Segment) -> Result<(), String> {
+        let header = segment.header();
+        if let Some(snapshot) = self.snapshots.get(header.partition) {
+            if self.is_cut && header.first_seq <= snapshot.seq.next() {
+                self.tails.begin_with(segment);
+            }
+            check_joint(segment, snapshot)?;
+        }
+        self.tails.check(segment)?;
+        let records = segment.records().map_err(|error| error.to_string())?;
+        for (_, record) in &records {
+            let operations = record.body.operations();
+            operations.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
 }
 
 /// A segment that ends where a snapshot does, or begins there, has its hash.
@@ -201,11 +253,16 @@ fn check_joint(segment: &Segment, snapshot: &SnapshotHeader) -> Result<(), Strin
 /// The log reaches as far as the newest cell of a snapshot, unless all of it was cut.
 fn check_reached(snapshot: &SnapshotHeader, tails: &Tails) -> Result<(), String> {
     let (last_seq, _) = tails.end_of(snapshot.partition);
-    let is_cut = last_seq == Seq::NONE && snapshot.newest_seq == snapshot.seq;
-    if is_cut || last_seq >= snapshot.newest_seq {
+    // The rest of the log of what was received elsewhere is still to come.
+    let newest = match snapshot.origin {
+        SnapshotOrigin::Taken => snapshot.newest_seq,
+        SnapshotOrigin::Received => snapshot.seq,
+    };
+    let is_cut = last_seq == Seq::NONE && newest == snapshot.seq;
+    if is_cut || last_seq >= newest {
         return Ok(());
     }
-    let (partition, newest) = (snapshot.partition, snapshot.newest_seq);
+    let partition = snapshot.partition;
     Err(format!(
         "{partition} ends at {last_seq}, its snapshot at {newest}"
     ))

@@ -12,9 +12,12 @@ use std::ops::Bound;
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
 
-use super::rows::{CellPrefix, PartitionMarks, applied_mark, intent_mark, read_partition_marks};
+use super::rows::{
+    CellPrefix, PartitionMarks, applied_mark, filled_mark, intent_mark, read_partition_marks,
+};
 use super::store::CellStore;
 use crate::engine::{Direction, Engine, EngineError, RowChange};
+use crate::journal::Place;
 
 /// Rows removed in one batch; more would keep readers out for longer.
 const WIPE_ROWS: usize = 256;
@@ -72,18 +75,37 @@ pub(crate) fn mark_rows(
     ]
 }
 
+/// The row that says that cells were filled for the rebase at `place`.
+pub(crate) fn filled_row(partition: PartitionId, place: Place) -> RowChange {
+    filled_mark(partition, place)
+}
+
 /// Removes every row of an engine.
 ///
 /// # Errors
 /// What the engine says.
 pub(crate) fn wipe(engine: &dyn Engine) -> Result<(), EngineError> {
+    wipe_range(engine, Bound::Unbounded, Bound::Unbounded)
+}
+
+/// Removes the cells of one partition; its marks stay.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn wipe_cells(engine: &dyn Engine, partition: PartitionId) -> Result<(), EngineError> {
+    let prefix = CellPrefix::of(partition);
+    let (from, upto) = prefix.range(Bound::Unbounded, Bound::Unbounded);
+    let (from, upto) = (from.as_ref(), upto.as_ref());
+    wipe_range(engine, from.map(|row| &row[..]), upto.map(|row| &row[..]))
+}
+
+fn wipe_range(
+    engine: &dyn Engine,
+    from: Bound<&[u8]>,
+    upto: Bound<&[u8]>,
+) -> Result<(), EngineError> {
     loop {
-        let rows = engine.scan(
-            Bound::Unbounded,
-            Bound::Unbounded,
-            Direction::Forward,
-            WIPE_ROWS,
-        )?;
+        let rows = engine.scan(from, upto, Direction::Forward, WIPE_ROWS)?;
         if rows.is_empty() {
             return Ok(());
         }

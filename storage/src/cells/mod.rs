@@ -34,10 +34,11 @@ mod model_tests;
 mod tests;
 
 pub use cell::{Cell, CellRead, CellScan};
-pub(crate) use export::{cell_row, mark_rows, wipe};
+pub(crate) use export::{cell_row, filled_row, mark_rows, wipe, wipe_cells};
 pub use flush::{Checkpoint, FlushReport};
 pub use occupancy::CellStats;
 pub use partition::PartitionCells;
 pub use rows::PartitionMarks;
+pub(crate) use rows::read_filled;
 pub use store::{CellOptions, CellStore, Freeze};
 pub use unapplied::UnappliedRecord;

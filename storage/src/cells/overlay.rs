@@ -84,6 +84,14 @@ impl Overlay {
         self.records += 1;
     }
 
+    /// Forgets everything; returns the bytes and records that it counted for.
+    pub(super) fn clear(&mut self) -> (u64, u64) {
+        assert!(self.frozen.is_none(), "cleared before a flush ended");
+        self.active = CellMap::new();
+        let bytes = std::mem::take(&mut self.bytes);
+        (bytes, std::mem::take(&mut self.records))
+    }
+
     /// Moves the active map aside for a flush. `None` if no record was folded since the last.
     pub(super) fn freeze(&mut self, applied_upto: Seq) -> Option<Arc<Frozen>> {
         assert!(

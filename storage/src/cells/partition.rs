@@ -50,6 +50,9 @@ pub struct PartitionCells {
     freezes: AtomicU64,
     /// The engine's intent mark: none of its cells is newer.
     intent_upto: AtomicU64,
+    /// The engine's cells may be as new as this: until as much is applied, what it shows is no
+    /// state of the partition. The highest number there is while they are being replaced.
+    readable_from: AtomicU64,
 }
 
 impl PartitionCells {
@@ -74,6 +77,7 @@ impl PartitionCells {
             applied_upto: AtomicU64::new(applied_upto.get()),
             freezes: AtomicU64::new(0),
             intent_upto: AtomicU64::new(intent_upto.get()),
+            readable_from: AtomicU64::new(intent_upto.get()),
         }
     }
 
@@ -87,6 +91,58 @@ impl PartitionCells {
     #[must_use]
     pub fn applied_upto(&self) -> Seq {
         Seq::new(self.applied_upto.load(Ordering::Acquire))
+    }
+
+    /// The engine's intent mark: none of its cells is newer.
+    #[must_use]
+    pub fn intent_upto(&self) -> Seq {
+        Seq::new(self.intent_upto.load(Ordering::Acquire))
+    }
+
+    /// Whether reads are answered: not while the engine's cells are newer than what is applied, or
+    /// are being replaced.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.applied_upto.load(Ordering::Acquire) >= self.readable_from.load(Ordering::Acquire)
+    }
+
+    /// Answers no read until [`PartitionCells::reopen`]: those under way come to nothing.
+    ///
+    /// # Panics
+    /// As [`PartitionCells::enqueued_upto`].
+    pub(crate) fn close(&self) {
+        let overlay = self.overlay.write().expect(UNPOISONED);
+        self.readable_from.store(u64::MAX, Ordering::Release);
+        self.freezes.fetch_add(1, Ordering::AcqRel);
+        drop(overlay);
+    }
+
+    /// Forgets everything above the engine: its cells are, or will be, those of a snapshot that has
+    /// every record up to `applied_upto` and none above `intent_upto`.
+    ///
+    /// # Panics
+    /// If a flush is under way, or the cells answer reads.
+    pub(crate) fn rebase(&self, applied_upto: Seq, intent_upto: Seq) {
+        assert!(!self.is_readable(), "{} rebased while read", self.partition);
+        let _fold = self.folding.lock().expect(UNPOISONED);
+        let mut queue = self.unapplied.lock().expect(UNPOISONED);
+        let mut overlay = self.overlay.write().expect(UNPOISONED);
+        self.occupancy.unapplied_bytes.subtract(queue.bytes());
+        self.occupancy.unapplied_records.subtract(queue.len());
+        *queue = UnappliedQueue::starting_after(applied_upto);
+        let (bytes, records) = overlay.clear();
+        self.occupancy.active_bytes.subtract(bytes);
+        self.occupancy.records_since_flush.subtract(records);
+        let applied_upto = applied_upto.get();
+        self.applied_upto.store(applied_upto, Ordering::Release);
+        let intent_upto = intent_upto.get();
+        self.intent_upto.store(intent_upto, Ordering::Release);
+    }
+
+    /// Answers reads again, once everything that the engine may hold is applied.
+    pub(crate) fn reopen(&self) {
+        let intent_upto = self.intent_upto.load(Ordering::Acquire);
+        self.readable_from.store(intent_upto, Ordering::Release);
     }
 
     /// The last record enqueued.
@@ -215,28 +271,36 @@ impl PartitionCells {
         mut read: impl FnMut(&mut View<'_>) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
         for _ in 0..UNLOCKED_TRIES {
-            let mut view = self.view();
+            let mut view = self.view()?;
             let freezes = view.freezes;
             let answer = read(&mut view)?;
             if self.freezes.load(Ordering::Acquire) == freezes {
                 return Ok(answer);
             }
         }
-        let mut view = self.view();
+        let mut view = self.view()?;
         view.is_held = true;
         read(&mut view)
     }
 
-    fn view(&self) -> View<'_> {
+    fn view(&self) -> Result<View<'_>, EngineError> {
         let overlay = self.overlay.read().expect(UNPOISONED);
         let applied_upto = self.applied_upto();
+        let readable_from = self.readable_from.load(Ordering::Acquire);
+        if applied_upto.get() < readable_from {
+            let needed_upto = Seq::new(readable_from);
+            return Err(EngineError::Filling {
+                applied_upto,
+                needed_upto,
+            });
+        }
         let freezes = self.freezes.load(Ordering::Acquire);
-        View {
+        Ok(View {
             overlay: Some(overlay),
             applied_upto,
             freezes,
             is_held: false,
-        }
+        })
     }
 
     /// Moves the active overlay aside for a flush.

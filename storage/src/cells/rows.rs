@@ -7,6 +7,7 @@
 //! c | partition (8) | key            -> a cell
 //! t | partition (8) | a              -> applied mark: cells hold every record up to it
 //! t | partition (8) | i              -> intent mark: cells hold no record above it
+//! t | partition (8) | f              -> place of the rebase for which cells were filled (16)
 //! m | "cells-format"                 -> number of this layout
 //! ```
 //! Numbers are u64, little-endian. Other suffixes under `t` and other names under `m` are others'.
@@ -18,11 +19,13 @@ use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
 
 use crate::engine::{Direction, Engine, EngineError, RowChange};
+use crate::journal::Place;
 
 const TAG_CELL: u8 = b'c';
 const TAG_MARK: u8 = b't';
 const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
+const SUFFIX_FILLED: u8 = b'f';
 const FORMAT_ROW: &[u8] = b"mcells-format";
 const FORMAT: u64 = 1;
 
@@ -144,6 +147,32 @@ pub(super) fn applied_mark(partition: PartitionId, upto: Seq) -> RowChange {
     mark(partition, SUFFIX_APPLIED, upto)
 }
 
+/// The row that says that cells were filled from the snapshot of the rebase at `place`.
+pub(super) fn filled_mark(partition: PartitionId, place: Place) -> RowChange {
+    RowChange::Set {
+        row: mark_row(partition, SUFFIX_FILLED),
+        value: Bytes::copy_from_slice(&place.to_bytes()),
+    }
+}
+
+/// The place of the last rebase for which cells were filled, of every partition that has one.
+pub(crate) fn read_filled(
+    engine: &dyn Engine,
+) -> Result<BTreeMap<PartitionId, Place>, EngineError> {
+    let mut filled = BTreeMap::new();
+    visit_marks(engine, &mut |partition, suffix, value| {
+        if suffix == SUFFIX_FILLED {
+            let place = Place::from_bytes(value).ok_or_else(|| EngineError::Corrupt {
+                what: "place",
+                detail: format!("{} bytes of {partition}", value.len()),
+            })?;
+            filled.insert(partition, place);
+        }
+        Ok(())
+    })?;
+    Ok(filled)
+}
+
 /// Checks that the rows are of this layout; marks an engine without rows as such.
 pub(super) fn check_format(engine: &dyn Engine) -> Result<(), EngineError> {
     match engine.get(FORMAT_ROW)? {
@@ -189,6 +218,26 @@ pub(super) fn read_partition_marks(
 /// Reads the marks of all partitions.
 pub(super) fn read_marks(engine: &dyn Engine) -> Result<Vec<PartitionMarks>, EngineError> {
     let mut marks: BTreeMap<PartitionId, PartitionMarks> = BTreeMap::new();
+    visit_marks(engine, &mut |partition, suffix, value| {
+        if !matches!(suffix, SUFFIX_APPLIED | SUFFIX_INTENT) {
+            return Ok(());
+        }
+        let upto = Seq::new(read_number("mark", value)?);
+        let none = PartitionMarks::none(partition);
+        let found = marks.entry(partition).or_insert(none);
+        // A flush without cells moves the applied mark alone.
+        found.intent_upto = found.intent_upto.max(upto);
+        if suffix == SUFFIX_APPLIED {
+            found.applied_upto = upto;
+        }
+        Ok(())
+    })?;
+    Ok(marks.into_values().collect())
+}
+
+type MarkVisitor<'a> = dyn FnMut(PartitionId, u8, &[u8]) -> Result<(), EngineError> + 'a;
+
+fn visit_marks(engine: &dyn Engine, visit: &mut MarkVisitor<'_>) -> Result<(), EngineError> {
     let end = [TAG_MARK + 1];
     let mut from = Bytes::from_static(&[TAG_MARK]);
     loop {
@@ -199,22 +248,13 @@ pub(super) fn read_marks(engine: &dyn Engine) -> Result<Vec<PartitionMarks>, Eng
             MARK_PAGE_ROWS,
         )?;
         for (row, value) in &page {
-            let Some((partition, suffix)) = split_mark(row)? else {
-                continue;
-            };
-            let upto = Seq::new(read_number("mark", value)?);
-            let found = marks
-                .entry(partition)
-                .or_insert(PartitionMarks::none(partition));
-            // A flush without cells moves the applied mark alone.
-            found.intent_upto = found.intent_upto.max(upto);
-            if suffix == SUFFIX_APPLIED {
-                found.applied_upto = upto;
+            if let Some((partition, suffix)) = split_mark(row)? {
+                visit(partition, suffix, value)?;
             }
         }
         match page.last() {
             Some((last, _)) if page.len() == MARK_PAGE_ROWS => from = last.clone(),
-            _ => return Ok(marks.into_values().collect()),
+            _ => return Ok(()),
         }
     }
 }
@@ -225,7 +265,7 @@ fn split_mark(row: &[u8]) -> Result<Option<(PartitionId, u8)>, EngineError> {
         return Ok(None);
     };
     let suffix = match suffix {
-        [suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT)] => *suffix,
+        [suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT | SUFFIX_FILLED)] => *suffix,
         _ => return Ok(None),
     };
     let mut partition = [0; PartitionId::BYTES];

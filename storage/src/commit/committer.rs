@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use domicile_proto::{ChainHash, Epoch, PartitionId, Segment, Seq};
+use domicile_proto::{ChainHash, Epoch, PartitionId, Seq};
 
 use super::queue::{CommitQueue, Work};
 use super::statistics::CommitStatistic;
@@ -16,6 +16,7 @@ use crate::journal::Place;
 use crate::journal::files::FileSet;
 use crate::journal::frame::FRAME_HEADER_BYTES;
 use crate::journal::index::JournalIndex;
+use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::LastFrame;
 use crate::journal::tails::Tails;
 use crate::journal::writer::JournalWriter;
@@ -51,6 +52,28 @@ pub(crate) struct Published {
     pub(crate) last: Option<LastFrame>,
     pub(crate) tails: Tails,
     pub(crate) index: JournalIndex,
+    /// Partitions whose log began anew there and whose cells are not those of its snapshot yet.
+    pub(crate) unfilled: BTreeMap<PartitionId, Place>,
+}
+
+impl Published {
+    /// A journal in which nothing was read yet.
+    pub(crate) fn starting_at(start: Place) -> Self {
+        Self {
+            end: start,
+            last: None,
+            tails: Tails::default(),
+            index: JournalIndex::default(),
+            unfilled: BTreeMap::new(),
+        }
+    }
+
+    /// Lets a partition's log begin anew, as the frame at `place` says.
+    pub(crate) fn rebase(&mut self, rebase: &Rebase, place: Place) {
+        self.tails.insert(rebase.partition, rebase.tail());
+        let first_seq = rebase.seq.next();
+        self.index.rebase(rebase.partition, first_seq, place);
+    }
 }
 
 /// The one that commits.
@@ -60,7 +83,7 @@ pub(crate) struct Committer {
     /// The ends of all logs, those of a commit under way included.
     chains: BTreeMap<PartitionId, ChainHash>,
     work: Vec<Work>,
-    segments: Vec<(Segment, ChainHash)>,
+    entries: Vec<(Entry, ChainHash)>,
     frame: Vec<u8>,
     /// Commits made for a flush, of which the one who commits next is to tell.
     untold: Vec<Committed>,
@@ -76,7 +99,7 @@ impl Committer {
             writer,
             chains,
             work: Vec::new(),
-            segments: Vec::new(),
+            entries: Vec::new(),
             frame: Vec::new(),
             untold: Vec::new(),
         }
@@ -108,11 +131,11 @@ impl Committer {
         if self.work.is_empty() {
             return Ok(Vec::new());
         }
-        self.finish_segments();
+        self.finish_entries();
         let frame_bytes = self.frame.len() as u64;
         let place = self.writer.make_room(files, frame_bytes)?;
-        let segments = self.segments.len() as u32;
-        self.writer.append(files, &mut self.frame, segments)?;
+        let entries = self.entries.len() as u32;
+        self.writer.append(files, &mut self.frame, entries)?;
         let began = Instant::now();
         let synced = self.writer.sync();
         if !is_planted(Bug::AckBeforeSync) {
@@ -132,8 +155,8 @@ impl Committer {
         Ok(committed)
     }
 
-    /// Turns the work into segments and the frame's bytes.
-    fn finish_segments(&mut self) {
+    /// Turns the work into entries and the frame's bytes.
+    fn finish_entries(&mut self) {
         self.frame.clear();
         self.frame.resize(FRAME_HEADER_BYTES, 0);
         for work in self.work.drain(..) {
@@ -156,19 +179,34 @@ impl Committer {
                     );
                     (segment, chain)
                 }
+                Work::Rebase(rebase) => {
+                    *end = rebase.chain;
+                    self.frame.extend_from_slice(&rebase.encode());
+                    self.entries.push((Entry::Rebase(rebase), *end));
+                    continue;
+                }
             };
             *end = chain;
             self.frame.extend_from_slice(segment.bytes());
-            self.segments.push((segment, chain));
+            self.entries.push((Entry::Segment(segment), chain));
         }
     }
 
     fn publish(&mut self, frame_place: Place, published: &Mutex<Published>) -> Vec<Committed> {
-        let mut committed = Vec::with_capacity(self.segments.len());
+        let mut committed = Vec::with_capacity(self.entries.len());
         let mut place = frame_place;
         place.offset += FRAME_HEADER_BYTES as u64;
         let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
-        for (segment, chain) in self.segments.drain(..) {
+        for (entry, chain) in self.entries.drain(..) {
+            let segment = match entry {
+                Entry::Segment(segment) => segment,
+                Entry::Rebase(rebase) => {
+                    place.offset += rebase.encode().len() as u64;
+                    published.rebase(&rebase, frame_place);
+                    published.unfilled.insert(rebase.partition, frame_place);
+                    continue;
+                }
+            };
             let header = segment.header();
             let (first_seq, bytes) = (header.first_seq, segment.bytes().len() as u64);
             published.tails.advance(&segment, chain);
@@ -197,6 +235,7 @@ impl Work {
         match self {
             Self::Open { builder, .. } => builder.partition(),
             Self::Whole { segment, .. } => segment.header().partition,
+            Self::Rebase(rebase) => rebase.partition,
         }
     }
 }

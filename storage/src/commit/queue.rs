@@ -20,6 +20,7 @@ use domicile_proto::{
 };
 
 use crate::error::StoreError;
+use crate::journal::rebase::Rebase;
 
 /// Admission ends at the bound ([`CommitQueue::has_room`]); what has a sequence number by then is
 /// taken up to four times the bound, since refusing it would leave a hole in its log. The overshoot
@@ -55,6 +56,8 @@ pub(crate) enum Work {
     },
     /// A segment made elsewhere, with its chain hash.
     Whole { segment: Segment, chain: ChainHash },
+    /// A log that begins anew.
+    Rebase(Rebase),
 }
 
 /// Where one partition's submitted log ends.
@@ -200,6 +203,23 @@ impl CommitQueue {
         (slot.last_seq, slot.open) = (header.last_seq(), None);
         inner.batch.push(Work::Whole { segment, chain });
         self.want(inner, urgency);
+        Ok(())
+    }
+
+    /// Queues that a partition's log begins anew. Nothing of it is queued behind.
+    ///
+    /// # Errors
+    /// [`StoreError::QueueFull`].
+    pub(crate) fn submit_rebase(&self, rebase: Rebase) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let bytes = rebase.encode().len() as u64;
+        inner.accept(bytes, self.bytes_max * SEQUENCED_FACTOR)?;
+        let (last_seq, open) = (rebase.seq, None);
+        inner
+            .slots
+            .insert(rebase.partition, Slot { last_seq, open });
+        inner.batch.push(Work::Rebase(rebase));
+        self.want(inner, CommitUrgency::Now);
         Ok(())
     }
 

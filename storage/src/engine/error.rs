@@ -5,6 +5,8 @@
 
 use std::io;
 
+use domicile_proto::Seq;
+
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +35,15 @@ pub enum EngineError {
         /// The panic's message.
         message: String,
     },
+    /// The partition's cells are being replaced, or are newer than what is applied: ask its home,
+    /// or again later.
+    #[error("cells are applied up to {applied_upto}, and readable from {needed_upto} on")]
+    Filling {
+        /// Up to where they are applied.
+        applied_upto: Seq,
+        /// Up to where they must be; the highest number there is while they are replaced.
+        needed_upto: Seq,
+    },
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,
@@ -50,6 +61,6 @@ impl EngineError {
     /// Whether a new engine, filled from the journal, would not have this error.
     #[must_use]
     pub fn is_cured_by_rebuild(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Closed)
+        !matches!(self, Self::Io { .. } | Self::Closed | Self::Filling { .. })
     }
 }

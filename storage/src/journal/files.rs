@@ -51,8 +51,9 @@ pub(crate) struct FileSet {
     /// Without holes.
     numbers: RwLock<BTreeSet<FileNumber>>,
     open: RwLock<BTreeMap<FileNumber, JournalFile>>,
-    /// Up to where snapshots had the partitions when the journal was last cut.
-    covered: Vec<(PartitionId, Seq)>,
+    /// Up to where snapshots had the partitions when the journal was last cut. Held while the note
+    /// of it is written.
+    covered: Mutex<Vec<(PartitionId, Seq)>>,
     ahead: Mutex<Ahead>,
     wanted: Condvar,
 }
@@ -100,15 +101,46 @@ impl FileSet {
             file_bytes,
             numbers: RwLock::new(numbers),
             open: RwLock::default(),
-            covered,
+            covered: Mutex::new(covered),
             ahead: Mutex::default(),
             wanted: Condvar::new(),
         })
     }
 
-    /// Up to where snapshots must have the partitions, as of the open: their log was cut for it.
-    pub(crate) fn covered(&self) -> &[(PartitionId, Seq)] {
-        &self.covered
+    /// Up to where snapshots must have the partitions: their log was cut for it.
+    pub(crate) fn covered(&self) -> Vec<(PartitionId, Seq)> {
+        self.lock_covered().clone()
+    }
+
+    /// A snapshot up to `seq` is enough for a partition from now on: its log began anew with it.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn lower_covered(&self, partition: PartitionId, seq: Seq) -> Result<(), StoreError> {
+        let mut covered = self.lock_covered();
+        let mut lowered = covered.clone();
+        let found = lowered
+            .iter_mut()
+            .find(|(id, upto)| *id == partition && *upto > seq);
+        let Some(found) = found else { return Ok(()) };
+        found.1 = seq;
+        self.write_note(self.start().file, &lowered)?;
+        *covered = lowered;
+        Ok(())
+    }
+
+    fn write_note(
+        &self,
+        first: FileNumber,
+        covered: &[(PartitionId, Seq)],
+    ) -> Result<(), StoreError> {
+        let covered = covered.to_vec();
+        let note = CutNote { first, covered };
+        first::write(&*self.disk, &self.dir, self.node, &note)
+    }
+
+    fn lock_covered(&self) -> MutexGuard<'_, Vec<(PartitionId, Seq)>> {
+        self.covered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -157,8 +189,10 @@ impl FileSet {
             last.is_some_and(|last| first <= last),
             "journal up to {last:?} cut before {first}"
         );
-        let note = CutNote { first, covered };
-        first::write(&*self.disk, &self.dir, self.node, &note)?;
+        let mut noted = self.lock_covered();
+        self.write_note(first, &covered)?;
+        *noted = covered;
+        drop(noted);
         let dropped: Vec<FileNumber> = {
             let mut numbers = self.numbers.write().unwrap_or_else(PoisonError::into_inner);
             let kept = numbers.split_off(&first);

@@ -1,11 +1,11 @@
-//! A commit frame: the segments of one group commit behind one header.
+//! A commit frame: the entries of one group commit behind one header.
 //!
 //! **Owns**: the header's layout, what an intact frame is.
-//! **Does not own**: what damage means (scan), segments (proto).
+//! **Does not own**: what damage means (scan), segments (proto), rebases (`rebase`).
 //!
 //! ```text
 //!  0 magic "DCMT"    4 version u16    6 flags u16    8 commit number u64
-//! 16 bytes of the segments u32       20 segments u32
+//! 16 bytes of the entries u32        20 entries u32
 //! 24 crc32 of bytes 0..24, node id, file number and offset           28 zeros
 //! ```
 //! Little-endian. The checksum covers the place as well: a header is valid where it was written and
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use domicile_proto::{NodeId, Segment};
 
 use super::Place;
+use super::rebase::{Entry, REBASE_MAGIC, Rebase};
 use crate::planted::{Bug, is_planted};
 
 const VERSION: u16 = 1;
@@ -49,9 +50,9 @@ impl CommitNumber {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) number: CommitNumber,
-    /// Bytes of the segments.
+    /// Bytes of the entries.
     pub(crate) len: u32,
-    pub(crate) segments: u32,
+    pub(crate) entries: u32,
 }
 
 impl FrameHeader {
@@ -61,7 +62,7 @@ impl FrameHeader {
         bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.number.0.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.len.to_le_bytes());
-        bytes[20..24].copy_from_slice(&self.segments.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.entries.to_le_bytes());
         let crc = checksum(&bytes[..24], node, place);
         bytes[24..28].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -111,7 +112,7 @@ impl FrameHeader {
         Ok(Some(Self {
             number,
             len: u32_at(16),
-            segments: u32_at(20),
+            entries: u32_at(20),
         }))
     }
 }
@@ -130,37 +131,48 @@ pub(crate) struct Frame {
     pub(crate) place: Place,
     pub(crate) number: CommitNumber,
     /// With their places; they share one allocation of [`Frame::buffer_bytes`].
-    pub(crate) segments: Vec<(Place, Segment)>,
+    pub(crate) entries: Vec<(Place, Entry)>,
     pub(crate) buffer_bytes: usize,
     /// Where the next frame begins.
     pub(crate) end: Place,
 }
 
-/// Takes the segments of a frame off `body`, which is all of it.
+/// Takes the entries of a frame off `body`, which is all of it.
 ///
 /// # Errors
 /// How far into the body the damage lies, and what it is.
-pub(crate) fn decode_segments(
+pub(crate) fn decode_entries(
     header: &FrameHeader,
     place: Place,
     mut body: Bytes,
-) -> Result<Vec<(Place, Segment)>, (u64, String)> {
+) -> Result<Vec<(Place, Entry)>, (u64, String)> {
     let whole = body.len();
-    let mut segments = Vec::with_capacity((header.segments as usize).min(1024));
-    for _ in 0..header.segments {
+    let mut entries = Vec::with_capacity((header.entries as usize).min(1024));
+    for _ in 0..header.entries {
         let at = (whole - body.len()) as u64;
-        let segment = Segment::decode_front(&mut body).map_err(|error| (at, error.to_string()))?;
+        let entry = decode_entry(&mut body).map_err(|problem| (at, problem))?;
         let offset = place.offset + FRAME_HEADER_BYTES as u64 + at;
-        segments.push((Place { offset, ..place }, segment));
+        entries.push((Place { offset, ..place }, entry));
     }
     if !body.is_empty() {
         let at = (whole - body.len()) as u64;
         return Err((
             at,
-            format!("{} bytes after the last segment of a frame", body.len()),
+            format!("{} bytes after the last entry of a frame", body.len()),
         ));
     }
-    Ok(segments)
+    Ok(entries)
+}
+
+/// Takes one entry off the front of `bytes`.
+fn decode_entry(bytes: &mut Bytes) -> Result<Entry, String> {
+    if bytes.starts_with(&REBASE_MAGIC) {
+        return Rebase::decode_front(bytes).map(Entry::Rebase);
+    }
+    let segment = Segment::decode_front(bytes);
+    segment
+        .map(Entry::Segment)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -181,7 +193,7 @@ mod tests {
         FrameHeader {
             number: CommitNumber(0x1_0000_0007),
             len: 500,
-            segments: 2,
+            entries: 2,
         }
     }
 

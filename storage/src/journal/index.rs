@@ -87,6 +87,22 @@ impl JournalIndex {
         }
     }
 
+    /// Lets a partition's log begin anew with the record at `first_seq`, in the frame at `place`.
+    pub(crate) fn rebase(&mut self, partition: PartitionId, first_seq: Seq, place: Place) {
+        self.unsaved.retain(|(id, _)| *id != partition);
+        let entries = self.partitions.entry(partition).or_default();
+        let forgotten = entries.drain(..).map(|entry| (partition, entry.first_seq));
+        self.forgotten.extend(forgotten);
+        self.note(partition, first_seq, place);
+    }
+
+    /// Forgets a partition's entries before `place`, where its log began anew.
+    pub(crate) fn forget_before_place(&mut self, partition: PartitionId, place: Place) {
+        if let Some(entries) = self.partitions.get_mut(&partition) {
+            entries.retain(|entry| entry.place >= place);
+        }
+    }
+
     /// A place at or before the segment that holds `seq`.
     pub(crate) fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
         let entries = self.partitions.get(&partition)?;

@@ -9,7 +9,8 @@
 //! ```
 //! A damaged frame with nothing intact behind it is a torn tail: it was never acknowledged, so it
 //! is cut. A damaged frame with an intact one behind it is corruption: nothing is cut, the damage
-//! is named.
+//! is named. A frame holds segments, and now and then a rebase: a partition's log that begins anew
+//! at a snapshot.
 
 pub(crate) mod files;
 pub(crate) mod first;
@@ -18,6 +19,7 @@ pub(crate) mod header;
 pub(crate) mod index;
 mod place;
 pub(crate) mod reader;
+pub(crate) mod rebase;
 pub(crate) mod scan;
 pub(crate) mod tails;
 pub(crate) mod writer;

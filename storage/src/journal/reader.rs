@@ -12,6 +12,7 @@ use super::Place;
 use super::files::{FileSet, JournalFile};
 use super::frame::{FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader};
 use super::header::FILE_HEADER_BYTES;
+use super::rebase::{REBASE_HEAD_BYTES, REBASE_MAGIC, Rebase};
 use crate::error::StoreError;
 
 /// Least bytes of one read: a frame's header and a segment's, so that every read gets anywhere.
@@ -118,6 +119,17 @@ fn pass(
                 Ok(None) => return Ok(Pass::FileEnd),
                 Err(problem) => return Err(StoreError::corrupt(&file.path, at.offset, problem)),
             }
+            continue;
+        }
+        if buffer.starts_with(&REBASE_MAGIC) {
+            let len = Rebase::len_of(&buffer).unwrap_or(REBASE_HEAD_BYTES);
+            if len > buffer.len() {
+                return Ok(Pass::Short(len as u64));
+            }
+            // For readers of records it is only a gap: where the log begins is the index's to say.
+            let corrupt = |problem| StoreError::corrupt(&file.path, at.offset, problem);
+            Rebase::decode_front(&mut buffer).map_err(corrupt)?;
+            chunk.next.offset += len as u64;
             continue;
         }
         match Segment::decode_front(&mut buffer) {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::files::{FileSet, JournalFile};
 use super::frame::{
-    CommitNumber, FRAME_HEADER_BYTES, FRAME_MAGIC, Frame, FrameHeader, decode_segments,
+    CommitNumber, FRAME_HEADER_BYTES, FRAME_MAGIC, Frame, FrameHeader, decode_entries,
 };
 use super::header::FILE_HEADER_BYTES;
 use super::{FileNumber, Place};
@@ -270,9 +270,9 @@ impl<'files> FileScan<'files> {
             }
         };
         let whole = FRAME_HEADER_BYTES as u64 + u64::from(header.len);
-        if whole > left || header.segments == 0 {
-            let segments = header.segments;
-            let problem = format!("frame of {whole} bytes and {segments} segments, {left} left");
+        if whole > left || header.entries == 0 {
+            let entries = header.entries;
+            let problem = format!("frame of {whole} bytes and {entries} entries, {left} left");
             return Ok(Found::Damage {
                 offset: self.at,
                 problem,
@@ -280,8 +280,8 @@ impl<'files> FileScan<'files> {
         }
         let body = self.bytes(self.at, whole)?.slice(FRAME_HEADER_BYTES..);
         let buffer_bytes = self.chunk.len();
-        match decode_segments(&header, place, body) {
-            Ok(segments) => {
+        match decode_entries(&header, place, body) {
+            Ok(entries) => {
                 self.at += whole;
                 let end = Place {
                     offset: self.at,
@@ -291,7 +291,7 @@ impl<'files> FileScan<'files> {
                 Ok(Found::Frame(Frame {
                     place,
                     number,
-                    segments,
+                    entries,
                     buffer_bytes,
                     end,
                 }))

@@ -9,7 +9,7 @@ use domicile_proto::{ChainHash, Epoch, PartitionId, Segment, Seq};
 
 /// Reigns remembered of a partition. A fork older than the oldest of 1,024 changes of home cannot
 /// be found any more; doubled, a tail takes 48 KiB of memory and engine instead of 24.
-const EPOCH_HISTORY_MAX: usize = 1024;
+pub(crate) const EPOCH_HISTORY_MAX: usize = 1024;
 
 /// The durable end of one partition's log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,8 +64,8 @@ impl JournalWriter {
         Ok(self.end())
     }
 
-    /// Writes a frame and syncs it. `frame` has room for the header in front; the segments behind
-    /// are `segments` in number.
+    /// Writes a frame and syncs it. `frame` has room for the header in front; the entries behind
+    /// are `entries` in number.
     ///
     /// # Errors
     /// What the operating system says; the frame may then be there or not.
@@ -73,7 +73,7 @@ impl JournalWriter {
         &mut self,
         files: &FileSet,
         frame: &mut [u8],
-        segments: u32,
+        entries: u32,
     ) -> Result<(), StoreError> {
         let place = self.end();
         let number = self
@@ -89,7 +89,7 @@ impl JournalWriter {
         let header = FrameHeader {
             number,
             len,
-            segments,
+            entries,
         };
         frame[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode(files.node(), place));
         let written = self.file.handle.write_at(frame, self.offset);

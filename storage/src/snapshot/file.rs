@@ -19,18 +19,29 @@ use crate::error::StoreError;
 /// What is appended to the name of a file that is not finished.
 pub(crate) const UNFINISHED_SUFFIX: &str = ".new";
 const SUFFIX: &str = ".snapshot";
+/// What the name of a file ends with that is being received.
+pub(crate) const INCOMING_SUFFIX: &str = ".incoming";
+/// What the name of a file ends with that was received and is to be installed.
+pub(crate) const RECEIVED_SUFFIX: &str = ".received";
 
 /// Bytes written between two syncs: a commit meanwhile queues behind no more. Doubled, it may wait
 /// twice as long; halved, a snapshot syncs twice as often.
-const SYNC_BYTES: u64 = 1 << 20;
+pub(super) const SYNC_BYTES: u64 = 1 << 20;
 
 /// The file of a snapshot: its partition and position are in its name.
 pub(crate) fn path_of(dir: &Path, partition: PartitionId, seq: Seq) -> PathBuf {
-    let hex: String = partition
-        .to_bytes()
-        .map(|byte| format!("{byte:02x}"))
-        .concat();
+    let hex = hex_of(partition);
     dir.join(format!("{hex}-{:020}{SUFFIX}", seq.get()))
+}
+
+/// The file of a snapshot from elsewhere.
+pub(crate) fn foreign_path_of(dir: &Path, partition: PartitionId, suffix: &str) -> PathBuf {
+    dir.join(format!("{}{suffix}", hex_of(partition)))
+}
+
+fn hex_of(partition: PartitionId) -> String {
+    let bytes = partition.to_bytes();
+    bytes.map(|byte| format!("{byte:02x}")).concat()
 }
 
 /// Whether a file name is that of a finished snapshot.
@@ -201,14 +212,24 @@ impl SnapshotReader {
                 expected: node,
             });
         }
-        Ok(Self {
+        Ok(Self::new(path, file, header))
+    }
+
+    /// Reads what may be only the beginning of a snapshot, whose header was read before.
+    pub(crate) fn new(path: &Path, file: Arc<dyn DiskFile>, header: SnapshotHeader) -> Self {
+        Self {
             path: path.to_owned(),
             file,
             header,
             at: HEADER_BYTES,
             blocks: 0,
             cells: 0,
-        })
+        }
+    }
+
+    /// Where the next block begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.at
     }
 
     pub(crate) fn header(&self) -> &SnapshotHeader {

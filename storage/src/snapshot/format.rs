@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! header, 4096 bytes:
-//!   magic "DOMS" u32 | version u16 | flags u16 | node u64 | partition (8)
+//!   magic "DOMS" u32 | version u16 | flags u16 (1: received) | node u64 | partition (8)
 //!   | epoch counter u64 | epoch node u64 | seq u64 | chain u64 | newest seq u64
 //!   | blocks u64 | cells u64 | bytes of the file u64 | taken at, ms since 1970, u64
 //!   | crc32 of all before | zeros
@@ -32,6 +32,7 @@ const WHAT: &str = "snapshot";
 const MAGIC: [u8; 4] = *b"DOMS";
 const BLOCK_MAGIC: [u8; 4] = *b"DOSB";
 const VERSION: u16 = 1;
+const FLAG_RECEIVED: u16 = 1;
 
 /// Bytes before the first block: a whole page, so that writing the header tears no block.
 pub(crate) const HEADER_BYTES: u64 = 4096;
@@ -62,11 +63,22 @@ const CELL_OVERHEAD_MAX: usize = 256;
 const PAYLOAD_BYTES_MAX: usize =
     BLOCK_BYTES + 6 + KEY_BYTES_MAX + VALUE_BYTES_MAX + CELL_OVERHEAD_MAX;
 
+/// Where a snapshot comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotOrigin {
+    /// It was taken of this node's own engine: its journal has what the newest cell is from.
+    Taken,
+    /// It was taken elsewhere: the log up to its newest cell may still have to come.
+    Received,
+}
+
 /// What a snapshot is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotHeader {
-    /// Who took it.
+    /// Whose directory it is in; in transit, who took it.
     pub node: NodeId,
+    /// Where it comes from.
+    pub origin: SnapshotOrigin,
     /// Of which partition.
     pub partition: PartitionId,
     /// The reign of the record at `seq`.
@@ -129,11 +141,28 @@ pub(crate) enum Block {
 }
 
 impl SnapshotHeader {
+    /// The header in transit.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::from(self.encode()).slice(..FIELD_BYTES + 4)
+    }
+
+    /// The inverse of [`SnapshotHeader::to_bytes`].
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::UnknownFormat`], with `source` for the path.
+    pub fn from_bytes(bytes: &[u8], source: &str) -> Result<Self, StoreError> {
+        Self::decode(bytes, Path::new(source))
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut buffer = BytesMut::with_capacity(HEADER_BYTES as usize);
         buffer.put_slice(&MAGIC);
         buffer.put_u16_le(VERSION);
-        buffer.put_u16_le(0);
+        buffer.put_u16_le(match self.origin {
+            SnapshotOrigin::Taken => 0,
+            SnapshotOrigin::Received => FLAG_RECEIVED,
+        });
         buffer.put_u64_le(self.node.get());
         buffer.put_slice(&self.partition.to_bytes());
         buffer.put_u64_le(self.epoch.counter);
@@ -183,7 +212,6 @@ impl SnapshotHeader {
                 supported: VERSION.into(),
             });
         }
-        fields.advance(2);
         Self::decode_fields(fields).ok_or_else(|| {
             corrupt(format!(
                 "{WHAT} header whose checksum holds and whose fields do not"
@@ -191,13 +219,19 @@ impl SnapshotHeader {
         })
     }
 
-    /// The fields behind the flags; `None` if they contradict each other.
+    /// The fields behind the version; `None` if they contradict each other.
     fn decode_fields(mut fields: &[u8]) -> Option<Self> {
+        let origin = match fields.get_u16_le() {
+            0 => SnapshotOrigin::Taken,
+            FLAG_RECEIVED => SnapshotOrigin::Received,
+            _ => return None,
+        };
         let node = NodeId::new(fields.get_u64_le()).ok()?;
         let mut partition = [0; PartitionId::BYTES];
         fields.copy_to_slice(&mut partition);
         let header = Self {
             node,
+            origin,
             partition: PartitionId::from_bytes(partition).ok()?,
             epoch: get_epoch(&mut fields)?,
             seq: Seq::new(fields.get_u64_le()),

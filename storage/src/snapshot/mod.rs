@@ -4,7 +4,9 @@
 //! **Does not own**: when one is due and what may be deleted for it (`retention`, the node).
 //!
 //! ```text
-//! <data>/snapshots/<partition>-<seq>.snapshot
+//! <data>/snapshots/<partition>-<seq>.snapshot    the last one
+//! <data>/snapshots/<partition>.incoming          being received
+//! <data>/snapshots/<partition>.received          whole, to be installed
 //! ```
 //! A snapshot holds every record up to its `seq` and may hold some up to its `newest_seq`: the
 //! engine is read while it changes. The log from `seq` on, folded over it in order, is a state of
@@ -12,6 +14,9 @@
 
 mod file;
 mod format;
+mod incoming;
+mod install;
+mod outgoing;
 mod restore;
 mod set;
 mod take;
@@ -19,7 +24,10 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-pub use format::{KeptRequest, SnapshotHeader};
+pub use format::{KeptRequest, SnapshotHeader, SnapshotOrigin};
+pub use incoming::IncomingSnapshot;
+pub(crate) use install::fill_again;
+pub use outgoing::OutgoingSnapshot;
 pub(crate) use restore::restore;
 pub(crate) use set::SnapshotSet;
 pub use take::SnapshotPlan;

@@ -75,7 +75,7 @@ fn restore_partition(
     })
 }
 
-fn apply(
+pub(super) fn apply(
     engine: &dyn Engine,
     partition: PartitionId,
     cells: Vec<(Bytes, Bytes)>,

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use domicile_proto::{NodeId, PartitionId, Seq};
 
-use super::file::{SnapshotReader, UNFINISHED_SUFFIX, is_snapshot, path_of, remove};
+use super::file::{
+    RECEIVED_SUFFIX, SnapshotReader, UNFINISHED_SUFFIX, foreign_path_of, is_snapshot, path_of,
+    remove,
+};
 use super::format::{Block, KeptRequest, SnapshotHeader};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -24,6 +27,8 @@ pub(crate) struct SnapshotSet {
     dir: PathBuf,
     node: NodeId,
     newest: BTreeMap<PartitionId, SnapshotHeader>,
+    /// From elsewhere, whole, not installed yet.
+    received: BTreeMap<PartitionId, SnapshotHeader>,
 }
 
 impl SnapshotSet {
@@ -62,10 +67,18 @@ impl SnapshotSet {
         };
         let mut superfluous = Vec::new();
         let mut newest: BTreeMap<PartitionId, SnapshotHeader> = BTreeMap::new();
+        let mut received = BTreeMap::new();
         for name in names {
             let path = dir.join(&name);
             if name.ends_with(UNFINISHED_SUFFIX) {
                 superfluous.push(path);
+                continue;
+            }
+            if name.ends_with(RECEIVED_SUFFIX) {
+                // A damaged one is as good as none: it can be asked for anew.
+                if let Ok(reader) = SnapshotReader::open(&*disk, &path, node) {
+                    received.insert(reader.header().partition, *reader.header());
+                }
                 continue;
             }
             if !is_snapshot(&name) {
@@ -89,6 +102,7 @@ impl SnapshotSet {
             dir,
             node,
             newest,
+            received,
         };
         Ok((set, superfluous))
     }
@@ -100,7 +114,8 @@ impl SnapshotSet {
     /// [`StoreError::Corrupt`] for one that is missing, or too old.
     pub(crate) fn check_covered(&self, covered: &[(PartitionId, Seq)]) -> Result<(), StoreError> {
         for (partition, seq) in covered {
-            let found = self.get(*partition).map(|found| found.seq);
+            let both = [self.get(*partition), self.received(*partition)];
+            let found = both.into_iter().flatten().map(|found| found.seq).max();
             if found.is_none_or(|found| found < *seq) {
                 let path = path_of(&self.dir, *partition, *seq);
                 let found = found.map_or("none".to_owned(), |found| found.to_string());
@@ -109,6 +124,57 @@ impl SnapshotSet {
             }
         }
         Ok(())
+    }
+
+    /// One that was received and not installed yet.
+    pub(crate) fn received(&self, partition: PartitionId) -> Option<&SnapshotHeader> {
+        self.received.get(&partition)
+    }
+
+    /// Takes note of one that was received.
+    pub(crate) fn add_received(&mut self, header: SnapshotHeader) {
+        self.received.insert(header.partition, header);
+    }
+
+    /// One that was received, to be read from its beginning.
+    ///
+    /// # Errors
+    /// As [`SnapshotReader::open`].
+    pub(crate) fn read_received(
+        &self,
+        partition: PartitionId,
+    ) -> Result<SnapshotReader, StoreError> {
+        let path = foreign_path_of(&self.dir, partition, RECEIVED_SUFFIX);
+        SnapshotReader::open(&*self.disk, &path, self.node)
+    }
+
+    /// Makes the one that was received the last one of its partition, whatever there was.
+    ///
+    /// # Errors
+    /// What the operating system says; it is then still the one that was received.
+    pub(crate) fn adopt(&mut self, partition: PartitionId) -> Result<(), StoreError> {
+        let Some(header) = self.received.get(&partition).copied() else {
+            return Ok(());
+        };
+        let path = path_of(&self.dir, partition, header.seq);
+        if let Some(older) = self.newest.get(&partition) {
+            remove(&*self.disk, &path_of(&self.dir, partition, older.seq))?;
+            // Both of them after a loss of power: the one that is newer by its number would count.
+            let synced = self.disk.sync_dir(&self.dir);
+            synced.map_err(|error| StoreError::io("sync", &self.dir, error))?;
+        }
+        let received = foreign_path_of(&self.dir, partition, RECEIVED_SUFFIX);
+        let renamed = self.disk.rename(&received, &path);
+        renamed
+            .and_then(|()| self.disk.sync_dir(&self.dir))
+            .map_err(|error| StoreError::io("rename", &received, error))?;
+        self.received.remove(&partition);
+        self.newest.insert(partition, header);
+        Ok(())
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn node(&self) -> NodeId {

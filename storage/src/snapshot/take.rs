@@ -12,7 +12,7 @@ use bytes::Bytes;
 use domicile_proto::{ChainHash, PartitionId, Seq};
 
 use super::file::SnapshotWriter;
-use super::format::{KeptRequest, SnapshotHeader};
+use super::format::{KeptRequest, SnapshotHeader, SnapshotOrigin};
 use crate::error::StoreError;
 use crate::records::find_segment;
 use crate::store::Store;
@@ -43,6 +43,10 @@ pub(crate) fn take(
     plan: SnapshotPlan,
     pace: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<SnapshotHeader>, StoreError> {
+    if !store.cells(partition).is_readable() {
+        // What the engine has is no state of the partition that its own log leads to yet.
+        return Ok(None);
+    }
     let applied = store.cell_store().stored_marks(partition)?.applied_upto;
     let (Some((seq, chain)), Some(tail)) =
         (end_at(store, partition, applied)?, store.tail(partition))
@@ -67,6 +71,7 @@ pub(crate) fn take(
     let newest = store.cell_store().stored_marks(partition)?.intent_upto;
     let header = writer.finish(SnapshotHeader {
         node: store.node_id(),
+        origin: SnapshotOrigin::Taken,
         partition,
         epoch,
         seq,

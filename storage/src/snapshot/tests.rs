@@ -10,7 +10,9 @@ use domicile_proto::{
 };
 
 use super::file::{SnapshotReader, SnapshotWriter, path_of};
-use super::format::{BLOCK_BYTES, Block, BlockHead, HEADER_BYTES, KeptRequest, SnapshotHeader};
+use super::format::{
+    BLOCK_BYTES, Block, BlockHead, HEADER_BYTES, KeptRequest, SnapshotHeader, SnapshotOrigin,
+};
 use super::set::SnapshotSet;
 use crate::disk::{Disk, MemoryDisk, OpenMode};
 use crate::error::StoreError;
@@ -39,6 +41,7 @@ fn epoch(counter: u64) -> Epoch {
 fn header(seq: u64) -> SnapshotHeader {
     SnapshotHeader {
         node: node(),
+        origin: SnapshotOrigin::Taken,
         partition: partition(),
         epoch: epoch(2),
         seq: Seq::new(seq),
