@@ -5,6 +5,7 @@
 //! - [`call`], [`receipt`], [`error`], [`options`]: what goes into it and what comes out
 //! - `driver`: partitions as slots; the only caller of the core's `step`
 //! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
+//! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - `topology`: who is home of what and who may hold what
@@ -12,6 +13,7 @@
 //! This crate never decides when a write is acknowledged (the core does) and never touches a file
 //! (storage does).
 
+mod bootstrap;
 pub mod call;
 mod clock;
 mod driver;

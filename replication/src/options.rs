@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use domicile_proto::{Keyspace, Name, RegionId};
 use domicile_storage::StoreOptions;
@@ -68,11 +69,24 @@ pub struct NodeOptions {
     pub journal_file_bytes: u64,
     /// Size of the journal above which what nobody needs of it is deleted, in bytes.
     pub journal_keep_bytes: u64,
+    /// How much of the journal is kept for a copy that lacks it, in bytes; above it the copy needs
+    /// a snapshot once it is back.
+    pub copy_keep_bytes: u64,
+    /// The age of the oldest write that is kept for a copy that lacks it.
+    pub copy_keep: Duration,
 }
 
 /// 512 MiB: a copy that was away for as many writes catches up from the journal. Doubled, so is
 /// that, and the disk that it takes.
 const JOURNAL_KEEP_BYTES: u64 = 512 << 20;
+
+/// 4 GiB: hours of a usual load, and a disk that is not full at once when a region is lost.
+/// Doubled, so is what an absent copy may take.
+const COPY_KEEP_BYTES: u64 = 4 << 30;
+
+/// A day: who is away for longer is hardly away by accident, and a snapshot is cheaper than the log
+/// of days. Doubled, a small keyspace keeps as much more of it.
+const COPY_KEEP: Duration = Duration::from_secs(24 * 3600);
 
 impl NodeOptions {
     /// One region named `local`, no peers, no keyspaces yet.
@@ -95,6 +109,8 @@ impl NodeOptions {
             overlay_bytes_max: store.overlay_bytes_max,
             journal_file_bytes: store.journal_file_bytes,
             journal_keep_bytes: JOURNAL_KEEP_BYTES,
+            copy_keep_bytes: COPY_KEEP_BYTES,
+            copy_keep: COPY_KEEP,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! - `snapshot`: one partition's cells at a position, in one checksummed file
 //! - [`retention`]: which journal files nobody needs any more
 //! - [`space`]: room on the device, and refusing writes before it ends
+//! - `log`: where records are, where a partition's log begins and ends
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
@@ -38,6 +39,7 @@ mod identity;
 pub mod incoming;
 pub mod journal;
 mod lock;
+mod log;
 mod opening;
 pub mod options;
 mod planted;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Record, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Record, Seq};
 
 use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord};
 use crate::checkpoint;
@@ -29,13 +29,11 @@ use crate::commit::{
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
+use crate::journal::Place;
 use crate::journal::files::FileSet;
-use crate::journal::reader;
 use crate::journal::rebase::Rebase;
-use crate::journal::{JournalChunk, PartitionTail, Place};
 use crate::opening::{self, Opened};
 use crate::options::StoreOptions;
-use crate::records::RecordScan;
 use crate::recovery::Recovery;
 use crate::snapshot::{self, KeptRequest, SnapshotHeader, SnapshotPlan, SnapshotSet};
 use crate::space::Space;
@@ -306,78 +304,6 @@ impl Store {
     #[must_use]
     pub fn last_snapshot(&self, partition: PartitionId) -> Option<SnapshotHeader> {
         self.snapshots().get(partition).copied()
-    }
-
-    /// Before everything that the journal still has.
-    #[must_use]
-    pub fn journal_start(&self) -> Place {
-        self.files.start()
-    }
-
-    /// Everything before it is durable. It only grows.
-    #[must_use]
-    pub fn durable_end(&self) -> Place {
-        self.published().end
-    }
-
-    /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
-    /// one segment at least. Nothing more is there if the result's `next` has reached `upto`.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSuchPlace`] for a cursor that is no place, [`StoreError::Corrupt`] for
-    /// damage, what the operating system says.
-    pub fn read(
-        &self,
-        from: Place,
-        upto: Place,
-        bytes_max: usize,
-    ) -> Result<JournalChunk, StoreError> {
-        let upto = upto.min(self.durable_end());
-        reader::read(&self.files, from, upto, bytes_max as u64)
-    }
-
-    /// A place at or before the segment that holds `seq`, or, if it is not durable yet, before
-    /// where it will be. `None` if the partition has no durable record at or before it.
-    #[must_use]
-    pub fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
-        self.published().index.locate(partition, seq)
-    }
-
-    /// The first record of a partition that the journal still has; the one after its last if it has
-    /// none.
-    #[must_use]
-    pub fn log_start(&self, partition: PartitionId) -> Seq {
-        let published = self.published();
-        let after_last = published.tails.end_of(partition).0.next();
-        published.index.first_seq(partition).unwrap_or(after_last)
-    }
-
-    /// The durable end of a partition's log; `None` if it has no record.
-    #[must_use]
-    pub fn tail(&self, partition: PartitionId) -> Option<PartitionTail> {
-        self.published().tails.get(partition).cloned()
-    }
-
-    /// The chain hash of a partition's log after `seq`; `None` if no durable segment ends with it.
-    ///
-    /// # Errors
-    /// As [`Store::read`].
-    pub fn chain_at(
-        &self,
-        partition: PartitionId,
-        seq: Seq,
-    ) -> Result<Option<ChainHash>, StoreError> {
-        match self.tail(partition) {
-            None => Ok(None),
-            Some(tail) if tail.last_seq == seq => Ok(Some(tail.chain)),
-            Some(_) => crate::records::chain_at(self, partition, seq),
-        }
-    }
-
-    /// The durable records of a partition from `from` on.
-    #[must_use]
-    pub fn records(&self, partition: PartitionId, from: Seq) -> RecordScan<'_> {
-        RecordScan::new(self, partition, from)
     }
 
     /// What commits cost so far.

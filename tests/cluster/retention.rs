@@ -126,7 +126,8 @@ async fn what_a_copy_lacks_stays_until_it_has_it() {
     cluster.stop().await;
 }
 
-/// A copy that lost its disk cannot be helped by a journal that was cut; everything else goes on.
+/// A copy that lost its disk cannot be helped by a journal that was cut, nor by a snapshot that it
+/// cannot fetch; everything else goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
     let mut cluster = start().await;
@@ -134,6 +135,9 @@ async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
     until_cut(&cluster, "eu").await;
     cluster.close("us").await;
     std::fs::remove_dir_all(cluster.data_of("us")).unwrap();
+    for source in ["eu", "ap"] {
+        cluster.wan.link("us", source).unwrap().cut();
+    }
     cluster.open("us").await;
     until("the home says what the copy lacks", || {
         let status = cluster.node("eu").status(Detail::Summary);
@@ -142,10 +146,7 @@ async fn a_copy_that_lacks_what_was_cut_stops_nobody_else() {
             .iter()
             .find(|peer| peer.region == "us")
             .unwrap();
-        us.connected
-            && us
-                .last_error
-                .contains("lack what this journal no longer has")
+        us.connected && us.last_error.contains("need a snapshot")
     })
     .await;
     let fresh = cluster.node("eu").keyspace("fresh").unwrap();

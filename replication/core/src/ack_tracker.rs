@@ -101,6 +101,7 @@ pub(crate) struct LogEnd {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) chain: ChainHash,
     pub(crate) own_chain: Option<ChainHash>,
+    pub(crate) log_start: Seq,
 }
 
 /// How far the home's own log goes: what a copy says is believed within it.
@@ -172,9 +173,20 @@ impl AckTracker {
             epoch,
             chain,
             own_chain,
+            log_start,
         } = end;
         let (region, upto, end) = (claim.region, claim.upto(), home_durable.upto());
         let is_of_reign = epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
+        let lacks_the_cut = upto.get().saturating_add(1) < log_start.get();
+        if lacks_the_cut && (upto == Seq::NONE || is_of_reign) {
+            copy.standing = Standing::Behind;
+            copy.restart_at(Seq::NONE, Seq::NONE);
+            return Some(Event::CopyBehind {
+                region,
+                upto,
+                log_start,
+            });
+        }
         // The reign alone cannot tell when this home was set back, by a restored backup say: it
         // then writes the same places of the same reign again.
         let is_prefix = upto == Seq::NONE || (is_of_reign && own_chain == Some(chain));
@@ -235,7 +247,7 @@ impl AckTracker {
         }
         match copy.standing {
             Standing::Detached => return ignored(AckFault::NotAttached),
-            Standing::Diverged => return ignored(AckFault::Diverged),
+            Standing::Diverged | Standing::Behind => return ignored(AckFault::NotFollowing),
             Standing::Attached => {}
         }
         let is_possible = own.appended.covers(claim.upto());

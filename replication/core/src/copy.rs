@@ -105,6 +105,7 @@ impl Copy {
             } => {
                 self.on_watermark(epoch, visible_upto, effects);
             }
+            Input::Installed { epoch, seq, chain } => self.install(epoch, seq, chain, effects),
             Input::Poisoned => {
                 self.phase = Phase::Poisoned;
                 effects.push(Effect::Event(Event::Stopped));
@@ -117,6 +118,25 @@ impl Copy {
             Input::Tick => {}
         }
         self.raise_visible(effects);
+    }
+
+    /// Everything is as the snapshot says; what was there before counts for nothing.
+    fn install(&mut self, epoch: Epoch, seq: Seq, chain: ChainHash, effects: &mut Vec<Effect>) {
+        let (received, durable) = (self.received, self.durable);
+        assert!(
+            received == durable,
+            "installed while {received} was received and {durable} durable"
+        );
+        effects.push(Effect::Event(Event::Installed {
+            had_upto: received.upto(),
+            upto: seq,
+        }));
+        (self.epoch, self.chain) = (Some(epoch), chain);
+        // Not raised: what was there may have been another log, or a longer one.
+        let at = Mark::at(seq);
+        (self.received, self.durable, self.visible) = (at, at, at);
+        (self.home_visible, self.foreseen) = (at, None);
+        self.durable_awaited_upto = Seq::NONE;
     }
 
     fn on_segment(

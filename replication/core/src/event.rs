@@ -19,8 +19,8 @@ pub enum AckFault {
     },
     /// The copy did not say what it has since it last connected.
     NotAttached,
-    /// The copy has records that this home never wrote.
-    Diverged,
+    /// Nothing of the copy counts: it diverged, or needs a snapshot.
+    NotFollowing,
     /// It says less than an earlier one: late or doubled.
     Regressed {
         /// What it said was received.
@@ -57,6 +57,22 @@ pub enum Event {
         upto: Seq,
         /// The last record here.
         appended_upto: Seq,
+    },
+    /// A copy lacks records that this home's log no longer has; it needs a snapshot.
+    CopyBehind {
+        /// Which copy.
+        region: RegionId,
+        /// The last record it says it has.
+        upto: Seq,
+        /// The first record that the log here still has.
+        log_start: Seq,
+    },
+    /// This copy's log begins anew after a snapshot.
+    Installed {
+        /// The last record it had before.
+        had_upto: Seq,
+        /// The last record in the snapshot.
+        upto: Seq,
     },
     /// A copy came back with less than it had made durable: its disk was lost or replaced.
     CopyRegressed {

@@ -130,6 +130,7 @@ impl Home {
                 epoch,
                 chain,
                 own_chain,
+                log_start,
             } => {
                 let claim = Claim {
                     region,
@@ -140,6 +141,7 @@ impl Home {
                     epoch,
                     chain,
                     own_chain,
+                    log_start,
                 };
                 let event = self.acks.attach(claim, end, &self.epochs, self.durable);
                 effects.extend(event.map(Effect::Event));
@@ -160,7 +162,7 @@ impl Home {
                 };
                 self.on_ack(claim, epoch, effects);
             }
-            Input::Watermark { .. } => {
+            Input::Watermark { .. } | Input::Installed { .. } => {
                 effects.push(Effect::Event(Event::Misdirected {
                     input: input.name(),
                 }));

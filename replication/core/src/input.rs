@@ -35,6 +35,8 @@ pub enum Input {
         /// The chain hash after the same record in this home's journal, read by the driver; `None`
         /// if no segment here ends with it.
         own_chain: Option<ChainHash>,
+        /// The first record that this home's journal still has.
+        log_start: Seq,
     },
     /// Sent by the peer's connection, to a home: the copy may have restarted, so what it had only
     /// received no longer counts.
@@ -63,6 +65,16 @@ pub enum Input {
         chain: ChainHash,
         /// What its records' callers wait for.
         awaited: Awaited,
+    },
+    /// Sent by the bootstrap, to a copy: a snapshot has taken the place of everything it had, and
+    /// its log goes on behind. Nothing that it had received before is still on its way to the disk.
+    Installed {
+        /// The reign of the last record in the snapshot.
+        epoch: Epoch,
+        /// That record.
+        seq: Seq,
+        /// The chain hash after it.
+        chain: ChainHash,
     },
     /// Sent by the home's beat, to a copy. Untrusted.
     Watermark {
@@ -119,6 +131,7 @@ impl Input {
             Self::CopyDetached { .. } => "copy detached",
             Self::Ack { .. } => "ack",
             Self::Received { .. } => "received",
+            Self::Installed { .. } => "installed",
             Self::Watermark { .. } => "watermark",
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",

@@ -39,6 +39,9 @@ pub enum Standing {
     Attached,
     /// It has records that this home never wrote: nothing of it counts.
     Diverged,
+    /// It lacks records that this home's log no longer has: it needs a snapshot, and until it has
+    /// one nothing of it counts.
+    Behind,
 }
 
 /// One copy, as its home sees it.

@@ -99,6 +99,9 @@ enum Op {
         counter: u64,
         upto: u64,
     },
+    Install {
+        index: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -112,6 +115,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0_u64..4).prop_map(|part| Op::Durable { part }),
         3 => (0_u64..4, prop_oneof![9 => 0_u64..30, 1 => Just(u64::MAX)])
             .prop_map(|(counter, upto)| Op::Watermark { counter, upto }),
+        1 => (0..SEGMENTS).prop_map(|index| Op::Install { index }),
     ]
 }
 
@@ -214,6 +218,21 @@ impl Model {
         });
     }
 
+    /// A snapshot up to the end of a segment, before or behind what is there.
+    fn install(&mut self, index: usize) {
+        self.durable(self.received);
+        let (header, chain) = (*self.log[index].header(), self.log[index].chain());
+        let upto = header.last_seq().get();
+        self.stored = index + 1;
+        (self.received, self.durable, self.visible) = (upto, upto, upto);
+        self.heard = upto;
+        self.step(Input::Installed {
+            epoch: header.epoch,
+            seq: header.last_seq(),
+            chain,
+        });
+    }
+
     fn durable(&mut self, upto: u64) {
         self.durable = upto;
         self.step(Input::Durable {
@@ -257,6 +276,7 @@ proptest! {
                     model.durable(upto);
                 }
                 Op::Watermark { counter, upto } => model.watermark(counter, upto),
+                Op::Install { index } => model.install(index),
             }
         }
         // Once all has arrived, all of it is shown.

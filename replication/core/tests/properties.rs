@@ -309,6 +309,7 @@ impl Model {
             epoch: Some(epoch(1)),
             chain: ChainHash::START,
             own_chain: Some(ChainHash::START),
+            log_start: Seq::FIRST,
         });
     }
 

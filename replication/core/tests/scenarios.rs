@@ -200,6 +200,7 @@ impl World {
                     None => (command.number(2) > 0).then(|| epoch(1)),
                 },
                 chain: ChainHash::from_bits(command.option("chain").unwrap_or(0)),
+                log_start: Seq::new(command.option("start").unwrap_or(1)),
                 own_chain: match command.options.get("own") {
                     Some(&"none") => None,
                     _ => Some(ChainHash::from_bits(command.option("own").unwrap_or(0))),
@@ -219,6 +220,16 @@ impl World {
                 epoch: epoch(counter()),
                 visible_upto: Seq::new(command.number(1)),
             },
+            "installed" => {
+                let seq = command.number(1);
+                let chain = ChainHash::from_bits(command.option("chain").unwrap_or(0));
+                self.chains.insert(seq, chain);
+                Input::Installed {
+                    epoch: epoch(counter()),
+                    seq: Seq::new(seq),
+                    chain,
+                }
+            }
             "tick" => Input::Tick,
             "poison" => Input::Poisoned,
             word => panic!("unknown command {word}"),

@@ -66,6 +66,7 @@ fn attached(ack: AckLevel, max_rpo: RpoLimit) -> Partition {
             durable_upto: none,
             epoch: None,
             chain: ChainHash::START,
+            log_start: Seq::FIRST,
             own_chain: None,
         };
         home.step(Moment::START, input, &mut effects);

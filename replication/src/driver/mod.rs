@@ -25,4 +25,4 @@ pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
 pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal, lock};
 pub(crate) use slot::Slot;
-pub(crate) use work::{Driver, PreparedWrite};
+pub(crate) use work::{Driver, PreparedWrite, Refused};

@@ -63,6 +63,8 @@ pub(crate) struct HeldMark {
     pub(crate) received_upto: Seq,
     pub(crate) durable_upto: Seq,
     pub(crate) chain: Option<ChainHash>,
+    /// Its log is damaged there: nothing of it counts, and only a snapshot helps.
+    pub(crate) is_damaged: bool,
 }
 
 /// What the copy knows of the stream from one home region.
@@ -121,6 +123,12 @@ impl SourceSignal {
         let number = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         self.notify.notify_waiters();
         number
+    }
+
+    /// The stream is to end, so that a new one begins with what is held then.
+    pub(crate) fn end_stream(&self) {
+        self.begin_stream();
+        self.notify.notify_one();
     }
 
     /// Whether no newer stream has begun.

@@ -3,12 +3,12 @@
 //! **Owns**: the lock under which the core steps and records enter the commit queue in order.
 //! **Does not own**: carrying out effects (`work`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use domicile_core::{Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
+use domicile_core::{CopyStatus, Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
 use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
 use domicile_storage::retention::NOTHING;
@@ -45,10 +45,23 @@ pub(super) struct SlotState {
     pub(super) alarm: Option<String>,
     /// The last segment was refused: beats say nothing about this partition until one is taken.
     pub(super) stalled: bool,
+    /// A snapshot is taking the place of everything here: no segment is taken.
+    pub(super) installing: bool,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
+    /// Copies for which less of the log is kept than they lack.
+    kept: BTreeMap<RegionId, Kept>,
     next_ticket: u64,
     fresh_hlc: Hlc,
     fresh_at: Option<Moment>,
+}
+
+/// What of the log is kept for a copy that cannot have all that it lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Nothing: it outran its budget, and needs a snapshot.
+    Nothing,
+    /// What follows the snapshot that it is sent.
+    After(Seq),
 }
 
 impl SlotState {
@@ -64,6 +77,7 @@ impl SlotState {
             received_upto: core.held_upto(),
             durable_upto: core.durable_upto(),
             chain: core.chain(),
+            is_damaged: false,
         }
     }
 
@@ -105,6 +119,8 @@ impl Slot {
             armed: None,
             alarm: None,
             stalled: false,
+            installing: false,
+            kept: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
             fresh_hlc: Hlc::ZERO,
@@ -196,17 +212,72 @@ impl Slot {
             .map(|epoch| (epoch, state.core.visible_upto()))
     }
 
-    /// Whether the home found that this copy's log is not a prefix of its own.
-    pub(crate) fn is_diverged(&self, region: RegionId) -> bool {
-        self.lock().core.standing(region) == Some(Standing::Diverged)
+    /// How the home found a copy to stand.
+    pub(crate) fn standing(&self, region: RegionId) -> Option<Standing> {
+        self.lock().core.standing(region)
     }
 
     /// The first record that a copy may lack: what follows is not to be deleted here. A copy that
     /// was never heard of lacks everything; at a copy nobody else's is known.
     pub(crate) fn needed_from(&self) -> Seq {
-        let status = self.lock().core.status(Moment::START);
-        let copies = status.copies.iter().map(|copy| copy.durable_upto.next());
-        copies.min().unwrap_or(NOTHING)
+        let lacking = self.lacking();
+        let lacking = lacking.into_iter().map(|(_, seq)| seq);
+        lacking.min().unwrap_or(NOTHING)
+    }
+
+    /// The first record that each copy lacks, as far as it is kept for it.
+    pub(crate) fn lacking(&self) -> Vec<(RegionId, Seq)> {
+        let state = self.lock();
+        let status = state.core.status(Moment::START);
+        let from = |copy: &CopyStatus| match state.kept.get(&copy.region) {
+            Some(Kept::Nothing) => NOTHING,
+            Some(Kept::After(seq)) => copy.durable_upto.max(*seq).next(),
+            // What it lacks is gone; the rest is kept from when it is sent a snapshot.
+            None if copy.standing == Standing::Behind => NOTHING,
+            None => copy.durable_upto.next(),
+        };
+        let copies = status.copies.iter();
+        copies.map(|copy| (copy.region, from(copy))).collect()
+    }
+
+    /// Nothing is kept for a copy any more: it outran its budget.
+    pub(crate) fn outrun(&self, region: RegionId) {
+        self.lock().kept.insert(region, Kept::Nothing);
+    }
+
+    /// A copy is sent a snapshot: what follows it is kept.
+    pub(crate) fn keep_after_snapshot(&self, region: RegionId, seq: Seq) {
+        self.lock().kept.insert(region, Kept::After(seq));
+    }
+
+    /// A copy follows the log: what it lacks is kept.
+    pub(crate) fn keep_all(&self, region: RegionId) {
+        self.lock().kept.remove(&region);
+    }
+
+    /// Whether nothing is kept for a copy, so that only a snapshot will help it.
+    pub(crate) fn is_outrun(&self, region: RegionId) -> bool {
+        self.lock().kept.get(&region) == Some(&Kept::Nothing)
+    }
+
+    /// Whether everything that was received is on disk.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let state = self.lock();
+        state.core.appended_upto() == state.core.durable_upto()
+    }
+
+    pub(crate) fn set_alarm(&self, alarm: Option<String>) {
+        self.lock().alarm = alarm;
+    }
+
+    pub(super) fn forget_arrivals(&self) {
+        let mut state = self.lock();
+        state.arrivals.clear();
+        (state.fresh_hlc, state.fresh_at) = (Hlc::ZERO, None);
+    }
+
+    pub(super) fn set_installing(&self, installing: bool) {
+        self.lock().installing = installing;
     }
 
     /// Whether callers wait for their writes.

@@ -16,7 +16,9 @@ use domicile_proto::{
     AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
     record::RecordBody,
 };
-use domicile_storage::{CheckedSegment, CommitSink, CommitUrgency, Committed, Store, StoreError};
+use domicile_storage::{
+    CheckedSegment, CommitSink, CommitUrgency, Committed, SnapshotHeader, Store, StoreError,
+};
 use tokio::sync::Notify;
 
 use super::outbox::{Outbox, ReplyTo, Waiter};
@@ -37,6 +39,15 @@ pub(crate) struct PreparedWrite {
     pub(crate) preconditions: Vec<Precondition>,
     pub(crate) level: Option<AckLevel>,
     pub(crate) deadline: Moment,
+}
+
+/// Why a segment was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The core said so.
+    ByCore(RejectCause),
+    /// A snapshot is taking the place of everything that the partition has here.
+    Installing,
 }
 
 /// What an input brings along that the core does not see.
@@ -192,10 +203,13 @@ impl Driver {
     /// Takes a segment from its home.
     ///
     /// # Errors
-    /// Why the core refuses it; a duplicate is refused too, and acknowledged again.
-    pub(crate) fn receive(&self, slot: &Slot, segment: CheckedSegment) -> Result<(), RejectCause> {
+    /// Why it is refused; a duplicate is refused too, and acknowledged again.
+    pub(crate) fn receive(&self, slot: &Slot, segment: CheckedSegment) -> Result<(), Refused> {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
+        if state.installing {
+            return Err(Refused::Installing);
+        }
         let (header, chain) = (*segment.header(), segment.chain());
         let hlc = segment.first_hlc();
         let copies = state.core.config().copies();
@@ -223,7 +237,22 @@ impl Driver {
         }
         drop(state);
         self.deliver(outbox);
-        rejected.map_or(Ok(()), Err)
+        rejected.map_or(Ok(()), |cause| Err(Refused::ByCore(cause)))
+    }
+
+    /// From now on no segment of the partition is taken, until the result is dropped.
+    pub(crate) fn begin_install<'slot>(&self, slot: &'slot Slot) -> Installing<'slot> {
+        slot.set_installing(true);
+        Installing(slot)
+    }
+
+    /// A snapshot has taken the place of what a copy had.
+    pub(crate) fn installed(&self, slot: &Slot, header: &SnapshotHeader) {
+        slot.forget_arrivals();
+        let SnapshotHeader {
+            epoch, seq, chain, ..
+        } = *header;
+        self.input(slot, Input::Installed { epoch, seq, chain });
     }
 
     /// Brings any other input to a slot.
@@ -447,6 +476,15 @@ impl Driver {
             }
             _ => tracing::info!(%partition, ?event, "event"),
         }
+    }
+}
+
+/// A partition whose place a snapshot takes.
+pub(crate) struct Installing<'slot>(&'slot Slot);
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.0.set_installing(false);
     }
 }
 

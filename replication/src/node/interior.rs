@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
 use domicile_storage::Store;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::bootstrap::Wanted;
 use crate::clock::Clock;
 use crate::driver::{Driver, Slot};
 use crate::error::Error;
@@ -31,7 +32,20 @@ pub(crate) struct NodeCore {
     pub(crate) started: Instant,
     /// What the journal may hold beyond what is needed.
     pub(crate) journal_keep_bytes: u64,
+    /// What it keeps beyond that for copies that lack it.
+    pub(crate) copy_budget: CopyBudget,
+    /// Partitions that want a snapshot.
+    pub(crate) wanted: Wanted,
+    /// Snapshots that may still be sent at once.
+    pub(crate) snapshots_sent: Arc<Semaphore>,
     pub(crate) closed: watch::Sender<bool>,
+}
+
+/// How much of the journal is kept for a copy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CopyBudget {
+    pub(crate) bytes: u64,
+    pub(crate) age: Duration,
 }
 
 /// Where a call goes.

@@ -1,15 +1,14 @@
 //! Keeps the journal within its budget: snapshots of what pins it, then the cut.
 //!
-//! **Owns**: when a snapshot is taken, its pace, what copies still need.
-//! **Does not own**: the condition for deleting a file (storage), copies that need more than the
-//! budget allows (they keep the journal for now).
+//! **Owns**: when a snapshot is taken, its pace, what copies still need, which outran their budget.
+//! **Does not own**: the condition for deleting a file (storage), sending snapshots (bootstrap).
 
 use std::time::{Duration, Instant};
 
 use domicile_core::REQUESTS_MAX;
 use domicile_proto::PartitionId;
 use domicile_storage::retention::NOTHING;
-use domicile_storage::{Pin, SnapshotHeader, SnapshotPlan, StoreError};
+use domicile_storage::{Pin, SnapshotHeader, SnapshotPlan, StoreError, TrimReport};
 
 use super::interior::NodeCore;
 use crate::clock::Clock;
@@ -107,7 +106,12 @@ fn keep(core: &NodeCore) -> Result<bool, StoreError> {
         let is_over = store.stats().journal_bytes > core.journal_keep_bytes;
         let taken = match report.pinned_by {
             _ if !is_over || !may_write => return Ok(has_cut),
-            Some(Pin::Needed(_)) => return Ok(has_cut),
+            Some(Pin::Needed(partition)) => {
+                if !outrun(core, partition, &report)? {
+                    return Ok(has_cut);
+                }
+                continue;
+            }
             Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
             None => None,
         };
@@ -124,6 +128,55 @@ fn keep(core: &NodeCore) -> Result<bool, StoreError> {
     Ok(has_cut)
 }
 
+/// Gives up the copies of a partition that keep the journal's first file and have outrun their
+/// budget: they need a snapshot. Whether there were such.
+fn outrun(
+    core: &NodeCore,
+    partition: PartitionId,
+    report: &TrimReport,
+) -> Result<bool, StoreError> {
+    let (store, budget) = (&core.store, core.copy_budget);
+    let Some(slot) = core.driver.slot(partition) else {
+        return Ok(false);
+    };
+    let kept_bytes = store.stats().journal_bytes;
+    let mut found = false;
+    for (region, from) in slot.lacking() {
+        let place = store.locate(partition, from);
+        if from == NOTHING || place.is_some_and(|place| place.file > report.first) {
+            continue;
+        }
+        let from = from.max(store.log_start(partition));
+        let written = store.written_at(partition, from)?;
+        let now_ms = Clock::wall_ms();
+        let age_ms = written.map_or(0, |hlc| now_ms.saturating_sub(hlc.wall_ms()));
+        if kept_bytes > budget.bytes || Duration::from_millis(age_ms) > budget.age {
+            slot.outrun(region);
+            found = true;
+            tracing::warn!(
+                %partition, %region, kept_bytes, age_ms,
+                "a copy outran its budget: its log is no longer kept, it needs a snapshot"
+            );
+        }
+    }
+    Ok(found)
+}
+
+impl NodeCore {
+    /// Lets a snapshot be written no faster than it may, and ends it when the node closes.
+    pub(crate) fn snapshot_pace(&self) -> impl FnMut(u64) -> bool + '_ {
+        let began = Instant::now();
+        move |bytes: u64| {
+            let due = Duration::from_secs_f64(bytes as f64 / SNAPSHOT_BYTES_PER_S as f64);
+            let is_closed = *self.closed.borrow();
+            if !is_closed {
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+            !is_closed
+        }
+    }
+}
+
 fn take_snapshot(
     core: &NodeCore,
     partition: PartitionId,
@@ -133,14 +186,7 @@ fn take_snapshot(
         requests_max: REQUESTS_MAX,
     };
     let began = Instant::now();
-    let mut pace = |bytes: u64| {
-        let due = Duration::from_secs_f64(bytes as f64 / SNAPSHOT_BYTES_PER_S as f64);
-        let is_closed = *core.closed.borrow();
-        if !is_closed {
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
-        !is_closed
-    };
+    let mut pace = core.snapshot_pace();
     let taken = core.store.snapshot(partition, plan, &mut pace)?;
     if let Some(taken) = &taken {
         let elapsed_ms = began.elapsed().as_millis() as u64;

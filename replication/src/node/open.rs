@@ -14,10 +14,11 @@ use domicile_storage::disk::OsDisk;
 use domicile_storage::{
     CommitThread, EngineChoice, RecoveredPartition, Recovery, Store, StoreOptions,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use super::interior::NodeCore;
+use super::interior::{CopyBudget, NodeCore};
 use super::keeper::run_keeper;
+use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
@@ -59,6 +60,10 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let journal_keep_bytes = options
         .journal_keep_bytes
         .max(2 * options.journal_file_bytes);
+    let copy_budget = CopyBudget {
+        bytes: options.copy_keep_bytes,
+        age: options.copy_keep,
+    };
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let driver = recovered.map_err(|error| {
@@ -82,6 +87,9 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         links,
         started: Instant::now(),
         journal_keep_bytes,
+        copy_budget,
+        wanted: Wanted::default(),
+        snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;
@@ -89,6 +97,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         driver.input(slot, Input::Tick);
     }
     tokio::spawn(run_timers(Arc::clone(&core)));
+    tokio::spawn(run_bootstrapper(Arc::clone(&core)));
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(&core)));
     }

@@ -62,6 +62,8 @@ impl NodeCore {
         };
         if slot.is_home {
             slot.check_reads_open(self.clock.now())?;
+        } else if !slot.cells.is_readable() {
+            return Ok(false);
         }
         match consistency {
             Consistency::Home => Ok(slot.is_home),

@@ -201,6 +201,8 @@ pub struct CopyStatus {
     pub durable_upto: Seq,
     /// Acknowledged here and not durable there.
     pub potential: Loss,
+    /// The log cannot help it any more.
+    pub needs_snapshot: bool,
 }
 
 pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
@@ -268,6 +270,7 @@ fn partition_status(core: &NodeCore, slot: &Slot) -> (PartitionStatus, AckLevel)
         received_upto: copy.received_upto,
         durable_upto: copy.durable_upto,
         potential: Loss::of(copy.potential),
+        needs_snapshot: copy.standing == Standing::Behind || slot.is_outrun(copy.region),
     };
     let partition = PartitionStatus {
         partition: slot.partition,

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::messages::partition_of_bytes;
+use crate::bootstrap::{CHUNKS_MAX, SnapshotSource};
 use crate::call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, WriteCall,
 };
@@ -199,6 +200,17 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     type ShipStream = ReceiverStream<Result<v1::CopyFrame, Status>>;
+    type FetchSnapshotStream = ReceiverStream<Result<v1::SnapshotChunk, Status>>;
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<v1::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        let source = SnapshotSource::new(Arc::clone(&self.node), request.into_inner())?;
+        let (chunks, stream) = mpsc::channel(CHUNKS_MAX);
+        tokio::spawn(source.run(chunks));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn ship(
         &self,

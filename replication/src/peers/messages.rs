@@ -32,6 +32,7 @@ pub(crate) fn mark_message(partition: PartitionId, mark: HeldMark) -> v1::CopyMa
         received_upto: mark.received_upto.get(),
         durable_upto: mark.durable_upto.get(),
         chain: mark.chain.map_or(0, ChainHash::bits),
+        damaged: mark.is_damaged,
     }
 }
 
@@ -42,6 +43,14 @@ pub(crate) fn read_mark(message: &v1::CopyMark) -> Result<(PartitionId, HeldMark
         received_upto: Seq::new(message.received_upto),
         durable_upto: Seq::new(message.durable_upto),
         chain: Some(ChainHash::from_bits(message.chain)),
+        is_damaged: message.damaged,
     };
+    let upto = mark.received_upto.max(mark.durable_upto);
+    if upto == Seq::new(u64::MAX) {
+        return Err(WireError::Invalid {
+            what: "copy mark",
+            actual: upto.get(),
+        });
+    }
     Ok((partition, mark))
 }

@@ -13,4 +13,4 @@ mod receiver;
 mod shipper;
 
 pub(crate) use receiver::Receiver;
-pub(crate) use shipper::run as run_shipper;
+pub(crate) use shipper::{PROTOCOL, run as run_shipper};

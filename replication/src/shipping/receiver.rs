@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::compression::plain_bytes;
-use super::shipper::PROTOCOL;
+use super::shipper::{INSTALLING, PROTOCOL};
 use crate::clock::Clock;
-use crate::driver::{Slot, SourceSignal};
+use crate::driver::{Refused, Slot, SourceSignal};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
 use crate::peers::{mark_message, partition_of_bytes, read_epoch};
@@ -163,6 +163,9 @@ impl Receiver {
                     Some(Some(ship_frame::Frame::Beat(beat))) => {
                         self.take_beat(source, signal, &beat).await?;
                     }
+                    Some(Some(ship_frame::Frame::NeedsSnapshot(needs))) => {
+                        self.take_needs(source, &needs)?;
+                    }
                     Some(_) => return Err(Status::invalid_argument("an unexpected frame")),
                 },
                 () = signal.notify.notified() => {}
@@ -231,8 +234,13 @@ impl Receiver {
                 .await;
         };
         let cause = match self.node.driver.receive(slot, segment) {
-            Ok(()) | Err(RejectCause::Duplicate { .. }) => return Ok(()),
-            Err(cause) => cause,
+            Ok(()) | Err(Refused::ByCore(RejectCause::Duplicate { .. })) => return Ok(()),
+            Err(Refused::ByCore(cause)) => cause,
+            Err(Refused::Installing) => {
+                let (partition, text) = (header.partition, "a snapshot is being installed");
+                let message = text.to_owned();
+                return self.reject(partition, INSTALLING, message, Seq::NONE).await;
+            }
         };
         let (code, expected) = match &cause {
             RejectCause::Gap { expected, .. } => ("GAP", *expected),
@@ -267,6 +275,24 @@ impl Receiver {
             expected_seq: expected.get(),
         };
         self.answer(copy_frame::Frame::Rejection(rejection)).await
+    }
+
+    /// The home cannot help these partitions by its log.
+    fn take_needs(&self, source: &RegionSpec, needs: &v1::NeedsSnapshot) -> Result<(), Status> {
+        for bytes in &needs.partitions {
+            let partition = partition_of_bytes(bytes);
+            let partition =
+                partition.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            // Residency: only what may be held here is asked for.
+            if let Some(slot) = self.held_slot(source, partition) {
+                let text = "lacks what its home's log no longer has: waits for a snapshot";
+                slot.set_alarm(Some(text.to_owned()));
+                self.node
+                    .wanted
+                    .want(partition, slot.held_mark().received_upto.next());
+            }
+        }
+        Ok(())
     }
 
     async fn take_beat(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domicile_core::Input;
+use domicile_core::{Input, Standing};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
 use domicile_proto::{AckLevel, ChainHash, Epoch, NodeId, PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, StoreError};
@@ -48,7 +48,10 @@ const GOOD_STREAM: Duration = Duration::from_secs(2);
 const CATCH_UP_BYTES_MIN: u64 = 1 << 20;
 
 /// The wire protocol between nodes that this build speaks.
-pub(super) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
+
+/// The cause of a rejection: the copy installs a snapshot of the partition.
+pub(super) const INSTALLING: &str = "INSTALLING";
 
 /// What a copy says it holds, and the hashes of our log at those places.
 type Marks = BTreeMap<PartitionId, HeldMark>;
@@ -151,9 +154,15 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     };
     let marks = read_marks(&hello, link)?;
     let chains = own_chains(node, &marks).await?;
-    let (cursor, reigns) = attach(node, link, &slots, &marks, &chains)?;
+    let (cursor, reigns, behind) = attach(node, link, &slots, &marks, &chains)?;
     link.update(|status| status.node = NodeId::new(hello.node).ok());
     tracing::info!(peer = %link.spec.name, "shipping to peer");
+    if !behind.is_empty() {
+        let bytes = |id: &PartitionId| bytes::Bytes::copy_from_slice(&id.to_bytes());
+        let partitions = behind.iter().map(bytes).collect();
+        let needs = v1::NeedsSnapshot { partitions };
+        send(&frames, ship_frame::Frame::NeedsSnapshot(needs)).await?;
+    }
     let feedback = Feedback::default();
     tokio::select! {
         ended = send_all(node, link, cursor, &frames, &feedback) => ended,
@@ -189,7 +198,7 @@ fn attach(
     slots: &BTreeMap<PartitionId, Arc<Slot>>,
     marks: &Marks,
     chains: &Chains,
-) -> Result<(ShipCursor, Reigns), Failure> {
+) -> Result<(ShipCursor, Reigns, Vec<PartitionId>), Failure> {
     let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
     let mut left_out = LeftOut::default();
     for (partition, slot) in slots {
@@ -206,17 +215,19 @@ fn attach(
                 epoch: mark.epoch,
                 chain: mark.chain.unwrap_or_default(),
                 own_chain: chains.get(partition).copied().flatten(),
+                log_start: node.store.log_start(*partition),
             },
         );
         let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
         reigns.extend(reign.map(|reign| (*partition, reign)));
-        let lacks_from = mark.received_upto.next();
-        if slot.is_diverged(region) {
-            left_out.diverged += 1;
-        } else if lacks_from < node.store.log_start(*partition) {
-            left_out.behind += 1;
-        } else {
-            next.insert(*partition, lacks_from);
+        match slot.standing(region) {
+            Some(Standing::Diverged) => left_out.diverged += 1,
+            Some(Standing::Behind) => left_out.behind.push(*partition),
+            _ if mark.is_damaged => left_out.behind.push(*partition),
+            _ => {
+                slot.keep_all(region);
+                next.insert(*partition, mark.received_upto.next());
+            }
         }
     }
     link.update(|status| {
@@ -236,7 +247,8 @@ fn attach(
         true => Shipped::All,
         false => Shipped::Some,
     };
-    Ok((ShipCursor::new(&node.store, next, shipped), reigns))
+    let cursor = ShipCursor::new(&node.store, next, shipped);
+    Ok((cursor, reigns, left_out.behind))
 }
 
 /// Partitions that a copy is not shipped.
@@ -244,13 +256,13 @@ fn attach(
 struct LeftOut {
     /// It has records that this home never wrote.
     diverged: usize,
-    /// What it lacks was cut from the journal.
-    behind: usize,
+    /// What they lack was cut from the journal, or they are damaged: they get snapshots.
+    behind: Vec<PartitionId>,
 }
 
 impl LeftOut {
     fn is_empty(&self) -> bool {
-        self.diverged + self.behind == 0
+        self.diverged == 0 && self.behind.is_empty()
     }
 
     fn text(&self) -> String {
@@ -261,11 +273,9 @@ impl LeftOut {
                 "{diverged} partitions there do not follow this home's log"
             ));
         }
-        if self.behind > 0 {
-            let behind = self.behind;
-            texts.push(format!(
-                "{behind} partitions there lack what this journal no longer has"
-            ));
+        if !self.behind.is_empty() {
+            let behind = self.behind.len();
+            texts.push(format!("{behind} partitions there need a snapshot"));
         }
         texts.join("; ")
     }
@@ -523,7 +533,7 @@ fn heed_rejection(
     let expected = Seq::new(rejection.expected_seq);
     let rewind = match cause.as_str() {
         "GAP" if expected > Seq::NONE => Some(expected),
-        "RESIDENCY" => None,
+        "RESIDENCY" | INSTALLING => None,
         _ => return Err(format!("{partition} refused: {message}").into()),
     };
     lock(&feedback.rewinds).insert(partition, rewind);

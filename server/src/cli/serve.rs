@@ -59,6 +59,12 @@ pub(crate) struct ServeFlags {
     /// Size of the journal above which what nobody needs of it is deleted.
     #[arg(long, env = "DOMICILE_JOURNAL_KEEP_BYTES", value_name = "BYTES")]
     journal_keep_bytes: Option<String>,
+    /// Bytes of the journal kept for a copy that lacks them; above it, it needs a snapshot.
+    #[arg(long, env = "DOMICILE_COPY_KEEP_BYTES", value_name = "BYTES")]
+    copy_keep_bytes: Option<String>,
+    /// Age of the oldest write kept for a copy that lacks it.
+    #[arg(long, env = "DOMICILE_COPY_KEEP_MS", value_name = "MS")]
+    copy_keep_ms: Option<String>,
     /// Clients at once.
     #[arg(long, env = "DOMICILE_CONNECTIONS_MAX", value_name = "COUNT")]
     connections_max: Option<String>,
@@ -80,7 +86,7 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 18] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
@@ -91,6 +97,8 @@ const KEYS: [(&str, &str); 16] = [
     ("overlay_bytes_max", "node.overlay_bytes_max"),
     ("journal_file_bytes", "node.journal_file_bytes"),
     ("journal_keep_bytes", "node.journal_keep_bytes"),
+    ("copy_keep_bytes", "node.copy_keep_bytes"),
+    ("copy_keep_ms", "node.copy_keep_ms"),
     ("connections_max", "limits.connections_max"),
     ("calls_max", "limits.calls_max"),
     ("in_flight_bytes_max", "limits.in_flight_bytes_max"),

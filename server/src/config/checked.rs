@@ -97,6 +97,9 @@ impl Config {
     }
 }
 
+/// How long the log may be kept for a copy: a minute to ten years.
+const COPY_KEEP_MS: RangeInclusive<u64> = 60_000..=315_360_000_000;
+
 /// The options that need no other part; names and lists are filled in by the caller.
 fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
     let data = given.data.as_deref().unwrap_or("domicile-data");
@@ -115,6 +118,11 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
             return None;
         }
     };
+    sizes(given, &mut options, faults);
+    Some(options)
+}
+
+fn sizes(given: &NodeGiven, options: &mut NodeOptions, faults: &mut Faults) {
     const MIB: u64 = 1 << 20;
     let mut bytes = |key, value: Option<u64>, range: RangeInclusive<u64>, field: &mut u64| {
         if let Some(value) = within(key, value, range, faults) {
@@ -126,8 +134,9 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         overlay_bytes_max,
         journal_file_bytes,
         journal_keep_bytes,
+        copy_keep_bytes,
         ..
-    } = &mut options;
+    } = options;
     let cache = given.engine_cache_bytes;
     bytes(
         "node.engine_cache_bytes",
@@ -156,7 +165,20 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         MIB..=MIB << 24,
         journal_keep_bytes,
     );
-    Some(options)
+    let keep = given.copy_keep_bytes;
+    bytes(
+        "node.copy_keep_bytes",
+        keep,
+        MIB..=MIB << 24,
+        copy_keep_bytes,
+    );
+    let keep_ms = within(
+        "node.copy_keep_ms",
+        given.copy_keep_ms,
+        COPY_KEEP_MS,
+        faults,
+    );
+    options.copy_keep = keep_ms.map_or(options.copy_keep, Duration::from_millis);
 }
 
 fn listen_peer(

@@ -47,6 +47,8 @@ pub(super) struct NodeGiven {
     pub(super) overlay_bytes_max: Option<u64>,
     pub(super) journal_file_bytes: Option<u64>,
     pub(super) journal_keep_bytes: Option<u64>,
+    pub(super) copy_keep_bytes: Option<u64>,
+    pub(super) copy_keep_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

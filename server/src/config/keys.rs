@@ -93,6 +93,18 @@ pub const KEYS: &[Key] = &[
         "above it what nobody needs is deleted",
     ),
     key(
+        "node.copy_keep_bytes",
+        "bytes",
+        "4294967296",
+        "kept for a copy; above it: a snapshot",
+    ),
+    key(
+        "node.copy_keep_ms",
+        "ms",
+        "86400000",
+        "age of what is kept for a copy",
+    ),
+    key(
         "limits.connections_max",
         "count",
         "1024",

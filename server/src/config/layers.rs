@@ -161,6 +161,8 @@ impl Layers {
             "node.overlay_bytes_max" => number(&mut node.overlay_bytes_max, &mut self.faults),
             "node.journal_file_bytes" => number(&mut node.journal_file_bytes, &mut self.faults),
             "node.journal_keep_bytes" => number(&mut node.journal_keep_bytes, &mut self.faults),
+            "node.copy_keep_bytes" => number(&mut node.copy_keep_bytes, &mut self.faults),
+            "node.copy_keep_ms" => number(&mut node.copy_keep_ms, &mut self.faults),
             "limits.connections_max" => number(&mut limits.connections_max, &mut self.faults),
             "limits.calls_max" => number(&mut limits.calls_max, &mut self.faults),
             "limits.in_flight_bytes_max" => {
@@ -191,6 +193,8 @@ impl Layers {
             "node.overlay_bytes_max" => number(node.overlay_bytes_max),
             "node.journal_file_bytes" => number(node.journal_file_bytes),
             "node.journal_keep_bytes" => number(node.journal_keep_bytes),
+            "node.copy_keep_bytes" => number(node.copy_keep_bytes),
+            "node.copy_keep_ms" => number(node.copy_keep_ms),
             "limits.connections_max" => number(limits.connections_max),
             "limits.calls_max" => number(limits.calls_max),
             "limits.in_flight_bytes_max" => number(limits.in_flight_bytes_max),

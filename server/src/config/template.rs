@@ -20,6 +20,8 @@ listen_client = "127.0.0.1:7400"
 # overlay_bytes_max = 134217728
 # journal_file_bytes = 67108864
 # journal_keep_bytes = 536870912
+# copy_keep_bytes = 4294967296    # kept for a copy that is away; then it needs a snapshot
+# copy_keep_ms = 86400000
 
 # [limits]
 # connections_max = 1024

@@ -106,6 +106,7 @@ fn copy(copy: CopyStatus) -> v1::CopyStatus {
         received_upto: copy.received_upto.get(),
         durable_upto: copy.durable_upto.get(),
         potential: Some(loss(copy.potential)),
+        needs_snapshot: copy.needs_snapshot,
     }
 }
 

@@ -1,0 +1,95 @@
+//! The durable log of partitions, as its readers ask for it.
+//!
+//! **Owns**: the questions: where a record is, where a log begins and ends, what lies between.
+//! **Does not own**: the index and the tails (journal), walking over records (`records`).
+
+use domicile_proto::{ChainHash, Hlc, PartitionId, Seq};
+
+use crate::error::StoreError;
+use crate::journal::{JournalChunk, PartitionTail, Place, reader};
+use crate::records::RecordScan;
+use crate::store::Store;
+
+impl Store {
+    /// Before everything that the journal still has.
+    #[must_use]
+    pub fn journal_start(&self) -> Place {
+        self.files().start()
+    }
+
+    /// Everything before it is durable. It only grows.
+    #[must_use]
+    pub fn durable_end(&self) -> Place {
+        self.published().end
+    }
+
+    /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
+    /// one segment at least. Nothing more is there if the result's `next` has reached `upto`.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchPlace`] for a cursor that is no place, [`StoreError::Corrupt`] for
+    /// damage, what the operating system says.
+    pub fn read(
+        &self,
+        from: Place,
+        upto: Place,
+        bytes_max: usize,
+    ) -> Result<JournalChunk, StoreError> {
+        let upto = upto.min(self.durable_end());
+        reader::read(self.files(), from, upto, bytes_max as u64)
+    }
+
+    /// A place at or before the segment that holds `seq`, or, if it is not durable yet, before
+    /// where it will be. `None` if the partition has no durable record at or before it.
+    #[must_use]
+    pub fn locate(&self, partition: PartitionId, seq: Seq) -> Option<Place> {
+        self.published().index.locate(partition, seq)
+    }
+
+    /// The first record of a partition that the journal still has; the one after its last if it has
+    /// none.
+    #[must_use]
+    pub fn log_start(&self, partition: PartitionId) -> Seq {
+        let published = self.published();
+        let after_last = published.tails.end_of(partition).0.next();
+        published.index.first_seq(partition).unwrap_or(after_last)
+    }
+
+    /// When a durable record was sequenced, or one shortly before it; `None` if the journal has
+    /// it not.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn written_at(&self, partition: PartitionId, seq: Seq) -> Result<Option<Hlc>, StoreError> {
+        let segment = crate::records::find_segment(self, partition, seq)?;
+        Ok(segment.and_then(|segment| segment.first_hlc()))
+    }
+
+    /// The durable end of a partition's log; `None` if it has no record.
+    #[must_use]
+    pub fn tail(&self, partition: PartitionId) -> Option<PartitionTail> {
+        self.published().tails.get(partition).cloned()
+    }
+
+    /// The chain hash of a partition's log after `seq`; `None` if no durable segment ends with it.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn chain_at(
+        &self,
+        partition: PartitionId,
+        seq: Seq,
+    ) -> Result<Option<ChainHash>, StoreError> {
+        match self.tail(partition) {
+            None => Ok(None),
+            Some(tail) if tail.last_seq == seq => Ok(Some(tail.chain)),
+            Some(_) => crate::records::chain_at(self, partition, seq),
+        }
+    }
+
+    /// The durable records of a partition from `from` on.
+    #[must_use]
+    pub fn records(&self, partition: PartitionId, from: Seq) -> RecordScan<'_> {
+        RecordScan::new(self, partition, from)
+    }
+}
