@@ -61,7 +61,7 @@ pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
 pub use incoming::CheckedSegment;
 pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
-pub use options::{EngineChoice, StoreOptions};
+pub use options::{EngineChoice, OnDamage, StoreOptions};
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
 pub use retention::{Pin, TrimReport};

@@ -6,7 +6,7 @@
 use domicile_proto::{ChainHash, Hlc, PartitionId, Seq};
 
 use crate::error::StoreError;
-use crate::journal::{JournalChunk, PartitionTail, Place, reader};
+use crate::journal::{JournalChunk, PartitionTail, Place, reader, scan};
 use crate::records::RecordScan;
 use crate::store::Store;
 
@@ -37,6 +37,17 @@ impl Store {
     ) -> Result<JournalChunk, StoreError> {
         let upto = upto.min(self.durable_end());
         reader::read(self.files(), from, upto, bytes_max as u64)
+    }
+
+    /// Where to read on if [`Store::read`] found damage at `from`: what is whole behind it, before
+    /// the durable end, or that end.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn skip_damage(&self, from: Place) -> Result<Place, StoreError> {
+        let end = self.durable_end();
+        let next = scan::behind_damage(self.files(), from)?;
+        Ok(next.map_or(end, |next| next.min(end)))
     }
 
     /// A place at or before the segment that holds `seq`, or, if it is not durable yet, before

@@ -11,12 +11,13 @@
 //!                then the identity                      journal is put aside, once
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use domicile_proto::NodeId;
+use domicile_proto::{NodeId, PartitionId};
 
 use crate::cells::CellStore;
 use crate::checkpoint;
@@ -30,7 +31,7 @@ use crate::journal::scan::ScanEnd;
 use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
-use crate::options::{EngineChoice, StoreOptions};
+use crate::options::{EngineChoice, OnDamage, StoreOptions};
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
 use crate::snapshot::{SnapshotSet, restore};
@@ -78,13 +79,17 @@ pub(crate) fn open(
         (None, wanted) => create(disk, dir, wanted.unwrap_or_else(identity::mint), options)?,
     };
     let files = open_journal(disk, dir, node, options)?;
-    let mut snapshots = SnapshotSet::open(Arc::clone(disk), dir, node)?;
-    snapshots.check_covered(&files.covered())?;
+    let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage)?;
     let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files, &mut snapshots)?;
+    let uncovered = snapshots.uncovered(&files.covered());
+    let is_damaged = |id: &PartitionId| replayed.damaged.iter().any(|(damaged, _)| damaged == id);
+    let uncovered = uncovered.into_keys().filter(|id| !is_damaged(id)).collect();
     let Replayed {
         published,
         end,
         partitions,
+        damaged,
+        unknown_damage,
         replay_from,
         restored_cells,
         records,
@@ -96,6 +101,9 @@ pub(crate) fn open(
         node_id: node,
         created: known.is_none(),
         partitions,
+        damaged,
+        unknown_damage,
+        uncovered,
         torn_tail: end.torn,
         replayed_records: records,
         replayed_bytes: bytes,
@@ -210,6 +218,20 @@ fn open_journal(
     Ok(files)
 }
 
+fn open_snapshots(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    files: &FileSet,
+    on_damage: OnDamage,
+) -> Result<SnapshotSet, StoreError> {
+    let snapshots = SnapshotSet::open(Arc::clone(disk), dir, files.node(), on_damage)?;
+    let mut uncovered = snapshots.uncovered(&files.covered());
+    match uncovered.pop_first() {
+        Some((_, error)) if on_damage == OnDamage::Refuse => Err(error),
+        _ => Ok(snapshots),
+    }
+}
+
 fn open_cells(
     disk: &Arc<dyn Disk>,
     dir: &Path,
@@ -219,14 +241,21 @@ fn open_cells(
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let mut attempt = || {
         let engine = open_engine(dir, options)?;
-        let restored_cells = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
-            true => 0,
-            false => restore(&*engine, snapshots, files.start())?,
-        };
+        let (mut restored_cells, mut lost) = (0, BTreeMap::new());
+        if !checkpoint::is_there(&*engine)? {
+            lost = snapshots.uncovered(&files.covered());
+            restored_cells = restore(
+                &*engine,
+                snapshots,
+                files.start(),
+                options.on_damage,
+                &mut lost,
+            )?;
+        }
         let cells = CellStore::open(engine, options.cells())?;
         let replayed = Replayed {
             restored_cells,
-            ..replay(files, &cells, snapshots)?
+            ..replay(files, &cells, snapshots, options.on_damage, lost)?
         };
         Ok::<_, StoreError>((cells, replayed))
     };

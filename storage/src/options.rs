@@ -40,6 +40,16 @@ impl fmt::Debug for EngineChoice {
     }
 }
 
+/// What an open does about damage to what was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDamage {
+    /// It fails, and names the first of it. Nothing is changed.
+    #[default]
+    Refuse,
+    /// It goes on with the partitions that are whole, and lists the others.
+    Quarantine,
+}
+
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
@@ -52,6 +62,8 @@ pub struct StoreOptions {
     /// Bytes that may wait for a commit or be in one, at most 1 GiB. Twice as much admits bursts
     /// of twice the size, and the memory for them.
     pub queue_bytes_max: u64,
+    /// What is done about damage.
+    pub on_damage: OnDamage,
     /// What serves the cells.
     pub engine: EngineChoice,
     /// Bytes of the engine's cache.
@@ -72,6 +84,7 @@ impl Default for StoreOptions {
             node_id: None,
             journal_file_bytes: 64 << 20,
             queue_bytes_max: 64 << 20,
+            on_damage: OnDamage::Refuse,
             engine: EngineChoice::Sled,
             engine_cache_bytes: 64 << 20,
             overlay_bytes_max: cells.overlay_bytes_max,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use domicile_proto::{ChainHash, Epoch, PartitionId, Record, Segment, Seq};
 
 use crate::error::StoreError;
-use crate::journal::Place;
+use crate::journal::{JournalChunk, Place};
 use crate::store::Store;
 
 /// Bytes read at once: 1 MiB. Less costs calls, more only holds more memory.
@@ -27,7 +27,7 @@ pub struct RecordScan<'store> {
 
 impl<'store> RecordScan<'store> {
     pub(crate) fn new(store: &'store Store, partition: PartitionId, from: Seq) -> Self {
-        let next_seq = from.max(Seq::FIRST);
+        let next_seq = from.max(store.log_start(partition));
         let upto = store.durable_end();
         let cursor = store.locate(partition, next_seq).unwrap_or(upto);
         Self {
@@ -42,7 +42,7 @@ impl<'store> RecordScan<'store> {
 
     fn fill(&mut self) -> Result<(), StoreError> {
         while self.ready.is_empty() && self.cursor < self.upto {
-            let chunk = self.store.read(self.cursor, self.upto, CHUNK_BYTES)?;
+            let chunk = read_on(self.store, self.cursor, self.upto)?;
             if chunk.next == self.cursor {
                 self.cursor = self.upto;
                 return Ok(());
@@ -52,6 +52,11 @@ impl<'store> RecordScan<'store> {
                 let header = segment.header();
                 if header.partition != self.partition || header.last_seq() < self.next_seq {
                     continue;
+                }
+                if header.first_seq > self.next_seq {
+                    let (partition, lost) = (self.partition, self.next_seq);
+                    let problem = format!("records of {partition} from {lost} on are damaged");
+                    return Err(StoreError::corrupt(self.store.dir(), 0, problem));
                 }
                 let epoch = segment.header().epoch;
                 let records = segment
@@ -70,6 +75,17 @@ impl<'store> RecordScan<'store> {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads on from `cursor`, past what is damaged: whose it was is noticed by the gap.
+fn read_on(store: &Store, cursor: Place, upto: Place) -> Result<JournalChunk, StoreError> {
+    match store.read(cursor, upto, CHUNK_BYTES) {
+        Err(StoreError::Corrupt { .. }) => Ok(JournalChunk {
+            segments: Vec::new(),
+            next: store.skip_damage(cursor)?,
+        }),
+        read => read,
     }
 }
 
@@ -98,7 +114,7 @@ pub(crate) fn find_segment(
     let upto = store.durable_end();
     let mut cursor = store.locate(partition, seq).unwrap_or(upto);
     while cursor < upto {
-        let chunk = store.read(cursor, upto, CHUNK_BYTES)?;
+        let chunk = read_on(store, cursor, upto)?;
         let of_partition = |(_, segment): &&(Place, Segment)| {
             segment.header().partition == partition && segment.header().last_seq() >= seq
         };

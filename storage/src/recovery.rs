@@ -6,7 +6,7 @@
 //! The engine's checkpoint says from where to read; without one everything is read. A record above
 //! the engine's applied mark is folded again, which changes nothing if the engine had it already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +20,13 @@ use crate::error::StoreError;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
 use crate::journal::rebase::{Entry, Rebase};
-use crate::journal::scan::{self, ScanEnd};
+use crate::journal::scan::{self, Damage, ScanEnd, Scanned};
 use crate::journal::{Place, TornTail};
+use crate::options::OnDamage;
 use crate::snapshot::{SnapshotOrigin, SnapshotSet, fill_again};
 
 /// What opening a store found.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Recovery {
     /// Whose directory it is.
     pub node_id: NodeId,
@@ -43,6 +44,14 @@ pub struct Recovery {
     pub engine_rebuilt: Option<String>,
     /// Cells that came from snapshots instead of the journal.
     pub restored_cells: u64,
+    /// Partitions that have lost something, and what: they are not to be served, and have to be
+    /// filled from elsewhere. None of them is among the others.
+    pub damaged: Vec<(PartitionId, StoreError)>,
+    /// Records of any partition that is in neither list may be missing: what was damaged.
+    pub unknown_damage: Option<StoreError>,
+    /// Partitions that are whole, but whose snapshot is missing or damaged: a new one is due before
+    /// the engine gets lost.
+    pub uncovered: Vec<PartitionId>,
     /// Where the journal ends.
     pub durable_end: Place,
     /// How long it took.
@@ -74,6 +83,8 @@ pub(crate) struct Replayed {
     pub(crate) published: Published,
     pub(crate) end: ScanEnd,
     pub(crate) partitions: Vec<RecoveredPartition>,
+    pub(crate) damaged: Vec<(PartitionId, StoreError)>,
+    pub(crate) unknown_damage: Option<StoreError>,
     /// The place that the engine's checkpoint replays from.
     pub(crate) replay_from: Place,
     /// Cells that the engine was given from snapshots before.
@@ -82,7 +93,8 @@ pub(crate) struct Replayed {
     pub(crate) bytes: u64,
 }
 
-/// Reads what the cells do not hold yet and folds what is known to be visible.
+/// Reads what the cells do not hold yet and folds what is known to be visible. `lost_snapshots` are
+/// those that the engine would have needed, each with what is wrong with it.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] for damage in the journal; [`StoreError::Engine`] for an engine that
@@ -91,7 +103,61 @@ pub(crate) fn replay(
     files: &FileSet,
     cells: &CellStore,
     snapshots: &mut SnapshotSet,
+    on_damage: OnDamage,
+    lost_snapshots: BTreeMap<PartitionId, StoreError>,
 ) -> Result<Replayed, StoreError> {
+    let (replay_from, mut published) = load(files, cells)?;
+    let checkpoint_end = published.end;
+    let filled = read_filled(&**cells.engine())?;
+    for (partition, place) in &filled {
+        published.index.forget_before_place(*partition, *place);
+    }
+    scan::check_end(files, published.end, published.last)?;
+    // Read from the checkpoint's end on, the number of the next commit is known.
+    let before = published.last.filter(|_| replay_from == published.end);
+    let mut replay = Replay {
+        files,
+        cells,
+        snapshots,
+        published,
+        filled,
+        on_damage,
+        damage: None,
+        misfits: lost_snapshots,
+        suspects: None,
+        checkpoint_end,
+        handles: BTreeMap::new(),
+        records: 0,
+        bytes: 0,
+    };
+    let mut end = scan::scan(files, replay_from, before, &mut |found| replay.take(found))?;
+    end.last = end.last.or(replay.published.last);
+    replay.published.end = end.end;
+    replay.published.last = end.last;
+    let partitions = replay.finish()?;
+    let Replay {
+        published,
+        misfits,
+        suspects,
+        records,
+        bytes,
+        ..
+    } = replay;
+    Ok(Replayed {
+        published,
+        end,
+        partitions,
+        damaged: misfits.into_iter().collect(),
+        unknown_damage: suspects.map(|suspects| suspects.error),
+        replay_from,
+        restored_cells: 0,
+        records,
+        bytes,
+    })
+}
+
+/// The place to read from, and what is known of the journal before.
+fn load(files: &FileSet, cells: &CellStore) -> Result<(Place, Published), StoreError> {
     let loaded = checkpoint::load(&**cells.engine(), files.node())?;
     let start = files.start();
     let anew = || LoadedCheckpoint {
@@ -112,44 +178,14 @@ pub(crate) fn replay(
         .into());
     }
     published.index.forget_before(start.file);
-    let filled = read_filled(&**cells.engine())?;
-    for (partition, place) in &filled {
-        published.index.forget_before_place(*partition, *place);
-    }
-    scan::check_end(files, published.end, published.last)?;
-    // Read from the checkpoint's end on, the number of the next commit is known.
-    let before = published.last.filter(|_| replay_from == published.end);
-    let mut replay = Replay {
-        files,
-        cells,
-        snapshots,
-        published,
-        filled,
-        misfits: BTreeMap::new(),
-        handles: BTreeMap::new(),
-        records: 0,
-        bytes: 0,
-    };
-    let mut end = scan::scan(files, replay_from, before, &mut |frame| replay.take(frame))?;
-    end.last = end.last.or(replay.published.last);
-    replay.published.end = end.end;
-    replay.published.last = end.last;
-    let partitions = replay.finish()?;
-    let Replay {
-        published,
-        records,
-        bytes,
-        ..
-    } = replay;
-    Ok(Replayed {
-        published,
-        end,
-        partitions,
-        replay_from,
-        restored_cells: 0,
-        records,
-        bytes,
-    })
+    Ok((replay_from, published))
+}
+
+/// A part of the journal of which nobody can tell whose it was.
+struct Suspects {
+    error: StoreError,
+    /// Partitions whose log went on behind it without a gap.
+    cleared: BTreeSet<PartitionId>,
 }
 
 struct Replay<'a> {
@@ -161,13 +197,57 @@ struct Replay<'a> {
     filled: BTreeMap<PartitionId, Place>,
     /// What does not continue a partition's log; a log that begins anew later makes up for it.
     misfits: BTreeMap<PartitionId, StoreError>,
+    /// What may have been anybody's.
+    suspects: Option<Suspects>,
+    on_damage: OnDamage,
+    /// The last damage that was seen.
+    damage: Option<String>,
+    /// The end of what the engine's checkpoint knew.
+    checkpoint_end: Place,
     handles: BTreeMap<PartitionId, Arc<PartitionCells>>,
     records: u64,
     bytes: u64,
 }
 
 impl Replay<'_> {
-    fn take(&mut self, frame: Frame) -> Result<(), StoreError> {
+    fn take(&mut self, found: Scanned) -> Result<(), StoreError> {
+        match found {
+            Scanned::Frame(frame) => self.take_frame(frame),
+            Scanned::Damage(damage) if self.on_damage == OnDamage::Refuse => Err(damage.error),
+            Scanned::Damage(damage) => {
+                self.take_damage(damage);
+                Ok(())
+            }
+        }
+    }
+
+    fn take_damage(&mut self, damage: Damage) {
+        let Damage {
+            error,
+            partition,
+            place,
+        } = damage;
+        self.damage = Some(error.to_string());
+        tracing::error!(%error, ?partition, "the journal is damaged");
+        match partition {
+            Some(partition) => {
+                let is_void = self.filled.get(&partition).is_some_and(|it| place < *it);
+                if !is_void {
+                    self.misfits.entry(partition).or_insert(error);
+                }
+            }
+            // What the checkpoint knew of, it knew the ends of: a gap before them shows by itself.
+            None if place < self.checkpoint_end => {}
+            None => {
+                self.suspects = Some(Suspects {
+                    error,
+                    cleared: BTreeSet::new(),
+                });
+            }
+        }
+    }
+
+    fn take_frame(&mut self, frame: Frame) -> Result<(), StoreError> {
         for (place, entry) in &frame.entries {
             match entry {
                 Entry::Segment(segment) => {
@@ -205,13 +285,34 @@ impl Replay<'_> {
             return Ok(());
         }
         self.bytes += segment.bytes().len() as u64;
-        if let Err(problem) = self.follow(frame.place, segment) {
+        let followed = self.follow(frame.place, segment);
+        if let Err(problem) = followed.and_then(|()| self.check_fold(segment)) {
             let path = place.file.path(self.files.dir());
             let misfit = StoreError::corrupt(&path, place.offset, problem);
             self.misfits.insert(partition, misfit);
             return Ok(());
         }
+        if let Some(suspects) = &mut self.suspects {
+            suspects.cleared.insert(partition);
+        }
         self.fold(segment, frame.buffer_bytes)
+    }
+
+    /// Behind damage a segment may be in the log of the checkpoint and lack what the cells need.
+    fn check_fold(&self, segment: &Segment) -> Result<(), String> {
+        let header = segment.header();
+        let next = self
+            .cells
+            .partition(header.partition)
+            .enqueued_upto()
+            .next();
+        if self.on_damage == OnDamage::Refuse || header.first_seq <= next {
+            return Ok(());
+        }
+        let (partition, first) = (header.partition, header.first_seq);
+        Err(format!(
+            "{partition} goes on at {first}, its cells end before {next}"
+        ))
     }
 
     /// A log begins anew. The engine has the snapshot's cells, or gets them now.
@@ -228,6 +329,9 @@ impl Replay<'_> {
             return Ok(());
         }
         self.misfits.remove(&partition);
+        if let Some(suspects) = &mut self.suspects {
+            suspects.cleared.insert(partition);
+        }
         let is_filled = filled == Some(&frame_place);
         if !is_filled || frame.end > self.published.end {
             // Otherwise the checkpoint has what the log came to since.
@@ -325,10 +429,34 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Whose log did not go on behind what cannot be told apart may have lost its end.
+    fn condemn_suspects(&mut self) {
+        let Some(suspects) = &self.suspects else {
+            return;
+        };
+        let (path, offset, problem) = match &suspects.error {
+            StoreError::Corrupt {
+                path,
+                offset,
+                problem,
+            } => (path, *offset, problem),
+            _ => return,
+        };
+        for (partition, _) in self.published.tails.iter() {
+            if !suspects.cleared.contains(&partition) {
+                let error = StoreError::corrupt(path, offset, problem.as_str());
+                self.misfits.entry(partition).or_insert(error);
+            }
+        }
+    }
+
     fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
-        if let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first() {
+        if self.on_damage == OnDamage::Refuse
+            && let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first()
+        {
             return Err(misfit);
         }
+        self.condemn_suspects();
         let marks = self.cells.marks().iter();
         let intents: BTreeMap<PartitionId, Seq> = marks
             .map(|marks| marks.partition)
@@ -340,7 +468,7 @@ impl Replay<'_> {
             let received = received.filter(|it| it.origin == SnapshotOrigin::Received);
             // The rest of the log of what was received elsewhere is still to come.
             let to_come = received.map_or(Seq::NONE, |it| it.newest_seq);
-            if *intent > last_seq.max(to_come) {
+            if *intent > last_seq.max(to_come) && !self.misfits.contains_key(partition) {
                 let detail = format!("{partition} up to {intent}, the journal up to {last_seq}");
                 return Err(EngineError::Corrupt {
                     what: "mark",
@@ -352,6 +480,16 @@ impl Replay<'_> {
         let mut partitions = Vec::new();
         for (partition, tail) in self.published.tails.iter() {
             let cells = self.cells.partition(partition);
+            if let Some(damage) = &self.damage
+                && cells.enqueued_upto() != tail.last_seq
+            {
+                let problem = format!("{partition} lacks records: {damage}");
+                let misfit = StoreError::corrupt(self.files.dir(), 0, problem);
+                self.misfits.entry(partition).or_insert(misfit);
+            }
+            if self.misfits.contains_key(&partition) {
+                continue;
+            }
             if cells.enqueued_upto() != tail.last_seq {
                 let (found, expected) = (cells.enqueued_upto(), tail.last_seq);
                 let detail =
@@ -374,6 +512,9 @@ impl Replay<'_> {
                 visible_upto: visible_upto.max(cells.applied_upto()),
                 epoch_history: tail.epoch_history.clone(),
             });
+        }
+        for partition in self.misfits.keys() {
+            self.cells.partition(*partition).close();
         }
         Ok(partitions)
     }

@@ -17,11 +17,12 @@ use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
 use crate::journal::header::FILE_HEADER_BYTES;
 use crate::journal::rebase::{Entry, Rebase};
-use crate::journal::scan;
+use crate::journal::scan::{self, Scanned};
 use crate::journal::tails::Tails;
 use crate::journal::{FileNumber, Place, TornTail};
 use crate::lock::lock;
 use crate::opening::JOURNAL_DIR;
+use crate::options::OnDamage;
 use crate::snapshot::{SnapshotHeader, SnapshotOrigin, SnapshotSet};
 
 /// What a check found.
@@ -154,7 +155,10 @@ fn check_journal(
         misfits: BTreeMap::new(),
         report,
     };
-    let end = scan::scan(&files, from, None, &mut |frame| check.take(&frame))?;
+    let end = scan::scan(&files, from, None, &mut |found| match found {
+        Scanned::Frame(frame) => check.take(&frame),
+        Scanned::Damage(damage) => Err(damage.error),
+    })?;
     let Check { tails, misfits, .. } = check;
     if let Some((_, misfit)) = misfits.into_iter().next() {
         return Err(misfit);
@@ -275,8 +279,10 @@ fn check_snapshots(
     node: NodeId,
     covered: &[(PartitionId, Seq)],
 ) -> Result<SnapshotSet, StoreError> {
-    let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node)?;
-    snapshots.check_covered(covered)?;
+    let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node, OnDamage::Refuse)?;
+    if let Some((_, error)) = snapshots.uncovered(covered).into_iter().next() {
+        return Err(error);
+    }
     for header in snapshots.iter() {
         let mut reader = snapshots.read(header)?;
         while reader.next()?.is_some() {}

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile::{AckLevel, Consistency, Detail, Node};
+use domicile::{AckLevel, Detail, Node};
 use domicile_proto::v1;
 use domicile_proto::v1::peer_client::PeerClient;
-use domicile_replication::node::status::PartitionStatus;
 use domicile_server::wan::LinkConditions;
 
-use crate::rig::{Cluster, REGIONS, keyspace, keyspaces, until};
+use crate::rig::{Cluster, keyspace, keyspaces, partition, until, until_alike};
 
 const NEAR: Duration = Duration::from_millis(4);
 
@@ -52,41 +51,6 @@ async fn write_much(node: &Node, name: &str, round: u32) {
         let value = vec![(round + index) as u8; 50_000];
         space.put(format!("g{}/k", index % 4), value).await.unwrap();
     }
-}
-
-fn partition(cluster: &Cluster, node: &str, name: &str) -> PartitionStatus {
-    let status = cluster.node(node).status(Detail::Partitions);
-    let mut partitions = status.partitions.into_iter();
-    partitions.find(|each| each.keyspace == name).unwrap()
-}
-
-/// All rows of a keyspace as a node itself has them.
-async fn rows(node: &Node, name: &str) -> Vec<(Bytes, Bytes)> {
-    let space = node.keyspace(name).unwrap();
-    let rows = space.scan("").consistency(Consistency::Local).collect();
-    let rows = rows.await.unwrap();
-    rows.into_iter().map(|it| (it.key, it.value)).collect()
-}
-
-async fn until_alike(cluster: &Cluster, name: &str) {
-    let home = partition(cluster, "eu", name);
-    until("all copies are readable and have everything", || {
-        REGIONS.iter().all(|node| {
-            let status = cluster.node(node).status(Detail::Partitions);
-            let of = status.partitions.iter().filter(|it| it.keyspace == name);
-            let homes = cluster.node("eu").status(Detail::Partitions);
-            let homes = homes.partitions.iter().filter(|it| it.keyspace == name);
-            of.zip(homes)
-                .all(|(it, home)| it.applied_upto == home.durable_upto && it.alarm.is_empty())
-        })
-    })
-    .await;
-    let expected = rows(cluster.node("eu"), name).await;
-    assert!(expected.len() > KEYS as usize, "{} rows", expected.len());
-    for node in ["us", "ap"] {
-        assert!(rows(cluster.node(node), name).await == expected, "{node}");
-    }
-    assert!(partition(cluster, "eu", name).durable_upto >= home.durable_upto);
 }
 
 async fn until_cut(cluster: &Cluster, node: &str) {

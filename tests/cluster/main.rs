@@ -7,6 +7,7 @@
 )]
 
 mod bootstrap;
+mod damage;
 mod hostile;
 mod levels;
 mod reads;

@@ -1,13 +1,17 @@
 //! A cluster of embedded nodes at WAN distance.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use domicile::{
-    AckLevel, Consistency, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId, RegionSpec,
+    AckLevel, Consistency, Detail, Keyspace, Name, Node, NodeOptions, OnTimeout, RegionId,
+    RegionSpec, Seq,
 };
+use domicile_replication::node::status::PartitionStatus;
 use domicile_server::wan::{Route, Wan};
 use tempfile::TempDir;
 
@@ -163,11 +167,33 @@ impl Cluster {
     }
 }
 
+fn alarms(cluster: &Cluster, node: &str) -> String {
+    let partitions = cluster.node(node).status(Detail::Partitions).partitions;
+    let shown = partitions
+        .iter()
+        .filter(|it| it.durable_upto > Seq::NONE || !it.alarm.is_empty());
+    let line = |it: &PartitionStatus| {
+        let (durable, applied) = (it.durable_upto, it.applied_upto);
+        format!("{node} {} {durable}/{applied} {}\n", it.partition, it.alarm)
+    };
+    shown.map(line).collect()
+}
+
 /// Waits for a condition, with a deadline.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl FnMut() -> bool) {
+    until_or(what, &RefCell::default(), holds).await;
+}
+
+/// Waits for a condition, with a deadline after which what was seen is told.
+async fn until_or(what: &str, seen: &RefCell<String>, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        let is_late = Instant::now() >= deadline;
+        assert!(
+            !is_late,
+            "not within {PATIENCE:?}: {what}\n{}",
+            seen.borrow()
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -197,4 +223,47 @@ pub(crate) async fn wait_value(
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// What a node says of the first partition of a keyspace.
+pub(crate) fn partition(cluster: &Cluster, node: &str, name: &str) -> PartitionStatus {
+    let status = cluster.node(node).status(Detail::Partitions);
+    let mut partitions = status.partitions.into_iter();
+    partitions.find(|each| each.keyspace == name).unwrap()
+}
+
+/// All rows of a keyspace as a node itself has them.
+async fn rows(node: &Node, name: &str) -> Vec<(Bytes, Bytes)> {
+    let space = node.keyspace(name).unwrap();
+    let rows = space.scan("").consistency(Consistency::Local).collect();
+    let rows = rows.await.unwrap();
+    rows.into_iter().map(|it| (it.key, it.value)).collect()
+}
+
+/// Waits until every copy has everything, and compares what they show.
+pub(crate) async fn until_alike(cluster: &Cluster, name: &str) {
+    let home = partition(cluster, "eu", name);
+    let seen = RefCell::new(String::new());
+    let what = "all copies are readable and have everything";
+    until_or(what, &seen, || {
+        *seen.borrow_mut() = REGIONS.map(|node| alarms(cluster, node)).concat();
+        REGIONS.iter().all(|node| {
+            let status = cluster.node(node).status(Detail::Partitions);
+            let of = status.partitions.iter().filter(|it| it.keyspace == name);
+            let homes = cluster.node("eu").status(Detail::Partitions);
+            let homes = homes.partitions.iter().filter(|it| it.keyspace == name);
+            of.zip(homes).all(|(it, home)| {
+                // What a home says of its copies stays.
+                let is_well = it.alarm.is_empty() || it.home_region == *node;
+                is_well && it.applied_upto == home.durable_upto
+            })
+        })
+    })
+    .await;
+    let expected = rows(cluster.node("eu"), name).await;
+    assert!(!expected.is_empty(), "{name} is empty");
+    for node in ["us", "ap"] {
+        assert!(rows(cluster.node(node), name).await == expected, "{node}");
+    }
+    assert!(partition(cluster, "eu", name).durable_upto >= home.durable_upto);
 }

@@ -78,11 +78,16 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
             outcome = bootstrap(&node, &slot, source, seq_min) => outcome,
         };
         match outcome {
-            Ok(header) => {
+            Ok(installed) => {
                 attempts.remove(&partition);
                 node.wanted.is_done(partition);
-                let (seq, bytes) = (header.seq, header.file_bytes);
-                tracing::info!(%partition, %seq, bytes, "a snapshot was installed");
+                match installed {
+                    Some(header) => {
+                        let (seq, bytes) = (header.seq, header.file_bytes);
+                        tracing::info!(%partition, %seq, bytes, "a snapshot was installed");
+                    }
+                    None => tracing::info!(%partition, "its home has nothing of it either"),
+                }
                 slot.set_alarm(None);
                 // The next hello says what is held now, and the home ships from there.
                 if let Some(signal) = node.driver.source_signals.get(&slot.home) {
@@ -118,9 +123,15 @@ async fn bootstrap(
     slot: &Arc<Slot>,
     source: Option<RegionId>,
     seq_min: Seq,
-) -> Result<SnapshotHeader, Failure> {
+) -> Result<Option<SnapshotHeader>, Failure> {
     let source = source.ok_or("no other region holds the keyspace")?;
-    let incoming = fetch(node, slot, source, seq_min).await?;
+    let Some(incoming) = fetch(node, slot, source, seq_min).await? else {
+        if node.store.tail(slot.partition).is_some() || source != slot.home {
+            return Err("the source has no record of it".into());
+        }
+        node.driver.found_empty(slot);
+        return Ok(None);
+    };
     let store = Arc::clone(&node.store);
     blocking(move || store.finish_incoming(incoming)).await?;
     // Nothing is taken from the home until the core knows of the snapshot, and what was taken
@@ -132,16 +143,17 @@ async fn bootstrap(
     let (store, partition) = (Arc::clone(&node.store), slot.partition);
     let header = blocking(move || store.install_received(partition)).await?;
     node.driver.installed(slot, &header);
-    Ok(header)
+    Ok(Some(header))
 }
 
-/// Receives a snapshot to its end, going on where an earlier attempt stopped.
+/// Receives a snapshot to its end, going on where an earlier attempt stopped; `None` if the source
+/// has no record of the partition.
 async fn fetch(
     node: &Arc<NodeCore>,
     slot: &Arc<Slot>,
     source: RegionId,
     seq_min: Seq,
-) -> Result<IncomingSnapshot, Failure> {
+) -> Result<Option<IncomingSnapshot>, Failure> {
     let (store, partition) = (Arc::clone(&node.store), slot.partition);
     let resumed = blocking(move || store.resume_incoming(partition)).await?;
     let resumed = resumed.filter(|incoming| incoming.header().seq >= seq_min);
@@ -168,6 +180,9 @@ async fn fetch(
         let chunk = tokio::time::timeout(SILENCE_MAX, chunks.message()).await;
         let chunk = chunk.map_err(|_| format!("no byte for {SILENCE_MAX:?}"))??;
         let Some(chunk) = chunk else { break };
+        if chunk.nothing {
+            return Ok(None);
+        }
         checked_bytes(&chunk)?;
         if is_first {
             incoming = Some(begin(node, slot, incoming.take(), &chunk).await?);
@@ -193,7 +208,7 @@ async fn fetch(
         let (at, whole) = (incoming.offset(), incoming.header().file_bytes);
         return Err(format!("ended after {at} of {whole} bytes").into());
     }
-    Ok(incoming)
+    Ok(Some(incoming))
 }
 
 /// What the first chunk says is sent: the rest of what was begun, or another one from its start.

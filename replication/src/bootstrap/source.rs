@@ -103,6 +103,14 @@ impl SnapshotSource {
     }
 
     async fn send(&self, chunks: &Chunks) -> Result<(), Status> {
+        if self.node.store.tail(self.slot.partition).is_none() {
+            let nothing = v1::SnapshotChunk {
+                nothing: true,
+                ..v1::SnapshotChunk::default()
+            };
+            drop(chunks.send(Ok(nothing)).await);
+            return Ok(());
+        }
         let snapshot = Arc::new(self.open().await?);
         let header = *snapshot.header();
         // From now on the log behind it is kept for the peer.
@@ -130,6 +138,7 @@ impl SnapshotSource {
                 offset,
                 crc32: crc32fast::hash(&bytes),
                 bytes,
+                nothing: false,
             };
             if chunks.send(Ok(chunk)).await.is_err() {
                 return Err(Status::cancelled("the peer has gone away"));

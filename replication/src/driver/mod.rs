@@ -14,6 +14,7 @@
 //!   outbox.deliver: replies, wake shippers, wake readers
 //! ```
 
+mod install;
 mod outbox;
 mod requests;
 mod signals;

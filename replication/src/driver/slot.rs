@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use domicile_core::{CopyStatus, Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
-use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, RegionId, Seq};
+use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, Reason, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
 use domicile_storage::retention::NOTHING;
 use tokio::sync::Notify;
@@ -47,6 +47,8 @@ pub(super) struct SlotState {
     pub(super) stalled: bool,
     /// A snapshot is taking the place of everything here: no segment is taken.
     pub(super) installing: bool,
+    /// What the partition has lost here: it is out of service until a snapshot took its place.
+    damage: Option<String>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
     /// Copies for which less of the log is kept than they lack.
     kept: BTreeMap<RegionId, Kept>,
@@ -71,6 +73,15 @@ impl SlotState {
     }
 
     pub(super) fn held(&self) -> HeldMark {
+        if self.damage.is_some() {
+            return HeldMark {
+                epoch: None,
+                received_upto: Seq::NONE,
+                durable_upto: Seq::NONE,
+                chain: None,
+                is_damaged: true,
+            };
+        }
         let core = &self.core;
         HeldMark {
             epoch: core.epoch(),
@@ -120,6 +131,7 @@ impl Slot {
             alarm: None,
             stalled: false,
             installing: false,
+            damage: None,
             kept: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
@@ -150,10 +162,41 @@ impl Slot {
         }
         // Under the lock, so that a failure that closes reads is not overwritten.
         let state = self.lock();
+        self.check_damage(&state)?;
         state.core.read_gate(now)?;
         self.reads_open.store(true, Ordering::Release);
         drop(state);
         Ok(())
+    }
+
+    /// Refuses what a damaged partition cannot do.
+    pub(super) fn check_damage(&self, state: &SlotState) -> Result<(), Error> {
+        let Some(damage) = &state.damage else {
+            return Ok(());
+        };
+        let partition = self.partition;
+        let message = format!("{partition} is damaged here and out of service: {damage}");
+        Err(Error::new(Reason::ChecksumMismatch, message))
+    }
+
+    /// Whether the partition is damaged here and out of service.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.lock().damage.is_some()
+    }
+
+    /// Takes the partition out of service.
+    pub(super) fn set_damage(&self, damage: &str) {
+        self.close_reads();
+        let mut state = self.lock();
+        state.damage = Some(damage.to_owned());
+        state.alarm = Some(format!("damaged: {damage}"));
+        state.installing = true;
+    }
+
+    /// A snapshot took the place of what was there.
+    pub(super) fn clear_damage(&self) {
+        let mut state = self.lock();
+        (state.damage, state.alarm) = (None, None);
     }
 
     pub(super) fn close_reads(&self) {
@@ -277,7 +320,8 @@ impl Slot {
     }
 
     pub(super) fn set_installing(&self, installing: bool) {
-        self.lock().installing = installing;
+        let mut state = self.lock();
+        state.installing = installing || state.damage.is_some();
     }
 
     /// Whether callers wait for their writes.

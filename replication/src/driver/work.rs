@@ -16,9 +16,7 @@ use domicile_proto::{
     AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
     record::RecordBody,
 };
-use domicile_storage::{
-    CheckedSegment, CommitSink, CommitUrgency, Committed, SnapshotHeader, Store, StoreError,
-};
+use domicile_storage::{CheckedSegment, CommitSink, CommitUrgency, Committed, Store, StoreError};
 use tokio::sync::Notify;
 
 use super::outbox::{Outbox, ReplyTo, Waiter};
@@ -158,6 +156,10 @@ impl Driver {
         }
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
+        if let Err(error) = slot.check_damage(&state) {
+            drop(state);
+            return reply.send(Err(error));
+        }
         let preconditions = match observe(slot, write.preconditions) {
             Ok(preconditions) => preconditions,
             Err(error) => {
@@ -240,21 +242,6 @@ impl Driver {
         rejected.map_or(Ok(()), |cause| Err(Refused::ByCore(cause)))
     }
 
-    /// From now on no segment of the partition is taken, until the result is dropped.
-    pub(crate) fn begin_install<'slot>(&self, slot: &'slot Slot) -> Installing<'slot> {
-        slot.set_installing(true);
-        Installing(slot)
-    }
-
-    /// A snapshot has taken the place of what a copy had.
-    pub(crate) fn installed(&self, slot: &Slot, header: &SnapshotHeader) {
-        slot.forget_arrivals();
-        let SnapshotHeader {
-            epoch, seq, chain, ..
-        } = *header;
-        self.input(slot, Input::Installed { epoch, seq, chain });
-    }
-
     /// Brings any other input to a slot.
     pub(crate) fn input(&self, slot: &Slot, input: Input) {
         let mut outbox = Outbox::default();
@@ -281,13 +268,22 @@ impl Driver {
     }
 
     /// What became of a write, if its id is still remembered.
-    pub(crate) fn outcome(&self, slot: &Slot, request_id: RequestId) -> Option<Receipt> {
-        match slot.lock().core.outcome(request_id) {
+    ///
+    /// # Errors
+    /// The partition is damaged here: what it knew is lost.
+    pub(crate) fn outcome(
+        &self,
+        slot: &Slot,
+        request_id: RequestId,
+    ) -> Result<Option<Receipt>, Error> {
+        let state = slot.lock();
+        slot.check_damage(&state)?;
+        Ok(match state.core.outcome(request_id) {
             Outcome::Known(receipt) | Outcome::Pending(receipt) => {
                 Some(public_receipt(slot, &receipt, request_id))
             }
             Outcome::Unknown => None,
-        }
+        })
     }
 
     /// Ticks every partition whose time has come.
@@ -322,7 +318,7 @@ impl Driver {
         self.room.notify_waiters();
     }
 
-    fn deliver(&self, mut outbox: Outbox) {
+    pub(super) fn deliver(&self, mut outbox: Outbox) {
         let signals = || self.ship_signals.values();
         if outbox.ship == Some(Urgency::Now) {
             signals().for_each(|signal| signal.ship(Urgency::Now));
@@ -439,7 +435,7 @@ impl Driver {
         }
     }
 
-    fn poison(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
+    pub(super) fn poison(&self, slot: &Slot, state: &mut SlotState, outbox: &mut Outbox) {
         slot.close_reads();
         let mut effects = Vec::new();
         state
@@ -476,15 +472,6 @@ impl Driver {
             }
             _ => tracing::info!(%partition, ?event, "event"),
         }
-    }
-}
-
-/// A partition whose place a snapshot takes.
-pub(crate) struct Installing<'slot>(&'slot Slot);
-
-impl Drop for Installing<'_> {
-    fn drop(&mut self) {
-        self.0.set_installing(false);
     }
 }
 

@@ -4,7 +4,7 @@
 //! **Does not own**: threads and tasks (`open` starts, `close` ends them).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
@@ -34,6 +34,8 @@ pub(crate) struct NodeCore {
     pub(crate) journal_keep_bytes: u64,
     /// What it keeps beyond that for copies that lack it.
     pub(crate) copy_budget: CopyBudget,
+    /// Partitions whose last snapshot is missing or damaged, and that need one soon.
+    pub(crate) uncovered: Mutex<Vec<PartitionId>>,
     /// Partitions that want a snapshot.
     pub(crate) wanted: Wanted,
     /// Snapshots that may still be sent at once.

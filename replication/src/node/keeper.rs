@@ -12,6 +12,7 @@ use domicile_storage::{Pin, SnapshotHeader, SnapshotPlan, StoreError, TrimReport
 
 use super::interior::NodeCore;
 use crate::clock::Clock;
+use crate::driver::lock;
 
 /// How often the journal's size is looked at. A file takes longer than that to fill on most disks;
 /// doubled, the budget is overrun by as much more.
@@ -35,6 +36,7 @@ pub(super) fn run_keeper(core: &NodeCore) {
     let closed = core.closed.subscribe();
     let mut look_at = Instant::now();
     let mut keep_at = look_at;
+    cover(core);
     while !*closed.borrow() && core.store.poison_cause().is_none() {
         let now = Instant::now();
         if now < look_at {
@@ -57,6 +59,17 @@ pub(super) fn run_keeper(core: &NodeCore) {
                 tracing::error!(%error, "the journal was not cut; it is tried again");
                 keep_at = now + KEEP_RETRY;
             }
+        }
+    }
+}
+
+/// Takes the snapshots that were found missing: an engine that is lost would need them.
+fn cover(core: &NodeCore) {
+    let uncovered = std::mem::take(&mut *lock(&core.uncovered));
+    for partition in uncovered {
+        tracing::warn!(%partition, "its last snapshot is missing or damaged: a new one is taken");
+        if let Err(error) = take_snapshot(core, partition) {
+            tracing::error!(%partition, %error, "no snapshot was taken");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! **Does not own**: recovery itself (storage), what the tasks do (driver, shipping, peers).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
 use domicile_proto::{Epoch, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
 use domicile_storage::{
-    CommitThread, EngineChoice, RecoveredPartition, Recovery, Store, StoreOptions,
+    CommitThread, EngineChoice, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -66,7 +66,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     };
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
-    let driver = recovered.map_err(|error| {
+    let (driver, uncovered) = recovered.map_err(|error| {
         Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}"))
     })??;
     let driver = Arc::new(driver);
@@ -88,6 +88,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         started: Instant::now(),
         journal_keep_bytes,
         copy_budget,
+        uncovered: Mutex::new(uncovered),
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         closed: watch::Sender::new(false),
@@ -95,6 +96,12 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let threads = start_threads(&core)?;
     for slot in driver.slots() {
         driver.input(slot, Input::Tick);
+    }
+    for slot in driver
+        .slots()
+        .filter(|slot| slot.is_damaged() && !slot.is_home)
+    {
+        core.wanted.want(slot.partition, Seq::FIRST);
     }
     tokio::spawn(run_timers(Arc::clone(&core)));
     tokio::spawn(run_bootstrapper(Arc::clone(&core)));
@@ -119,19 +126,11 @@ fn recover(
     held: &Held,
     peers: &[RegionId],
     own: RegionId,
-) -> Result<Driver, Error> {
-    let store_options = StoreOptions {
-        journal_file_bytes: options.journal_file_bytes,
-        engine_cache_bytes: options.engine_cache_bytes,
-        overlay_bytes_max: options.overlay_bytes_max,
-        engine: match options.engine {
-            Engine::Sled => EngineChoice::Sled,
-            Engine::Memory => EngineChoice::Memory,
-        },
-        ..StoreOptions::default()
-    };
+) -> Result<(Driver, Vec<PartitionId>), Error> {
+    let store_options = store_options(options);
     let (store, recovery) = Store::open(Arc::new(OsDisk::new()), &options.data, store_options)?;
     report(&recovery);
+    let damaged = Damage::found(&recovery);
     let found = recovery
         .partitions
         .into_iter()
@@ -153,6 +152,7 @@ fn recover(
     for (keyspace, partition) in held {
         let home = Topology::home_of(*partition);
         let is_home = home == own;
+        let damage = damaged.of(*partition, found.contains_key(partition));
         let recovered = Recovered {
             requests: requests.remove(partition).unwrap_or_default(),
             ..recovered_state(found.remove(partition), is_home, node_id)
@@ -169,14 +169,60 @@ fn recover(
             )
         })?;
         driver.add(Arc::clone(keyspace), core, home, is_home);
+        if let (Some(damage), Some(slot)) = (damage, driver.slot(*partition)) {
+            tracing::error!(%partition, damage, is_home, "a partition is damaged");
+            driver.quarantine(slot, damage);
+        }
     }
-    for (partition, each) in &found {
+    show_unconfigured(&driver, &found);
+    Ok((driver, recovery.uncovered))
+}
+
+fn store_options(options: &NodeOptions) -> StoreOptions {
+    StoreOptions {
+        journal_file_bytes: options.journal_file_bytes,
+        engine_cache_bytes: options.engine_cache_bytes,
+        overlay_bytes_max: options.overlay_bytes_max,
+        engine: match options.engine {
+            Engine::Sled => EngineChoice::Sled,
+            Engine::Memory => EngineChoice::Memory,
+        },
+        on_damage: OnDamage::Quarantine,
+        ..StoreOptions::default()
+    }
+}
+
+/// Nobody will say of the last records of partitions that are not configured that they are visible;
+/// until they are in the engine they would keep the journal.
+fn show_unconfigured(driver: &Driver, found: &BTreeMap<PartitionId, RecoveredPartition>) {
+    for (partition, each) in found {
         tracing::warn!(%partition, "the journal holds a partition that is not configured");
-        // Nobody will say of its last records that they are visible; until they are in the engine
-        // they would keep the journal.
         driver.store.cells(*partition).advance(each.last_seq);
     }
-    Ok(driver)
+}
+
+/// What recovery found damaged.
+struct Damage {
+    damaged: BTreeMap<PartitionId, String>,
+    unknown: Option<String>,
+}
+
+impl Damage {
+    fn found(recovery: &Recovery) -> Self {
+        let damaged = recovery.damaged.iter();
+        let unknown = recovery.unknown_damage.as_ref();
+        Self {
+            damaged: damaged.map(|(id, it)| (*id, it.to_string())).collect(),
+            unknown: unknown.map(|damage| damage.to_string()),
+        }
+    }
+
+    /// What a partition has lost, or may have: what may have held records of anybody may have held
+    /// all of those of one of which nothing was found.
+    fn of(&self, partition: PartitionId, is_found: bool) -> Option<&String> {
+        let damage = self.damaged.get(&partition).or(self.unknown.as_ref());
+        damage.filter(|_| !is_found)
+    }
 }
 
 fn recovered_state(

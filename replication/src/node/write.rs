@@ -154,7 +154,7 @@ impl NodeCore {
     ) -> Result<Option<Receipt>, Error> {
         let partition = one_partition(keyspace, std::iter::once(key))?;
         match self.route(partition, Forwarding::LocalOnly)? {
-            Route::Here(slot) => Ok(self.driver.outcome(&slot, request_id)),
+            Route::Here(slot) => self.driver.outcome(&slot, request_id),
             Route::There(_) => Err(Error::new(Reason::WrongHome, "the home is another region")),
         }
     }
@@ -168,7 +168,7 @@ impl NodeCore {
         self.check_residency(keyspace)?;
         let partition = one_partition(keyspace, std::iter::once(&key))?;
         match self.route(partition, Forwarding::Allowed)? {
-            Route::Here(slot) => Ok(self.driver.outcome(&slot, request_id)),
+            Route::Here(slot) => self.driver.outcome(&slot, request_id),
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();
                 link.forward_outcome(keyspace, from, key, request_id, TIMEOUT_DEFAULT)

@@ -93,6 +93,11 @@ impl ShipCursor {
         self.place >= end
     }
 
+    /// Goes on behind what cannot be read; who lacks something of it is noticed by the gap.
+    pub(super) fn skip_to(&mut self, place: Place) {
+        self.place = self.place.max(place);
+    }
+
     pub(super) fn place(&self) -> Place {
         self.place
     }

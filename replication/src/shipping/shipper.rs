@@ -113,7 +113,8 @@ struct Feedback {
 /// The partitions homed here that the peer may hold. Residency is decided here first.
 fn shared_slots(node: &NodeCore, link: &PeerLink) -> BTreeMap<PartitionId, Arc<Slot>> {
     let region = link.region();
-    let slots = node.driver.slots().filter(|slot| slot.is_home);
+    let slots = node.driver.slots();
+    let slots = slots.filter(|slot| slot.is_home && !slot.is_damaged());
     let slots = slots.filter(|slot| slot.keyspace.regions.contains(&region));
     slots
         .map(|slot| (slot.partition, Arc::clone(slot)))
@@ -371,7 +372,17 @@ async fn send_segments(
     frames: &mpsc::Sender<v1::ShipFrame>,
     compressor: &mut Compressor,
 ) -> Result<u64, Failure> {
-    let chunk = read_chunk(node, cursor, node.store.durable_end()).await?;
+    let read = read_chunk(node, cursor, node.store.durable_end()).await;
+    let chunk = match read {
+        Err(error) if is_damage(&*error) => {
+            tracing::error!(%error, "damage in the journal is left out of what is shipped");
+            let (store, place) = (Arc::clone(&node.store), cursor.place());
+            let skipped = tokio::task::spawn_blocking(move || store.skip_damage(place));
+            cursor.skip_to(skipped.await??);
+            return Ok(0);
+        }
+        read => read?,
+    };
     if chunk.next == cursor.place() {
         return Err(format!("journal cannot be read on from {}", cursor.place()).into());
     }
@@ -399,6 +410,11 @@ async fn send_segments(
         status.shipped_records += picked.records;
     });
     Ok(bytes)
+}
+
+fn is_damage(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let error = error.downcast_ref::<StoreError>();
+    matches!(error, Some(StoreError::Corrupt { .. }))
 }
 
 async fn send_beat(

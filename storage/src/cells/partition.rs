@@ -139,6 +139,20 @@ impl PartitionCells {
         self.intent_upto.store(intent_upto, Ordering::Release);
     }
 
+    /// Answers reads again: there is nothing of the partition, here or elsewhere.
+    ///
+    /// # Panics
+    /// If something was enqueued.
+    pub fn reopen_empty(&self) {
+        let enqueued_upto = self.enqueued_upto();
+        assert!(
+            enqueued_upto == Seq::NONE,
+            "{} up to {enqueued_upto} taken for empty",
+            self.partition
+        );
+        self.reopen();
+    }
+
     /// Answers reads again, once everything that the engine may hold is applied.
     pub(crate) fn reopen(&self) {
         let intent_upto = self.intent_upto.load(Ordering::Acquire);

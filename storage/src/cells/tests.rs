@@ -3,6 +3,7 @@
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_proto::record::RecordBody;
@@ -525,6 +526,11 @@ fn readers_see_one_moment(engine: Arc<dyn Engine>, records: u64) {
         });
         let writer = scope.spawn(|| (2..=records).for_each(write_one));
         let written = writer.join();
+        // On a busy machine the readers may not have had a turn yet.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while reads.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         is_over.store(true, Ordering::Relaxed);
         written.unwrap();
     });

@@ -11,8 +11,8 @@
 //! Little-endian. The checksum covers the place as well: a header is valid where it was written and
 //! nowhere else, so a copy of a journal inside a value is never taken for the journal.
 
-use bytes::Bytes;
-use domicile_proto::{NodeId, Segment};
+use bytes::{Buf, Bytes};
+use domicile_proto::{NodeId, PartitionId, Segment, SegmentHeader};
 
 use super::Place;
 use super::rebase::{Entry, REBASE_MAGIC, Rebase};
@@ -162,6 +162,38 @@ pub(crate) fn decode_entries(
         ));
     }
     Ok(entries)
+}
+
+/// An entry that is damaged: where, whose, how.
+pub(crate) type Lost = (Place, PartitionId, String);
+
+/// What is left of a damaged frame, and what is not.
+pub(crate) type Salvaged = (Vec<(Place, Entry)>, Vec<Lost>);
+
+/// The entries of a damaged frame that are intact, and those that are not; `None` if not even the
+/// headers of all of them are.
+pub(crate) fn salvage_entries(
+    header: &FrameHeader,
+    place: Place,
+    mut body: Bytes,
+) -> Option<Salvaged> {
+    let whole = body.len();
+    let (mut entries, mut lost) = (Vec::new(), Vec::new());
+    for _ in 0..header.entries {
+        let at = (whole - body.len()) as u64;
+        let offset = place.offset + FRAME_HEADER_BYTES as u64 + at;
+        let place = Place { offset, ..place };
+        match decode_entry(&mut body) {
+            Ok(entry) => entries.push((place, entry)),
+            Err(problem) => {
+                let header = SegmentHeader::decode(&body).ok()?;
+                let len = header.segment_len();
+                (len <= body.len()).then(|| body.advance(len))?;
+                lost.push((place, header.partition, problem));
+            }
+        }
+    }
+    body.is_empty().then_some((entries, lost))
 }
 
 /// Takes one entry off the front of `bytes`.

@@ -67,7 +67,12 @@ pub(crate) fn read(
             // A file whose making was interrupted may be shorter than its own header block.
             file.read(&mut buffer, chunk.next.offset)?;
         }
-        match pass(files, &file, buffer.into(), &mut chunk)? {
+        let passed = match pass(files, &file, buffer.into(), &mut chunk) {
+            // What is before the damage is given first; the next read finds it at once.
+            Err(StoreError::Corrupt { .. }) if !chunk.segments.is_empty() => break,
+            passed => passed?,
+        };
+        match passed {
             Pass::FileEnd if is_last && chunk.next < upto => {
                 let problem = "zeros before the durable end";
                 return Err(StoreError::corrupt(&file.path, chunk.next.offset, problem));

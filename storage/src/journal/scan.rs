@@ -14,10 +14,13 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use domicile_proto::segment::SEGMENT_HEADER_BYTES;
+use domicile_proto::{PartitionId, SegmentHeader};
 
 use super::files::{FileSet, JournalFile};
 use super::frame::{
-    CommitNumber, FRAME_HEADER_BYTES, FRAME_MAGIC, Frame, FrameHeader, decode_entries,
+    CommitNumber, FRAME_HEADER_BYTES, FRAME_MAGIC, Frame, FrameHeader, Lost, decode_entries,
+    salvage_entries,
 };
 use super::header::FILE_HEADER_BYTES;
 use super::{FileNumber, Place};
@@ -39,6 +42,26 @@ pub struct TornTail {
     pub problem: String,
 }
 
+/// What a scan comes by.
+#[derive(Debug)]
+pub(crate) enum Scanned {
+    /// A whole frame, or what is left of one.
+    Frame(Frame),
+    /// What is not left of it.
+    Damage(Damage),
+}
+
+/// Something that was durable and is not what it was.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    /// Where, and how it was noticed.
+    pub(crate) error: StoreError,
+    /// Whose; `None` if it cannot be told, and records of any partition may be missing.
+    pub(crate) partition: Option<PartitionId>,
+    /// The damaged frame, or where the first one would be.
+    pub(crate) place: Place,
+}
+
 /// What a scan found.
 #[derive(Debug)]
 pub(crate) struct ScanEnd {
@@ -58,15 +81,16 @@ pub(crate) struct LastFrame {
     pub(crate) number: CommitNumber,
 }
 
-/// Visits every frame from `from`, which is the beginning of a frame or an end, in order.
+/// Visits every frame from `from`, which is the beginning of a frame or an end, in order, and the
+/// damage to what was durable between them.
 ///
 /// # Errors
-/// [`StoreError::Corrupt`] for damage to what was durable; what `visit` returns.
+/// [`StoreError::Corrupt`] for a file that cannot be read at all; what `visit` returns.
 pub(crate) fn scan(
     files: &FileSet,
     from: Place,
     before: Option<LastFrame>,
-    visit: &mut dyn FnMut(Frame) -> Result<(), StoreError>,
+    visit: &mut dyn FnMut(Scanned) -> Result<(), StoreError>,
 ) -> Result<ScanEnd, StoreError> {
     let last_file = files
         .last()
@@ -76,80 +100,107 @@ pub(crate) fn scan(
             file: FileNumber::FIRST,
             offset: FILE_HEADER_BYTES,
         };
-    let mut last = before;
+    let mut order = Order {
+        last: before,
+        starts_anew,
+    };
     let mut end = from;
     let mut number = from.file;
+    let finish = |end, order: Order, torn, unfinished_file| ScanEnd {
+        end,
+        last: order.last,
+        torn,
+        unfinished_file,
+    };
     while number <= last_file {
         let opened = files.get(number);
         if let (Err(StoreError::Corrupt { problem, .. }), true) =
             (&opened, number == last_file && number > from.file)
         {
-            let (torn, unfinished) = unfinished_file(files, number, last, problem)?;
-            return Ok(ScanEnd {
-                end,
-                last,
-                torn: Some(torn),
-                unfinished_file: Some(unfinished),
-            });
+            let (torn, unfinished) = unfinished_file(files, number, order.last, problem)?;
+            return Ok(finish(end, order, Some(torn), Some(unfinished)));
         }
         let at = if number == from.file { from.offset } else { 0 };
         let mut file = FileScan::new(opened?, files, at.max(FILE_HEADER_BYTES));
-        let damage = loop {
-            match file.next()? {
-                Found::Frame(frame) => {
-                    let place = frame.place;
-                    check_order(&file.file.path, &frame, last, starts_anew)?;
-                    let commit = frame.number;
-                    last = Some(LastFrame {
-                        place,
-                        number: commit,
-                    });
-                    visit(frame)?;
-                }
-                Found::End => break None,
-                Found::Damage { offset, problem } => break Some((offset, problem)),
-            }
-        };
+        let torn = file.visit_all(&mut order, number == last_file, visit)?;
         end = Place {
             file: number,
             offset: file.at,
         };
-        if let Some(torn) = file.judge(last, damage, number == last_file)? {
-            return Ok(ScanEnd {
-                end,
-                last,
-                torn: Some(torn),
-                unfinished_file: None,
-            });
+        if torn.is_some() {
+            return Ok(finish(end, order, torn, None));
         }
         number = number.next();
     }
-    Ok(ScanEnd {
-        end,
-        last,
-        torn: None,
-        unfinished_file: None,
-    })
+    Ok(finish(end, order, None, None))
 }
 
-/// Commits are numbered without holes.
-fn check_order(
-    path: &Path,
-    frame: &Frame,
-    last: Option<LastFrame>,
-    starts_anew: bool,
-) -> Result<(), StoreError> {
-    let expected = match last {
-        Some(last) => last.number.next(),
-        None if starts_anew => CommitNumber::FIRST,
-        // Read from a checkpoint on, the first number is taken as it is.
-        None => frame.number,
-    };
-    if frame.number != expected {
-        let problem = format!("commit {}, {} expected", frame.number.get(), expected.get());
-        return Err(StoreError::corrupt(path, frame.place.offset, problem));
+/// Where to read on if what is at `place` is damaged: the next segment of the frame, if its header
+/// tells where that is, or the next intact frame; `None` if there is none.
+///
+/// # Errors
+/// What the operating system says.
+pub(crate) fn behind_damage(files: &FileSet, place: Place) -> Result<Option<Place>, StoreError> {
+    let mut file = FileScan::new(files.get(place.file)?, files, place.offset);
+    let mut offset = place.offset;
+    if file.header_at(offset)?.is_some() {
+        offset += FRAME_HEADER_BYTES as u64;
     }
-    Ok(())
+    let left = file.file.len.saturating_sub(offset);
+    if left >= SEGMENT_HEADER_BYTES as u64 {
+        let bytes = file.bytes(offset, SEGMENT_HEADER_BYTES as u64)?;
+        if let Ok(header) = SegmentHeader::decode(&bytes)
+            && (header.segment_len() as u64) < left
+        {
+            offset += header.segment_len() as u64;
+            return Ok(Some(Place { offset, ..place }));
+        }
+    }
+    let mut number = place.file;
+    let mut at = place.offset + 1;
+    while files.last().is_some_and(|last| number <= last) {
+        let mut file = FileScan::new(files.get(number)?, files, at);
+        if let Rest::Frame { offset } = file.rest(at, None)? {
+            return Ok(Some(Place {
+                file: number,
+                offset,
+            }));
+        }
+        (number, at) = (number.next(), FILE_HEADER_BYTES);
+    }
+    Ok(None)
+}
+
+/// Commits are numbered without holes, except where damage has made one.
+struct Order {
+    last: Option<LastFrame>,
+    /// The next one is the first of all.
+    starts_anew: bool,
+}
+
+impl Order {
+    fn check(&mut self, path: &Path, frame: &Frame) -> Result<(), StoreError> {
+        let expected = match self.last {
+            Some(last) => last.number.next(),
+            None if self.starts_anew => CommitNumber::FIRST,
+            // Read from a checkpoint on, or behind damage, the number is taken as it is.
+            None => frame.number,
+        };
+        if frame.number != expected {
+            let problem = format!("commit {}, {} expected", frame.number.get(), expected.get());
+            return Err(StoreError::corrupt(path, frame.place.offset, problem));
+        }
+        self.last = Some(LastFrame {
+            place: frame.place,
+            number: frame.number,
+        });
+        self.starts_anew = false;
+        Ok(())
+    }
+
+    fn lose(&mut self) {
+        (self.last, self.starts_anew) = (None, false);
+    }
 }
 
 /// Whether the frame that `last` names is there and ends where `end` says.
@@ -223,6 +274,17 @@ enum Rest {
     Zeros,
     Remains { upto: u64 },
     Frame { offset: u64 },
+}
+
+/// What the end of frames in a file means.
+enum Verdict {
+    End,
+    Torn(TornTail),
+    Damage {
+        error: StoreError,
+        /// The next intact frame of the file.
+        goes_on_at: Option<u64>,
+    },
 }
 
 /// One file being read.
@@ -303,26 +365,142 @@ impl<'files> FileScan<'files> {
         }
     }
 
+    /// Visits what is left of the file; the torn tail, if it ends with one.
+    fn visit_all(
+        &mut self,
+        order: &mut Order,
+        is_last_file: bool,
+        visit: &mut dyn FnMut(Scanned) -> Result<(), StoreError>,
+    ) -> Result<Option<TornTail>, StoreError> {
+        loop {
+            let damage = match self.next()? {
+                Found::Frame(frame) => {
+                    order.check(&self.file.path, &frame)?;
+                    visit(Scanned::Frame(frame))?;
+                    continue;
+                }
+                Found::End => None,
+                Found::Damage { offset, problem } => Some((offset, problem)),
+            };
+            match self.judge(order.last, damage, is_last_file)? {
+                Verdict::End => return Ok(None),
+                Verdict::Torn(torn) => return Ok(Some(torn)),
+                Verdict::Damage { error, goes_on_at } => {
+                    let goes_on_at = goes_on_at.unwrap_or(self.file.len);
+                    self.visit_damage(error, goes_on_at, order, visit)?;
+                }
+            }
+        }
+    }
+
+    /// Visits what is left of a damaged frame, and the damage; moves behind it.
+    fn visit_damage(
+        &mut self,
+        error: StoreError,
+        goes_on_at: u64,
+        order: &mut Order,
+        visit: &mut dyn FnMut(Scanned) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let place = Place {
+            file: self.file.number,
+            offset: self.at,
+        };
+        let Some((frame, lost)) = self.salvage(place)? else {
+            self.at = goes_on_at;
+            order.lose();
+            let partition = None;
+            return visit(Scanned::Damage(Damage {
+                error,
+                partition,
+                place,
+            }));
+        };
+        order.check(&self.file.path, &frame)?;
+        self.at = frame.end.offset;
+        // The first one is what was noticed, with what follows it.
+        let mut noticed = Some(error);
+        for (place, partition, problem) in lost {
+            let own = || StoreError::corrupt(&self.file.path, place.offset, problem);
+            let error = noticed.take().unwrap_or_else(own);
+            let partition = Some(partition);
+            visit(Scanned::Damage(Damage {
+                error,
+                partition,
+                place,
+            }))?;
+        }
+        visit(Scanned::Frame(frame))
+    }
+
+    /// The intact header of a frame at `offset`.
+    fn header_at(&mut self, offset: u64) -> Result<Option<FrameHeader>, StoreError> {
+        let place = Place {
+            file: self.file.number,
+            offset,
+        };
+        if self.file.len.saturating_sub(offset) < FRAME_HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        let head = self.bytes(offset, FRAME_HEADER_BYTES as u64)?;
+        let head = head.first_chunk().expect("as many bytes as were asked for");
+        Ok(FrameHeader::decode(head, self.files.node(), place)
+            .ok()
+            .flatten())
+    }
+
+    /// What is left of a frame whose own header and whose entries' headers are intact.
+    fn salvage(&mut self, place: Place) -> Result<Option<(Frame, Vec<Lost>)>, StoreError> {
+        let left = self.file.len.saturating_sub(self.at);
+        let Some(header) = self.header_at(self.at)? else {
+            return Ok(None);
+        };
+        let whole = FRAME_HEADER_BYTES as u64 + u64::from(header.len);
+        if whole > left {
+            return Ok(None);
+        }
+        let body = self.bytes(self.at, whole)?.slice(FRAME_HEADER_BYTES..);
+        let Some((entries, lost)) = salvage_entries(&header, place, body) else {
+            return Ok(None);
+        };
+        let frame = Frame {
+            place,
+            number: header.number,
+            entries,
+            buffer_bytes: self.chunk.len(),
+            end: Place {
+                offset: place.offset + whole,
+                ..place
+            },
+        };
+        Ok(Some((frame, lost)))
+    }
+
     /// The verdict on the end of the file, or the damage, at the present offset.
     fn judge(
         &mut self,
         last: Option<LastFrame>,
         damage: Option<(u64, String)>,
         is_last_file: bool,
-    ) -> Result<Option<TornTail>, StoreError> {
+    ) -> Result<Verdict, StoreError> {
         let rest = self.rest(self.at + u64::from(damage.is_some()), last)?;
         let (offset, problem) = match (damage, &rest) {
-            (None, Rest::Zeros) => return Ok(None),
+            (None, Rest::Zeros) => return Ok(Verdict::End),
             (Some(damage), _) => damage,
             (None, _) => (self.at, "zeros where a frame should be".to_owned()),
         };
         if let Rest::Frame { offset: intact } = rest {
             let problem = format!("{problem}; an intact frame follows at offset {intact}");
-            return Err(StoreError::corrupt(&self.file.path, offset, problem));
+            return Ok(Verdict::Damage {
+                error: StoreError::corrupt(&self.file.path, offset, problem),
+                goes_on_at: Some(intact),
+            });
         }
         if !is_last_file {
             let problem = format!("{problem}; a further file follows");
-            return Err(StoreError::corrupt(&self.file.path, offset, problem));
+            return Ok(Verdict::Damage {
+                error: StoreError::corrupt(&self.file.path, offset, problem),
+                goes_on_at: None,
+            });
         }
         let upto = match rest {
             Rest::Remains { upto } => upto,
@@ -333,7 +511,7 @@ impl<'files> FileScan<'files> {
             offset: self.at,
         };
         let (path, bytes) = (self.file.path.clone(), upto - self.at);
-        Ok(Some(TornTail {
+        Ok(Verdict::Torn(TornTail {
             path,
             place,
             bytes,

@@ -6,6 +6,8 @@
 //! The rows that say where to replay from are written last. An engine without them is empty or was
 //! left half filled, and is wiped first.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use domicile_proto::PartitionId;
 
@@ -16,12 +18,13 @@ use crate::checkpoint;
 use crate::engine::{Engine, RowChange};
 use crate::error::StoreError;
 use crate::journal::{PartitionTail, Place};
+use crate::options::OnDamage;
 
 /// Cells in one batch for the engine, as in a flush.
 const BATCH_ROWS: usize = 64;
 
 /// Fills an engine that has no checkpoint; how many cells that were. The journal is then to be
-/// replayed from `start`.
+/// replayed from `start`. Damaged snapshots, where they are tolerated, are added to `lost`.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] for a damaged snapshot, what the engine or the operating system says.
@@ -29,13 +32,25 @@ pub(crate) fn restore(
     engine: &dyn Engine,
     snapshots: &SnapshotSet,
     start: Place,
+    on_damage: OnDamage,
+    lost: &mut BTreeMap<PartitionId, StoreError>,
 ) -> Result<u64, StoreError> {
+    if snapshots.is_empty() {
+        return Ok(0);
+    }
     wipe(engine)?;
     let mut cells = 0;
     let mut tails = Vec::new();
     let mut rows = Vec::new();
     for header in snapshots.iter() {
-        let tail = restore_partition(engine, snapshots, header)?;
+        let tail = match restore_partition(engine, snapshots, header) {
+            Err(error @ StoreError::Corrupt { .. }) if on_damage == OnDamage::Quarantine => {
+                tracing::error!(%error, "a snapshot is damaged");
+                lost.insert(header.partition, error);
+                continue;
+            }
+            restored => restored?,
+        };
         tails.push((header.partition, tail));
         rows.extend(mark_rows(header.partition, header.seq, header.newest_seq));
         cells += header.cells;

@@ -16,6 +16,7 @@ use super::file::{
 use super::format::{Block, KeptRequest, SnapshotHeader};
 use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::options::OnDamage;
 
 /// The directory of snapshots in a data directory.
 pub(crate) const SNAPSHOT_DIR: &str = "snapshots";
@@ -36,10 +37,15 @@ impl SnapshotSet {
     /// has replaced.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] and its kin for a header that cannot be believed: the journal before
-    /// it may be gone. What the operating system says.
-    pub(crate) fn open(disk: Arc<dyn Disk>, data: &Path, node: NodeId) -> Result<Self, StoreError> {
-        let (set, superfluous) = Self::find(disk, data, node)?;
+    /// [`StoreError::Corrupt`] and its kin for a header that cannot be believed, where that is not
+    /// tolerated: the journal before it may be gone. What the operating system says.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        data: &Path,
+        node: NodeId,
+        on_damage: OnDamage,
+    ) -> Result<Self, StoreError> {
+        let (set, superfluous) = Self::find(disk, data, node, on_damage)?;
         if set.disk.exists(&set.dir) {
             // A process that was killed may have renamed a snapshot and not made that durable.
             let synced = set.disk.sync_dir(&set.dir);
@@ -59,6 +65,7 @@ impl SnapshotSet {
         disk: Arc<dyn Disk>,
         data: &Path,
         node: NodeId,
+        on_damage: OnDamage,
     ) -> Result<(Self, Vec<PathBuf>), StoreError> {
         let dir = data.join(SNAPSHOT_DIR);
         let names = match disk.list(&dir) {
@@ -84,7 +91,14 @@ impl SnapshotSet {
             if !is_snapshot(&name) {
                 continue;
             }
-            let header = *SnapshotReader::open(&*disk, &path, node)?.header();
+            let header = match SnapshotReader::open(&*disk, &path, node) {
+                Err(error @ StoreError::Corrupt { .. }) if on_damage == OnDamage::Quarantine => {
+                    // It stays where it is, for whoever wants to look into it.
+                    tracing::error!(%error, "a snapshot is damaged");
+                    continue;
+                }
+                opened => *opened?.header(),
+            };
             if path_of(&dir, header.partition, header.seq) != path {
                 let problem = format!("snapshot of {} at {}", header.partition, header.seq);
                 return Err(StoreError::corrupt(&path, 0, problem));
@@ -107,12 +121,13 @@ impl SnapshotSet {
         Ok((set, superfluous))
     }
 
-    /// Checks that a snapshot of each of these partitions reaches so far: for them the journal was
-    /// cut.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] for one that is missing, or too old.
-    pub(crate) fn check_covered(&self, covered: &[(PartitionId, Seq)]) -> Result<(), StoreError> {
+    /// Of which of these partitions no snapshot reaches so far, each with what is wrong: for them
+    /// the journal was cut.
+    pub(crate) fn uncovered(
+        &self,
+        covered: &[(PartitionId, Seq)],
+    ) -> BTreeMap<PartitionId, StoreError> {
+        let mut uncovered = BTreeMap::new();
         for (partition, seq) in covered {
             let both = [self.get(*partition), self.received(*partition)];
             let found = both.into_iter().flatten().map(|found| found.seq).max();
@@ -120,10 +135,10 @@ impl SnapshotSet {
                 let path = path_of(&self.dir, *partition, *seq);
                 let found = found.map_or("none".to_owned(), |found| found.to_string());
                 let problem = format!("the journal was cut for this snapshot; found {found}");
-                return Err(StoreError::corrupt(&path, 0, problem));
+                uncovered.insert(*partition, StoreError::corrupt(&path, 0, problem));
             }
         }
-        Ok(())
+        uncovered
     }
 
     /// One that was received and not installed yet.

@@ -16,6 +16,7 @@ use super::format::{
 use super::set::SnapshotSet;
 use crate::disk::{Disk, MemoryDisk, OpenMode};
 use crate::error::StoreError;
+use crate::options::OnDamage;
 
 const DIR: &str = "/data/snapshots";
 
@@ -241,7 +242,8 @@ fn an_end_at_every_operation_leaves_the_old_one_or_the_new_one() {
         for seed in 0..8 {
             let lost = disk.power_loss(seed);
             let shared: Arc<dyn Disk> = Arc::new(lost.clone());
-            let set = SnapshotSet::open(shared, Path::new("/data"), node()).unwrap();
+            let set =
+                SnapshotSet::open(shared, Path::new("/data"), node(), OnDamage::Refuse).unwrap();
             let found = set.get(partition()).map(|found| found.seq.get());
             let expected: &[u64] = match written {
                 Ok(_) => &[9],
@@ -269,10 +271,16 @@ fn the_newest_is_kept_and_strangers_are_refused() {
         write(&disk, seq, &[("key", seq as usize)]);
     }
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let set = SnapshotSet::open(Arc::clone(&shared), Path::new("/data"), node()).unwrap();
+    let set = SnapshotSet::open(
+        Arc::clone(&shared),
+        Path::new("/data"),
+        node(),
+        OnDamage::Refuse,
+    )
+    .unwrap();
     assert_eq!(set.get(partition()).unwrap().seq, Seq::new(12));
     assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), 1);
     let other = NodeId::new(4).unwrap();
-    let error = SnapshotSet::open(shared, Path::new("/data"), other).unwrap_err();
+    let error = SnapshotSet::open(shared, Path::new("/data"), other, OnDamage::Refuse).unwrap_err();
     assert!(matches!(error, StoreError::ForeignNode { .. }), "{error}");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::fixture::*;
 use crate::disk::{Disk, OpenMode};
-use crate::{MemoryDisk, Place, StoreError, verify};
+use crate::{MemoryDisk, OnDamage, Place, StoreError, verify};
 
 /// Three frames in the first file: where each begins, and the end.
 fn three_frames() -> (MemoryDisk, Author, Vec<Place>) {
@@ -288,4 +288,111 @@ fn a_sound_directory_is_reported_in_full() {
         Err(StoreError::Locked { .. })
     ));
     drop(store);
+}
+
+fn quarantining() -> crate::StoreOptions {
+    crate::StoreOptions {
+        on_damage: OnDamage::Quarantine,
+        ..options()
+    }
+}
+
+/// Nothing that was acknowledged is missing from a partition that is served; whoever lost something
+/// is named; and what is whole goes on.
+#[test]
+fn damage_costs_only_the_partitions_whose_it_is() {
+    let (disk, author, places) = three_frames();
+    let whole = file_bytes(&disk, FIRST_FILE);
+    let (mut one, mut both, mut unknown) = (0, 0, 0);
+    for at in places[0].offset..places[2].offset {
+        let disk = disk.crash();
+        let flipped = whole[at as usize] ^ (1 << (at % 8));
+        overwrite(&disk, FIRST_FILE, at, &[flipped]);
+        let (store, recovery) = try_open(&disk, quarantining()).unwrap();
+        let damaged: Vec<_> = recovery.damaged.iter().map(|(id, _)| *id).collect();
+        match damaged.as_slice() {
+            [] => panic!("damage at {at} cost nobody anything: {recovery:?}"),
+            [_] => one += 1,
+            _ => both += 1,
+        }
+        unknown += u32::from(recovery.unknown_damage.is_some());
+        let mut served = author.clone();
+        served.written.retain(|id, _| !damaged.contains(id));
+        served.check(&store);
+        for (id, error) in &recovery.damaged {
+            assert!(!store.cells(*id).is_readable(), "{id} is served");
+            assert!(error.to_string().contains(FIRST_FILE), "{error}");
+        }
+        if let Some(whole) = served.written.keys().next().copied() {
+            served.write(&store, whole, b"goes on").unwrap();
+            served.commit(&store).unwrap();
+            store.close().unwrap();
+            drop(store);
+            let (store, _) = try_open(&disk, quarantining()).unwrap();
+            served.check(&store);
+        }
+    }
+    assert!(
+        one > 100 && both > 0 && unknown > 0,
+        "{one} {both} {unknown}"
+    );
+}
+
+/// The frame that is lost may have been the last of a partition: without a gap nobody would notice.
+#[test]
+fn a_partition_whose_end_may_be_lost_is_not_served() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    let mut places = Vec::new();
+    for bucket in [0, 1, 0, 0] {
+        places.push(store.durable_end());
+        author.write(&store, partition(bucket), &[1; 20]).unwrap();
+        author.commit(&store).unwrap();
+    }
+    drop(store);
+    // The second frame, of partition 1 alone, is gone with its header.
+    let lost = disk.crash();
+    overwrite(&lost, FIRST_FILE, places[1].offset, &[0xff; 4]);
+    let (store, recovery) = try_open(&lost, quarantining()).unwrap();
+    assert!(recovery.unknown_damage.is_some(), "{recovery:?}");
+    assert!(recovery.damaged.is_empty(), "{recovery:?}");
+    let served = recovery.partitions.iter().map(|each| each.partition);
+    assert_eq!(served.collect::<Vec<_>>(), [partition(0)]);
+    author.check_cells(&store, partition(0), domicile_proto::Seq::new(3));
+    drop(store);
+    // The third: partition 0 goes on with a gap, partition 1 may have been in it.
+    let lost = disk.crash();
+    overwrite(&lost, FIRST_FILE, places[2].offset, &[0xff; 4]);
+    let (_, recovery) = try_open(&lost, quarantining()).unwrap();
+    assert_eq!(recovery.damaged.len(), 2, "{recovery:?}");
+}
+
+/// What the checkpoint of an intact engine covers is not read again, and costs nobody anything.
+#[test]
+fn damage_before_what_the_engine_has_is_found_only_when_it_is_needed() {
+    let (disk, mut author, places) = three_frames();
+    let engine: Arc<crate::engine::MemoryEngine> = Arc::default();
+    let given = || crate::StoreOptions {
+        engine: crate::EngineChoice::Given(Arc::clone(&engine) as _),
+        ..quarantining()
+    };
+    let (store, _) = try_open(&disk, given()).unwrap();
+    author.make_visible(&store, &[]);
+    for bucket in 0..2 {
+        let last = author.last_seq(partition(bucket));
+        store.cells(partition(bucket)).advance(last);
+    }
+    store.flush_once().unwrap();
+    author.write(&store, partition(0), b"later").unwrap();
+    author.commit(&store).unwrap();
+    drop(store);
+    let disk = disk.crash();
+    overwrite(&disk, FIRST_FILE, places[1].offset + 100, &[0xff; 4]);
+    let (store, recovery) = try_open(&disk, given()).unwrap();
+    assert!(recovery.damaged.is_empty(), "{recovery:?}");
+    author.check_cells(&store, partition(0), author.last_seq(partition(0)));
+    drop(store);
+    let (_, recovery) = try_open(&disk, quarantining()).unwrap();
+    assert!(!recovery.damaged.is_empty(), "{recovery:?}");
 }

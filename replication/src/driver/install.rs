@@ -1,0 +1,58 @@
+//! A partition out of service, and a snapshot that takes its place.
+//!
+//! **Owns**: what a damaged partition may still do, the moment at which a snapshot counts.
+//! **Does not own**: finding damage (storage), fetching snapshots (bootstrap).
+
+use domicile_core::Input;
+use domicile_storage::SnapshotHeader;
+
+use super::outbox::Outbox;
+use super::slot::Slot;
+use super::work::Driver;
+
+impl Driver {
+    /// The partition is damaged here: it is not served, nothing of it is taken, and its home, if
+    /// that is here, accepts nothing.
+    pub(crate) fn quarantine(&self, slot: &Slot, damage: &str) {
+        slot.set_damage(damage);
+        if slot.is_home {
+            let mut outbox = Outbox::default();
+            let mut state = slot.lock();
+            self.poison(slot, &mut state, &mut outbox);
+            drop(state);
+            self.deliver(outbox);
+        }
+    }
+
+    /// From now on no segment of the partition is taken, until the result is dropped.
+    pub(crate) fn begin_install<'slot>(&self, slot: &'slot Slot) -> Installing<'slot> {
+        slot.set_installing(true);
+        Installing(slot)
+    }
+
+    /// A snapshot has taken the place of what a copy had.
+    pub(crate) fn installed(&self, slot: &Slot, header: &SnapshotHeader) {
+        slot.forget_arrivals();
+        slot.clear_damage();
+        let SnapshotHeader {
+            epoch, seq, chain, ..
+        } = *header;
+        self.input(slot, Input::Installed { epoch, seq, chain });
+    }
+
+    /// A copy that may have lost records has lost none: there are none.
+    pub(crate) fn found_empty(&self, slot: &Slot) {
+        slot.clear_damage();
+        slot.set_installing(false);
+        self.store.cells(slot.partition).reopen_empty();
+    }
+}
+
+/// A partition whose place a snapshot takes.
+pub(crate) struct Installing<'slot>(&'slot Slot);
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.0.set_installing(false);
+    }
+}

@@ -1,0 +1,154 @@
+//! Nodes whose files were damaged: what is lost is named and fetched again, the rest goes on.
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use domicile::{AckLevel, Consistency, Reason};
+
+use crate::rig::{Cluster, keyspace, partition, until, until_alike};
+
+const NEAR: Duration = Duration::from_millis(4);
+
+/// Above it a journal is cut: four of the test's files.
+const KEEP_BYTES: u64 = 4 << 20;
+
+async fn start() -> Cluster {
+    let spaces = vec![
+        keyspace("wide", AckLevel::Async, "eu"),
+        keyspace("own", AckLevel::Async, "us"),
+    ];
+    Cluster::start_with(NEAR, spaces, |options| {
+        options.journal_file_bytes = 1 << 20;
+        options.journal_keep_bytes = KEEP_BYTES;
+    })
+    .await
+}
+
+async fn write(cluster: &Cluster, name: &str, keys: u32) {
+    let space = cluster.node("eu").keyspace(name).unwrap();
+    for index in 0..keys {
+        let value = vec![index as u8; 10_000];
+        space.put(format!("g{index}/k"), value).await.unwrap();
+    }
+}
+
+/// The files of a directory, in order.
+fn files(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let entries = entries.map(|entry| entry.unwrap());
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.retain(|path| path.to_str().unwrap().ends_with(suffix));
+    files.sort();
+    files
+}
+
+/// Overwrites bytes in the middle of a file's used part.
+fn damage(path: &Path, at: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xa5; 64], at).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_with_a_damaged_journal_fetches_what_it_lost() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 150).await;
+    write(&cluster, "own", 50).await;
+    until_alike(&cluster, "wide").await;
+    cluster.close("ap").await;
+    let data = cluster.data_of("ap");
+    let journal = files(&data.join("journal"), ".journal");
+    assert!(journal.len() > 1, "{journal:?}");
+    for at in [300_000, 700_000] {
+        damage(&journal[0], at);
+    }
+    std::fs::remove_dir_all(data.join("engine")).unwrap();
+    cluster.open("ap").await;
+    write(&cluster, "wide", 20).await;
+    for name in ["wide", "own"] {
+        until_alike(&cluster, name).await;
+    }
+    // Once more, over the same damage, now made up for.
+    cluster.close("ap").await;
+    std::fs::remove_dir_all(data.join("engine")).unwrap();
+    cluster.open("ap").await;
+    for name in ["wide", "own"] {
+        until_alike(&cluster, name).await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_with_a_damaged_log_is_out_of_service_and_the_rest_is_not() {
+    let mut cluster = start().await;
+    let mut one = cluster.node("us").keyspace("own").unwrap();
+    one.put("a/k", vec![1; 100_000]).await.unwrap();
+    one.put("a/k", vec![2; 100_000]).await.unwrap();
+    write(&cluster, "wide", 20).await;
+    until_alike(&cluster, "own").await;
+    drop(one);
+    cluster.close("us").await;
+    let data = cluster.data_of("us");
+    damage(&files(&data.join("journal"), ".journal")[0], 50_000);
+    std::fs::remove_dir_all(data.join("engine")).unwrap();
+    cluster.open("us").await;
+    one = cluster.node("us").keyspace("own").unwrap();
+    let refused = one.put("a/k", "v").await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ChecksumMismatch, "{refused}");
+    let refused = one.get("a/k").await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ChecksumMismatch, "{refused}");
+    // The copies serve what they have.
+    let ap = cluster.node("ap").keyspace("own").unwrap();
+    let entry = ap.get("a/k").consistency(Consistency::Local).await.unwrap();
+    assert_eq!(entry.unwrap().value, vec![2; 100_000]);
+    // Other partitions of the same journal, and of the same keyspace, go on.
+    until_alike(&cluster, "wide").await;
+    let mut accepted = 0;
+    for index in 0..40 {
+        accepted += u32::from(one.put(format!("{index}/k"), "v").await.is_ok());
+    }
+    assert!(accepted > 0, "no partition of the keyspace is in service");
+    drop((one, ap));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_gone_is_taken_again_or_fetched() {
+    let mut cluster = start().await;
+    for _ in 0..8 {
+        write(&cluster, "wide", 100).await;
+    }
+    let is_cut = |cluster: &Cluster, node: &str| {
+        !files(&cluster.data_of(node).join("snapshots"), ".snapshot").is_empty()
+    };
+    until("both journals are cut", || {
+        is_cut(&cluster, "eu") && is_cut(&cluster, "ap")
+    })
+    .await;
+    until_alike(&cluster, "wide").await;
+    // With the engine, and so without need of it: the home takes a new one.
+    cluster.close("eu").await;
+    let snapshots = cluster.data_of("eu").join("snapshots");
+    let gone = files(&snapshots, ".snapshot")[0].clone();
+    std::fs::remove_file(&gone).unwrap();
+    cluster.open("eu").await;
+    let prefix = gone.file_name().unwrap().to_str().unwrap()[..16].to_owned();
+    until("a new one is there", || {
+        let found = files(&snapshots, ".snapshot");
+        found
+            .iter()
+            .any(|path| path.to_str().unwrap().contains(&prefix))
+    })
+    .await;
+    // Without the engine it was needed: the copy fetches what the home has.
+    cluster.close("ap").await;
+    let snapshots = cluster.data_of("ap").join("snapshots");
+    damage(&files(&snapshots, ".snapshot")[0], 5_000);
+    std::fs::remove_dir_all(cluster.data_of("ap").join("engine")).unwrap();
+    cluster.open("ap").await;
+    until_alike(&cluster, "wide").await;
+    assert!(partition(&cluster, "ap", "wide").alarm.is_empty());
+    cluster.stop().await;
+}
