@@ -17,7 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::{
     Awaited, Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig,
-    Precondition, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window, Write,
+    Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window,
+    Write,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -334,6 +335,10 @@ impl World {
             });
         Write {
             ticket: Ticket::new(ticket),
+            purpose: match command.options.contains_key("expiry") {
+                true => Purpose::Expiry,
+                false => Purpose::Request,
+            },
             request_id: id,
             fingerprint,
             bytes: command.option("bytes").unwrap_or(100),
@@ -422,9 +427,13 @@ impl World {
             } => {
                 self.remember(*seq, head);
                 let level = head.level;
+                let what = match head.kind {
+                    RecordKind::Expiry => "expiry",
+                    _ => "append",
+                };
                 writeln!(
                     output,
-                    "append {ticket:?} at {seq} {level} visible={visible_upto}"
+                    "{what} {ticket:?} at {seq} {level} visible={visible_upto}"
                 )
                 .unwrap();
             }
@@ -483,6 +492,9 @@ impl World {
     }
 
     fn remember(&mut self, seq: Seq, head: &RecordHead) {
+        if head.kind == RecordKind::Expiry {
+            return;
+        }
         self.requests.push(RememberedRequest {
             request_id: head.request_id,
             seq,

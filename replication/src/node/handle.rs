@@ -49,7 +49,7 @@ impl KeyspaceHandle {
         self.batch([Operation::Put {
             key,
             value: value.into(),
-            expires_at_ms: None,
+            expiry: None,
         }])
     }
 

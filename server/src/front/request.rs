@@ -38,7 +38,7 @@ pub(crate) fn single(key: Bytes, value: Option<Bytes>) -> Operation {
         Some(value) => Operation::Put {
             key,
             value,
-            expires_at_ms: None,
+            expiry: None,
         },
         None => Operation::Delete { key },
     }

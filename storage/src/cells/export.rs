@@ -12,7 +12,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
 
-use super::rows::{CellPrefix, PartitionMarks, applied_mark, intent_mark, read_partition_marks};
+use super::cell::Cell;
+use super::rows::{
+    CellPrefix, PartitionMarks, applied_mark, cell_changes, intent_mark, read_partition_marks,
+};
 use super::store::CellStore;
 use crate::engine::{Direction, Engine, EngineError, RowChange};
 
@@ -51,12 +54,23 @@ impl CellStore {
     }
 }
 
-/// The row of a cell that was read by [`CellStore::stored_page`].
-pub(crate) fn cell_row(partition: PartitionId, key: &[u8], value: Bytes) -> RowChange {
-    RowChange::Set {
-        row: CellPrefix::of(partition).row(key),
-        value,
-    }
+/// The rows of a cell that was read by [`CellStore::stored_page`]: its own, and its place in the
+/// index of expiries. For an engine that has no cell of that key.
+///
+/// # Errors
+/// [`EngineError::Corrupt`] for a value that is no cell's.
+pub(crate) fn cell_rows(
+    partition: PartitionId,
+    key: &[u8],
+    value: Bytes,
+) -> Result<impl Iterator<Item = RowChange>, EngineError> {
+    let expires_at_ms = Cell::stored_expiry(&value)?;
+    Ok(cell_changes(
+        partition,
+        key,
+        None,
+        Some((value, expires_at_ms)),
+    ))
 }
 
 /// The marks of a partition whose rows hold every record up to `applied_upto` and none above
