@@ -16,6 +16,7 @@ use domicile_storage::{
 };
 use tokio::sync::watch;
 
+use super::expiry::run_expiry;
 use super::interior::NodeCore;
 use super::keeper::run_keeper;
 use crate::clock::Clock;
@@ -89,6 +90,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         driver.input(slot, Input::Tick);
     }
     tokio::spawn(run_timers(Arc::clone(&core)));
+    tokio::spawn(run_expiry(Arc::clone(&core)));
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(&core)));
     }
