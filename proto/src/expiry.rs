@@ -3,8 +3,8 @@
 //! **Owns**: the two forms, the bounds of a time to live, the step from one to the other.
 //! **Does not own**: ending it (the home writes a record), its place in a record (`record`).
 //!
-//! A time to live stays one in the log: a request that is sent again has the same bytes, whenever it
-//! is sent. It becomes a time by the stamp of its own record, which every region has.
+//! A time to live stays one in the log: a request that is sent again has the same bytes, whenever
+//! it is sent. It becomes a time by the stamp of its own record, which every region has.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::wire::WireError;
 /// doubled, seconds taken for milliseconds pass for longer.
 pub const TTL_MS_MAX: u64 = 10 * 365 * 24 * 3600 * 1000;
 
+/// Nanoseconds in a millisecond.
 const MS_NANOS: u128 = 1_000_000;
 
 /// When a value ends.

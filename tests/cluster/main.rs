@@ -6,6 +6,7 @@
     reason = "what cannot go on fails where it stands"
 )]
 
+mod expiry;
 mod hostile;
 mod levels;
 mod reads;

@@ -88,6 +88,13 @@ fn epoch(counter: u64) -> Epoch {
     }
 }
 
+fn verb(kind: RecordKind) -> &'static str {
+    match kind {
+        RecordKind::Expiry => "expiry",
+        _ => "append",
+    }
+}
+
 fn shown(urgency: Urgency) -> &'static str {
     match urgency {
         Urgency::Now => "",
@@ -427,13 +434,10 @@ impl World {
             } => {
                 self.remember(*seq, head);
                 let level = head.level;
-                let what = match head.kind {
-                    RecordKind::Expiry => "expiry",
-                    _ => "append",
-                };
                 writeln!(
                     output,
-                    "{what} {ticket:?} at {seq} {level} visible={visible_upto}"
+                    "{} {ticket:?} at {seq} {level} visible={visible_upto}",
+                    verb(head.kind)
                 )
                 .unwrap();
             }

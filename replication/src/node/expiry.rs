@@ -37,17 +37,21 @@ const TICK: Duration = Duration::from_millis(500);
 const ROUND_KEYS_MAX: usize = 5_000;
 
 /// Keys submitted before their replies are awaited: what a group commit carries of them beside what
-/// callers write, 32 KiB of short keys. Doubled, callers wait for twice as much in their commit.
+/// callers write, 16 KiB of short keys. Doubled, callers wait for twice as much in their commit.
 const BATCH_KEYS_MAX: usize = 500;
 
-/// How long a removal may wait for its level. It is in the log then and needs nothing more; only the
-/// partition's next round waits.
+/// Keys removed by one record. At [`ROUND_KEYS_MAX`] these are 40 records a second, so that those
+/// among which a restarted home finds its callers' request ids last for longer than the ids do.
+/// Doubled, the partition is locked for twice as long while their versions are read: 0.1 ms where
+/// they lie in the overlay.
+const RECORD_KEYS_MAX: usize = 250;
+
+/// How long a removal may wait for its level. It is in the log then and needs nothing more; only
+/// the partition's next round waits. Doubled, that one comes later.
 const REPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Pause of a partition after a refusal. Doubled, keys stay that much longer once it heals.
 const RETRY: Duration = Duration::from_secs(1);
-
-type Replies = mpsc::UnboundedReceiver<(u64, Result<Receipt, Error>)>;
 
 /// Runs until the node closes.
 pub(super) async fn run_expiry(core: Arc<NodeCore>) {
@@ -72,7 +76,7 @@ pub(super) async fn run_expiry(core: Arc<NodeCore>) {
             }
             Some(ended) = rounds.join_next() => match ended {
                 Ok(expirer) => resting.push(expirer),
-                Err(error) => tracing::error!(%error, "a round of expiry panicked: its partition's ended"),
+                Err(error) => tracing::error!(%error, "a round of expiry panicked"),
             },
         }
     }
@@ -83,16 +87,6 @@ struct Expirer {
     slot: Arc<Slot>,
     cursor: ExpiryCursor,
     rests_until: Option<Instant>,
-}
-
-/// How a batch ended.
-enum Batch {
-    /// Something was removed.
-    Removed,
-    /// Nothing was due among what was looked at.
-    Empty,
-    /// Something was not removed, or all of it was written anew or is on its way.
-    Refused,
 }
 
 impl Expirer {
@@ -112,110 +106,141 @@ impl Expirer {
     async fn round(mut self, core: Arc<NodeCore>, turn: Arc<Semaphore>) -> Self {
         let mut keys = 0;
         while keys < ROUND_KEYS_MAX {
-            let permit = turn.acquire().await;
-            let (slot, node) = (Arc::clone(&self.slot), Arc::clone(&core));
-            let submitted = tokio::task::spawn_blocking(move || {
-                let submitted = self.submit(&node);
-                (self, submitted)
-            });
-            let (expirer, submitted) = match submitted.await {
-                Ok(both) => both,
-                Err(error) => {
-                    let partition = slot.partition;
-                    tracing::error!(%partition, %error, "expiry began anew");
-                    let failed = Error::new(Reason::StorePoisoned, error.to_string());
-                    (Self::new(slot), Err(failed))
-                }
+            let batch = self.batch(&core, &turn).await;
+            let is_refused = match &batch {
+                Ok(batch) => batch.due > 0 && (batch.removed == 0 || batch.refused.is_some()),
+                Err(_) => true,
             };
-            drop(permit);
-            self = expirer;
-            let batch = match submitted {
-                Ok((sent, replies)) => {
-                    keys += sent;
-                    match sent {
-                        0 => Batch::Empty,
-                        _ => hear(replies).await,
-                    }
-                }
-                Err(error) => {
-                    let partition = self.slot.partition;
-                    tracing::warn!(%partition, %error, "expiry failed; it is tried again");
-                    Batch::Refused
-                }
-            };
-            match batch {
-                Batch::Removed | Batch::Empty => {
-                    if !self.may_be_due(core.clock.head().wall_ms()) {
-                        break;
-                    }
-                }
-                Batch::Refused => {
-                    self.cursor.restart();
-                    self.rests_until = Some(Instant::now() + RETRY);
-                    break;
-                }
+            if is_refused {
+                let why = batch.map(|batch| batch.refused);
+                tracing::debug!(partition = %self.slot.partition, ?why, "expiry waits");
+                self.cursor.restart();
+                self.rests_until = Some(Instant::now() + RETRY);
+                break;
+            }
+            keys += batch.map_or(0, |batch| batch.due);
+            if !self.may_be_due(core.clock.head().wall_ms()) {
+                break;
             }
         }
         self
     }
 
-    /// Submits the removal of what is due; how many keys, and where the replies arrive.
-    fn submit(&mut self, core: &NodeCore) -> Result<(usize, Replies), Error> {
-        let (sender, replies) = mpsc::unbounded_channel();
-        let now_ms = core.clock.head().wall_ms();
-        let due = self
-            .slot
-            .cells
-            .due(&mut self.cursor, now_ms, BATCH_KEYS_MAX)?;
-        let count = due.len();
-        for (tag, cell) in (0..).zip(due) {
-            let removal = removal(core, cell);
-            let bytes = Record::encoded_len(&removal.body);
-            let reply = ReplyTo::Tagged(tag, sender.clone());
-            match core.driver.has_room(bytes) {
-                true => core.driver.submit(&self.slot, removal, reply),
-                false => reply.send(Err(Error::new(Reason::Overloaded, "no room in the store"))),
-            }
+    /// Removes what is due, some hundred keys. A record of which one key has been written anew is
+    /// refused as a whole; its keys are then tried one by one.
+    async fn batch(&mut self, core: &Arc<NodeCore>, turn: &Semaphore) -> Result<Batch, Error> {
+        let mut cursor = std::mem::take(&mut self.cursor);
+        let (slot, node) = (Arc::clone(&self.slot), Arc::clone(core));
+        let permit = turn.acquire().await;
+        let found = tokio::task::spawn_blocking(move || {
+            let now_ms = node.clock.head().wall_ms();
+            let due = slot.cells.due(&mut cursor, now_ms, BATCH_KEYS_MAX)?;
+            let count = due.len();
+            Ok((cursor, count, submit(&node, &slot, due, RECORD_KEYS_MAX)))
+        });
+        let (cursor, due, sent) = found.await.unwrap_or_else(|error| Err(ended(&error)))?;
+        drop(permit);
+        self.cursor = cursor;
+        let mut heard = sent.hear().await;
+        let unmet = std::mem::take(&mut heard.unmet);
+        if !unmet.is_empty() {
+            let (slot, node) = (Arc::clone(&self.slot), Arc::clone(core));
+            let permit = turn.acquire().await;
+            let sent = tokio::task::spawn_blocking(move || submit(&node, &slot, unmet, 1));
+            let sent = sent.await.map_err(|error| ended(&error))?;
+            drop(permit);
+            let alone = sent.hear().await;
+            heard.removed += alone.removed;
+            heard.refused = heard.refused.or(alone.refused);
         }
-        Ok((count, replies))
+        Ok(Batch {
+            due,
+            removed: heard.removed,
+            refused: heard.refused,
+        })
     }
 }
 
-fn removal(core: &NodeCore, cell: DueCell) -> PreparedWrite {
-    let DueCell { key, version, .. } = cell;
-    let operations = vec![Operation::Delete { key: key.clone() }];
-    let body = RecordBody::encode(&operations).expect("the key was in a record before");
+/// How a batch ended.
+struct Batch {
+    due: usize,
+    removed: usize,
+    refused: Option<Error>,
+}
+
+fn ended(error: &tokio::task::JoinError) -> Error {
+    Error::new(Reason::StorePoisoned, format!("expiry ended: {error}"))
+}
+
+/// Removals on their way.
+struct Sent {
+    records: Vec<Vec<DueCell>>,
+    replies: mpsc::UnboundedReceiver<(u64, Result<Receipt, Error>)>,
+}
+
+/// What became of them.
+#[derive(Default)]
+struct Heard {
+    removed: usize,
+    refused: Option<Error>,
+    /// Keys of records of several of which at least one had been written anew.
+    unmet: Vec<DueCell>,
+}
+
+/// Submits the removal of cells, up to `keys_max` by one record.
+fn submit(core: &NodeCore, slot: &Slot, cells: Vec<DueCell>, keys_max: usize) -> Sent {
+    let (sender, replies) = mpsc::unbounded_channel();
+    let records: Vec<Vec<DueCell>> = cells.chunks(keys_max).map(<[DueCell]>::to_vec).collect();
+    for (tag, cells) in (0..).zip(&records) {
+        let removal = removal(core, cells);
+        let bytes = Record::encoded_len(&removal.body);
+        let reply = ReplyTo::Tagged(tag, sender.clone());
+        match core.driver.has_room(bytes) {
+            true => core.driver.submit(slot, removal, reply),
+            false => reply.send(Err(Error::new(Reason::Overloaded, "no room in the store"))),
+        }
+    }
+    Sent { records, replies }
+}
+
+fn removal(core: &NodeCore, cells: &[DueCell]) -> PreparedWrite {
+    let delete = |cell: &DueCell| Operation::Delete {
+        key: cell.key.clone(),
+    };
+    let operations: Vec<Operation> = cells.iter().map(delete).collect();
+    let body = RecordBody::encode(&operations).expect("some keys that were in records before");
+    let condition = |cell: &DueCell| Precondition {
+        key: cell.key.clone(),
+        expected: Expected::Version(cell.version),
+    };
     PreparedWrite {
         purpose: Purpose::Expiry,
         request_id: new_request_id(),
         operations,
         body,
-        preconditions: vec![Precondition {
-            key,
-            expected: Expected::Version(version),
-        }],
+        preconditions: cells.iter().map(condition).collect(),
         level: None,
         deadline: core.clock.now().plus(REPLY_MAX),
     }
 }
 
-/// Waits until every removal of a batch is answered: each is, within its deadline or by the end of
-/// the node.
-async fn hear(mut replies: Replies) -> Batch {
-    let (mut removed, mut refused) = (0_u64, None);
-    while let Some((_, result)) = replies.recv().await {
-        match result {
-            Ok(_) => removed += 1,
-            Err(error) if error.reason() == Reason::VersionMismatch => {}
-            Err(error) => refused = Some(error),
+impl Sent {
+    /// Waits until every removal is answered: each is, within its deadline or by the end of the
+    /// node.
+    async fn hear(mut self) -> Heard {
+        let mut heard = Heard::default();
+        while let Some((tag, result)) = self.replies.recv().await {
+            let cells = std::mem::take(&mut self.records[tag as usize]);
+            match result {
+                Ok(_) => heard.removed += cells.len(),
+                Err(error) if error.reason() == Reason::VersionMismatch => {
+                    if cells.len() > 1 {
+                        heard.unmet.extend(cells);
+                    }
+                }
+                Err(error) => heard.refused = Some(error),
+            }
         }
-    }
-    if let Some(error) = refused {
-        tracing::debug!(%error, removed, "keys past their time were not removed");
-        return Batch::Refused;
-    }
-    match removed {
-        0 => Batch::Refused,
-        _ => Batch::Removed,
+        heard
     }
 }

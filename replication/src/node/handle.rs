@@ -127,7 +127,7 @@ impl Write {
         self.expiry(Expiry::after(ttl))
     }
 
-    /// When the values it sets end. Without, they stay, whatever an earlier write of their keys said.
+    /// When the values it sets end. Without, they stay, whatever an earlier write of the keys said.
     pub fn expiry(mut self, expiry: Expiry) -> Self {
         for operation in &mut self.call.operations {
             if let Operation::Put { expiry: set, .. } = operation {

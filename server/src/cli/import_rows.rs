@@ -4,7 +4,7 @@
 //! **Does not own**: what happens to rows (`import`).
 //!
 //! JSONL: `{"key": "..", "value": ".."}`, or `key_base64` and `value_base64` for bytes that are no
-//! text; `expires_at_ms` is kept, `version` and `written_at_ms`, as an export has them, are ignored.
+//! text; `expires_at_ms` is kept; `version` and `written_at_ms` of an export are ignored.
 //! CSV: the first two fields are key and value; a first line `key,value...` is a header, and the
 //! field that it calls `expires_at_ms` is kept as well.
 

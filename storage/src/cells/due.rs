@@ -1,8 +1,8 @@
 //! Cells that are past their time, found without holding all that will be.
 //!
 //! **Owns**: the walk over the expiries of overlay and engine, where it goes on.
-//! **Does not own**: the index's rows (`rows`), keeping them with the cells (`flush`), what becomes of
-//! a cell past its time (the home writes a record).
+//! **Does not own**: the index's rows (`rows`), keeping them with the cells (`flush`), what becomes
+//! of a cell past its time (the home writes a record).
 //!
 //! ```text
 //! active expiries        complete: a cell that is replaced or deleted leaves them at once

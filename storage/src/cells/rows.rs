@@ -5,13 +5,14 @@
 //!
 //! ```text
 //! c | partition (8) | key            -> a cell
-//! x | partition (8) | expires at (8) | key -> nothing: there is a cell of that key that expires then
+//! x | partition (8) | expires at (8) | key -> nothing: the cell of that key expires then
 //! t | partition (8) | a              -> applied mark: cells hold every record up to it
 //! t | partition (8) | i              -> intent mark: cells hold no record above it
 //! m | "cells-format"                 -> number of this layout
 //! ```
-//! Numbers are u64, little-endian; in the key of `x`, ms since 1970, big-endian, so that the rows lie
-//! in the order in which cells expire. Other suffixes under `t` and other names under `m` are others'.
+//! Numbers are u64, little-endian; in the key of `x`, ms since 1970, big-endian, so that the rows
+//! lie in the order in which cells expire. Other suffixes under `t` and other names under `m` are
+//! others'.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -27,6 +28,7 @@ const TAG_MARK: u8 = b't';
 const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
 const FORMAT_ROW: &[u8] = b"mcells-format";
+/// With 2 came the index of expiries: rows of 1 lack it and are rebuilt.
 const FORMAT: u64 = 2;
 
 const PREFIX_BYTES: usize = 1 + PartitionId::BYTES;
@@ -108,7 +110,7 @@ impl CellPrefix {
 
 /// The first bytes of every row of a partition in the index of expiries.
 ///
-/// After every batch the index holds one row for each cell of the engine that expires, and no other.
+/// After every batch the index holds one row for each cell of the engine that expires, no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ExpiryPrefix([u8; PREFIX_BYTES]);
 
