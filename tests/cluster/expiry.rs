@@ -1,7 +1,6 @@
 //! Keys that end: by one record of their home, everywhere, never before their time.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use domicile::{
     AckLevel, Consistency, Entry, Expiry, KeyspaceHandle, NodeOptions, Operation, PartitionId,
     Reason, RequestId, Seq,
 };
+use domicile_client::{Client, StreamWrite};
 use domicile_proto::{Record, RecordKind};
 use domicile_server::front::{Door, FrontLimits};
 use domicile_storage::{EngineChoice, OsDisk, Store, StoreOptions};
@@ -438,14 +438,13 @@ async fn a_removal_that_would_lose_too_much_is_made_later() {
 
 /// The command line at a door.
 struct Terminal {
-    door: SocketAddr,
+    endpoint: String,
 }
 
 impl Terminal {
     fn run(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_domicile"));
-        let endpoint = format!("http://{}", self.door);
-        command.args(words).args(["--endpoint", &endpoint]);
+        command.args(words).args(["--endpoint", &self.endpoint]);
         command.output().unwrap()
     }
 
@@ -502,13 +501,50 @@ fn set_show_and_keep(terminal: &Terminal, file: &str) {
     }
 }
 
+/// A batch and a stream of the client: each put has its own expiry, and a removal has none.
+async fn by_the_client(endpoint: &str) {
+    let client = Client::new(endpoint).unwrap();
+    let fast = client.keyspace("fast");
+    let batch = fast.batch().put("b/1", "v").ttl(HOUR).put("b/2", "v");
+    batch
+        .put("b/3", "v")
+        .expiry(Expiry::AtMs(4_000_000_000_000))
+        .await
+        .unwrap();
+    let refused = fast.batch().delete("b/1").ttl(HOUR).await.unwrap_err();
+    assert!(refused.to_string().contains("time to live"), "{refused}");
+    let (sender, mut results) = client.write_stream(10).await.unwrap();
+    let write = StreamWrite::new(7, "fast").put("b/4", "v").ttl(2 * HOUR);
+    sender.send(write.put("b/5", "v")).await.unwrap();
+    drop(sender);
+    results.next().await.unwrap().unwrap().result.unwrap();
+    let rows = fast.scan("b/").page(None).await.unwrap().entries;
+    let lifetimes = rows.iter().map(|row| {
+        let at_ms = row.expires_at_ms?;
+        Some(if at_ms == 4_000_000_000_000 {
+            at_ms
+        } else {
+            at_ms - row.written_at_ms
+        })
+    });
+    let expected = [
+        Some(3_600_000),
+        None,
+        Some(4_000_000_000_000),
+        Some(7_200_000),
+        None,
+    ];
+    assert_eq!(lifetimes.collect::<Vec<_>>(), expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_sets_shows_and_keeps_an_expiry() {
     let cluster = Cluster::start(NEAR, keyspaces()).await;
     let door = Door::open("127.0.0.1:0".parse().unwrap(), FrontLimits::default());
     let door = door.await.unwrap();
+    let endpoint = format!("http://{}", door.address().unwrap());
     let terminal = Terminal {
-        door: door.address().unwrap(),
+        endpoint: endpoint.clone(),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let node = cluster.node("us").clone();
@@ -520,6 +556,7 @@ async fn the_command_line_sets_shows_and_keeps_an_expiry() {
     let file = files.path().join("rows.jsonl").to_str().unwrap().to_owned();
     let told = tokio::task::spawn_blocking(move || set_show_and_keep(&terminal, &file));
     told.await.unwrap();
+    by_the_client(&endpoint).await;
     stop.send(()).unwrap();
     serving.await.unwrap().unwrap();
     cluster.stop().await;

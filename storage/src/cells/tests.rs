@@ -136,6 +136,37 @@ fn nothing_due_is_known_without_the_engine_until_the_next_flush() {
     assert!(!cells.may_be_due(&cursor, u64::MAX));
 }
 
+/// More than one call looks at: the walk goes on where it was, and does not begin again.
+#[test]
+fn what_is_passed_over_is_passed_over_once() {
+    let engine = Arc::new(MemoryEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    let key = |index: u32| format!("k{index}");
+    let slices: Vec<_> = (0..10_000)
+        .step_by(1_000)
+        .map(|from| from..from + 1_000)
+        .collect();
+    for slice in &slices {
+        let puts: Vec<_> = slice
+            .clone()
+            .map(|index| put_until(&key(index), 1))
+            .collect();
+        write(&cells, &puts);
+    }
+    write(&cells, &[put_until("late", 2)]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    for slice in slices {
+        let deletes: Vec<_> = slice.map(|index| delete(&key(index))).collect();
+        write(&cells, &deletes);
+    }
+    let mut cursor = ExpiryCursor::default();
+    assert_eq!(due(&cells, &mut cursor, 2), [""; 0]);
+    assert!(cells.may_be_due(&cursor, 2));
+    assert_eq!(due(&cells, &mut cursor, 2), ["late"]);
+    assert!(!cells.may_be_due(&cursor, 2));
+}
+
 /// The walk took the end of time for an entry that is due.
 #[test]
 fn a_walk_to_the_end_of_time_ends() {
