@@ -28,7 +28,7 @@
 //! This crate never contains logic of its own.
 
 pub use domicile_proto::{
-    AckLevel, ErrorKind, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
+    AckLevel, ErrorKind, Expiry, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
     PartitionId, Placement, Position, Reason, RegionId, RequestId, RpoLimit, Seq, Version,
 };
 pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Write};

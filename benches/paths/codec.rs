@@ -41,7 +41,7 @@ pub(crate) fn operation(number: u64) -> Operation {
     Operation::Put {
         key: Bytes::from(format!("{:016}", number % 100_000)),
         value: Bytes::from(vec![b'v'; 128]),
-        expires_at_ms: None,
+        expiry: None,
     }
 }
 

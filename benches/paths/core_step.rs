@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use domicile_core::{
-    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Recovered, Ticket, Write,
+    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Purpose, Recovered, Ticket, Write,
 };
 use domicile_proto::{Hlc, Keyspace, Name, RegionId, RequestId, Seq};
 
@@ -31,6 +31,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             let now = Moment::from_micros(number * 10);
             let write = Write {
                 ticket: Ticket::new(number),
+                purpose: Purpose::Request,
                 request_id: RequestId::new(number.into()).expect("not zero"),
                 fingerprint: number,
                 bytes: 200,

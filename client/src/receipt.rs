@@ -71,6 +71,8 @@ pub struct Entry {
     pub version: Version,
     /// Milliseconds since 1970 when the home sequenced it.
     pub written_at_ms: u64,
+    /// Milliseconds since 1970 when it ends; its home removes it within about a second after.
+    pub expires_at_ms: Option<u64>,
 }
 
 impl Entry {
@@ -80,6 +82,7 @@ impl Entry {
             key: wire.key,
             value: wire.value,
             written_at_ms: wire.written_at_ms,
+            expires_at_ms: wire.expires_at_ms,
         })
     }
 }

@@ -10,9 +10,10 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::{AckLevel, RequestId, v1};
+use domicile_proto::{AckLevel, Expiry, RequestId, v1};
 use futures::Stream;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Streaming;
@@ -23,6 +24,7 @@ use crate::error::ClientError;
 use crate::keyspace::id_bytes;
 use crate::receipt::Receipt;
 use crate::request_id::next_request_id;
+use crate::write::lifetime;
 
 /// Most unanswered writes on a stream: what the server admits. More would only wait in its socket.
 const OUTSTANDING_MAX: usize = 8192;
@@ -57,8 +59,24 @@ impl StreamWrite {
         self.wire.operations.push(v1::Operation {
             key,
             value,
-            condition: None,
+            ..v1::Operation::default()
         });
+        self
+    }
+
+    /// The value of the put before this ends this long after its home has sequenced it: 1 ms to 10
+    /// years. The server refuses it of a removed key.
+    #[must_use]
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.expiry(Expiry::after(ttl))
+    }
+
+    /// When the value of the put before this ends.
+    #[must_use]
+    pub fn expiry(mut self, expiry: Expiry) -> Self {
+        if let Some(operation) = self.wire.operations.last_mut() {
+            (operation.ttl_ms, operation.expires_at_ms) = lifetime(Some(expiry));
+        }
         self
     }
 
@@ -68,8 +86,7 @@ impl StreamWrite {
         let key = key.into();
         self.wire.operations.push(v1::Operation {
             key,
-            value: None,
-            condition: None,
+            ..v1::Operation::default()
         });
         self
     }

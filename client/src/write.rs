@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::{AckLevel, RequestId, Version, v1};
+use domicile_proto::{AckLevel, Expiry, RequestId, Version, v1};
 
 use crate::call::call;
 use crate::error::ClientError;
@@ -93,6 +93,7 @@ pub struct Write {
     key: Bytes,
     value: Option<Bytes>,
     condition: Option<Condition>,
+    expiry: Option<Expiry>,
     wishes: Wishes,
 }
 
@@ -105,8 +106,21 @@ impl Write {
             key,
             value,
             condition: None,
+            expiry: None,
             wishes: Wishes::default(),
         }
+    }
+
+    /// The value ends this long after its home has sequenced it: 1 ms to 10 years. It is removed
+    /// within about a second after, never before. Says nothing of a delete.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.expiry(Expiry::after(ttl))
+    }
+
+    /// When the value ends. Without, it stays, whatever an earlier write of the key said.
+    pub fn expiry(mut self, expiry: Expiry) -> Self {
+        self.expiry = Some(expiry);
+        self
     }
 
     /// Only if the key has this version.
@@ -131,8 +145,10 @@ impl Write {
             key,
             value,
             condition,
+            expiry,
             wishes,
         } = self;
+        let (ttl_ms, expires_at_ms) = lifetime(expiry.filter(|_| value.is_some()));
         let (client, timeout) = (keyspace.client(), wishes.timeout);
         let options = Some(wishes.to_wire());
         let name = keyspace.name().to_owned();
@@ -143,6 +159,8 @@ impl Write {
                     key,
                     value,
                     options,
+                    ttl_ms,
+                    expires_at_ms,
                 };
                 call(client, request, timeout).await?
             }
@@ -165,6 +183,8 @@ impl Write {
                     value,
                     expected_version,
                     options,
+                    ttl_ms,
+                    expires_at_ms,
                 };
                 call(client, request, timeout).await?
             }
@@ -198,6 +218,20 @@ impl Batch {
     /// Sets a key.
     pub fn put(self, key: impl AsRef<[u8]>, value: impl Into<Bytes>) -> Self {
         self.operation(key, Some(value.into()), None)
+    }
+
+    /// The value of the put before this ends this long after its home has sequenced it: 1 ms to 10
+    /// years. The server refuses it of a removed key.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.expiry(Expiry::after(ttl))
+    }
+
+    /// When the value of the put before this ends.
+    pub fn expiry(mut self, expiry: Expiry) -> Self {
+        if let Some(operation) = self.operations.last_mut() {
+            (operation.ttl_ms, operation.expires_at_ms) = lifetime(Some(expiry));
+        }
+        self
     }
 
     /// Removes a key.
@@ -245,7 +279,17 @@ impl Batch {
             key,
             value,
             condition,
+            ..v1::Operation::default()
         });
         self
+    }
+}
+
+/// The fields `ttl_ms` and `expires_at_ms` of a message.
+pub(crate) fn lifetime(expiry: Option<Expiry>) -> (Option<u64>, Option<u64>) {
+    match expiry {
+        None => (None, None),
+        Some(Expiry::AfterMs(ttl_ms)) => (Some(ttl_ms), None),
+        Some(Expiry::AtMs(at_ms)) => (None, Some(at_ms)),
     }
 }

@@ -8,6 +8,7 @@
 //! - [`level`]: acknowledgement levels, what is asked and what is achieved
 //! - [`keyspace`]: the validated policy of a keyspace and the route from a key to its partition
 //! - [`record`]: one write as bytes
+//! - [`expiry`]: when a value ends
 //! - [`segment`]: the records of one partition in one group commit as one checksummed block
 //! - [`limits`]: the sizes that every door enforces
 //! - [`reason`]: stable reason codes of errors
@@ -16,6 +17,7 @@
 //!
 //! This crate never does IO, reads no clock and starts no thread.
 
+pub mod expiry;
 pub mod hash;
 pub mod hlc;
 pub mod identity;
@@ -31,6 +33,7 @@ pub mod v1;
 
 mod wire;
 
+pub use expiry::Expiry;
 pub use hlc::{Hlc, HlcClock};
 pub use identity::{Bucket, KeyspaceId, Name, NodeId, PartitionId, RegionId, RequestId};
 pub use keyspace::{Keyspace, OnTimeout, Placement, RpoLimit};

@@ -6,13 +6,15 @@
 //! ```text
 //! length u32 | kind u8 | level u8 | flags u16 | hlc u64 | generation u32 | request id u128 | body
 //! body of a write: count u16, then per operation:
-//!   code u8 | flags u8 | key length u16 | value length u32 | [expires at, ms u64] | key | value
+//!   code u8 | flags u8 | key length u16 | value length u32 | [expiry, ms u64] | key | value
+//!   flags of a put: 0 no expiry, 1 expiry is a time since 1970, 2 expiry counts from the stamp
 //! body of a mark: code u8
 //! ```
 //! All little-endian; `length` counts the bytes after itself.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::expiry::Expiry;
 use crate::hlc::Hlc;
 use crate::identity::RequestId;
 use crate::level::AckLevel;
@@ -29,8 +31,10 @@ pub const RECORD_HEAD_BYTES: usize = 36;
 /// Bytes of the length field, which does not count itself.
 const RECORD_LEN_BYTES: usize = 4;
 
-/// Set in an operation's flags when it carries an expiry.
-const FLAG_EXPIRES: u8 = 1;
+/// An operation's flags when it carries a time at which the value ends.
+const FLAG_EXPIRES_AT: u8 = 1;
+/// An operation's flags when it carries a time to live, counted from the record's own stamp.
+const FLAG_EXPIRES_AFTER: u8 = 2;
 const CODE_PUT: u8 = 1;
 // Codes are part of the format: a new operation takes the next one.
 const CODE_DELETE: u8 = 2;
@@ -45,14 +49,23 @@ pub enum RecordKind {
     DegradeBegin,
     /// The keyspace's level holds again.
     DegradeEnd,
+    /// The home removes a key whose time has come. Nobody asked for it: its id is not remembered.
+    Expiry,
 }
 
 impl RecordKind {
+    /// Whether its body has operations; that of a mark is empty.
+    #[must_use]
+    pub fn has_operations(self) -> bool {
+        matches!(self, Self::Write | Self::Expiry)
+    }
+
     fn to_byte(self) -> u8 {
         match self {
             Self::Write => 1,
             Self::DegradeBegin => 2,
             Self::DegradeEnd => 3,
+            Self::Expiry => 4,
         }
     }
 
@@ -61,6 +74,7 @@ impl RecordKind {
             1 => Ok(Self::Write),
             2 => Ok(Self::DegradeBegin),
             3 => Ok(Self::DegradeEnd),
+            4 => Ok(Self::Expiry),
             _ => Err(WireError::Invalid {
                 what: "record kind",
                 actual: byte.into(),
@@ -78,8 +92,8 @@ pub enum Operation {
         key: Bytes,
         /// Its new value.
         value: Bytes,
-        /// When it expires, in ms since 1970.
-        expires_at_ms: Option<u64>,
+        /// When it ends; without, an earlier expiry of the key is gone.
+        expiry: Option<Expiry>,
     },
     /// Removes the key.
     Delete {
@@ -99,34 +113,29 @@ impl Operation {
 
     fn encoded_len(&self) -> usize {
         match self {
-            Self::Put {
-                key,
-                value,
-                expires_at_ms,
-            } => 8 + expires_at_ms.map_or(0, |_| 8) + key.len() + value.len(),
+            Self::Put { key, value, expiry } => {
+                8 + expiry.map_or(0, |_| 8) + key.len() + value.len()
+            }
             Self::Delete { key } => 8 + key.len(),
         }
     }
 
     fn encode(&self, buffer: &mut BytesMut) {
-        let (code, key, value, expires_at_ms) = match self {
-            Self::Put {
-                key,
-                value,
-                expires_at_ms,
-            } => (CODE_PUT, key, &value[..], *expires_at_ms),
+        let (code, key, value, expiry) = match self {
+            Self::Put { key, value, expiry } => (CODE_PUT, key, &value[..], *expiry),
             Self::Delete { key } => (CODE_DELETE, key, &[][..], None),
         };
+        let (flags, expiry_ms) = match expiry {
+            None => (0, None),
+            Some(Expiry::AtMs(at_ms)) => (FLAG_EXPIRES_AT, Some(at_ms)),
+            Some(Expiry::AfterMs(ttl_ms)) => (FLAG_EXPIRES_AFTER, Some(ttl_ms)),
+        };
         buffer.put_u8(code);
-        buffer.put_u8(if expires_at_ms.is_some() {
-            FLAG_EXPIRES
-        } else {
-            0
-        });
+        buffer.put_u8(flags);
         buffer.put_u16_le(key.len() as u16);
         buffer.put_u32_le(value.len() as u32);
-        if let Some(expires_at_ms) = expires_at_ms {
-            buffer.put_u64_le(expires_at_ms);
+        if let Some(expiry_ms) = expiry_ms {
+            buffer.put_u64_le(expiry_ms);
         }
         buffer.put_slice(key);
         buffer.put_slice(value);
@@ -142,8 +151,8 @@ pub enum OperationRef<'a> {
         key: &'a [u8],
         /// Its new value.
         value: &'a [u8],
-        /// When it expires, in ms since 1970.
-        expires_at_ms: Option<u64>,
+        /// When it ends; without, an earlier expiry of the key is gone.
+        expiry: Option<Expiry>,
     },
     /// Removes the key.
     Delete {
@@ -159,9 +168,10 @@ impl<'a> OperationRef<'a> {
         let key_len = usize::from(reader.u16()?);
         let value_len = reader.u32()? as usize;
         check_len("value", value_len, VALUE_BYTES_MAX)?;
-        let expires_at_ms = match flags {
+        let expiry = match flags {
             0 => None,
-            FLAG_EXPIRES => Some(reader.u64()?),
+            FLAG_EXPIRES_AT => Some(Expiry::AtMs(reader.u64()?)),
+            FLAG_EXPIRES_AFTER => Some(Expiry::AfterMs(reader.u64()?)),
             _ => {
                 return Err(WireError::Invalid {
                     what: "operation flags",
@@ -169,16 +179,13 @@ impl<'a> OperationRef<'a> {
                 });
             }
         };
+        expiry.map_or(Ok(()), Expiry::check)?;
         let key = reader.take(key_len)?;
         check_key(key)?;
         let value = reader.take(value_len)?;
         match code {
-            CODE_PUT => Ok(Self::Put {
-                key,
-                value,
-                expires_at_ms,
-            }),
-            CODE_DELETE if value_len == 0 && expires_at_ms.is_none() => Ok(Self::Delete { key }),
+            CODE_PUT => Ok(Self::Put { key, value, expiry }),
+            CODE_DELETE if value_len == 0 && expiry.is_none() => Ok(Self::Delete { key }),
             _ => Err(WireError::Invalid {
                 what: "operation code",
                 actual: code.into(),
@@ -212,8 +219,9 @@ impl RecordBody {
         }
         for operation in operations {
             check_key(operation.key())?;
-            if let Operation::Put { value, .. } = operation {
+            if let Operation::Put { value, expiry, .. } = operation {
                 check_value(value)?;
+                expiry.map_or(Ok(()), Expiry::check)?;
             }
         }
         let len = 2 + operations.iter().map(Operation::encoded_len).sum::<usize>();
@@ -275,14 +283,10 @@ impl RecordBody {
         let mut operations = Vec::new();
         self.visit_operations(|operation| {
             operations.push(match operation {
-                OperationRef::Put {
-                    key,
-                    value,
-                    expires_at_ms,
-                } => Operation::Put {
+                OperationRef::Put { key, value, expiry } => Operation::Put {
                     key: self.0.slice_ref(key),
                     value: self.0.slice_ref(value),
-                    expires_at_ms,
+                    expiry,
                 },
                 OperationRef::Delete { key } => Operation::Delete {
                     key: self.0.slice_ref(key),

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{AckLevel, Bucket, Hlc, KeyspaceId, Operation, RecordKind, RegionId, RequestId};
+use crate::{
+    AckLevel, Bucket, Expiry, Hlc, KeyspaceId, Operation, RecordKind, RegionId, RequestId,
+};
 
 fn partition() -> PartitionId {
     PartitionId {
@@ -32,12 +34,9 @@ fn head(hlc: u64, level: AckLevel) -> RecordHead {
 }
 
 fn put(key: &str, value: &str, expires_at_ms: Option<u64>) -> Operation {
+    let expiry = expires_at_ms.map(Expiry::AtMs);
     let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()));
-    Operation::Put {
-        key,
-        value,
-        expires_at_ms,
-    }
+    Operation::Put { key, value, expiry }
 }
 
 fn sample() -> Segment {
@@ -140,6 +139,49 @@ fn bodies_outside_the_limits_are_refused() {
     );
     let megabyte = "v".repeat(1 << 20);
     assert!(refused(&vec![put("k", &megabyte, None); 7]).starts_with("record too large"));
+}
+
+/// The forms that the golden segment lacks: a time to live, and the home's own removal.
+#[test]
+fn a_time_to_live_and_its_end_have_fixed_bytes() {
+    let put = Operation::Put {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        expiry: Some(Expiry::AfterMs(0x0102)),
+    };
+    let body = RecordBody::encode(std::slice::from_ref(&put)).unwrap();
+    let expected = [
+        &[1, 0, 1, 2, 1, 0, 1, 0, 0, 0][..],
+        &[2, 1, 0, 0, 0, 0, 0, 0, b'k', b'v'],
+    ];
+    assert_eq!(body.bytes()[..], expected.concat());
+    assert_eq!(body.operations().unwrap(), [put]);
+    let key = Bytes::from_static(b"k");
+    let body = RecordBody::encode(&[Operation::Delete { key }]).unwrap();
+    let head = RecordHead {
+        kind: RecordKind::Expiry,
+        ..head(1, AckLevel::Async)
+    };
+    let mut buffer = bytes::BytesMut::new();
+    Record::encode(&mut buffer, &head, &body);
+    assert_eq!(buffer[4], 4, "the kind");
+    let read = Record::decode_front(&mut buffer.freeze()).unwrap();
+    assert_eq!(read, Record { head, body });
+}
+
+#[test]
+fn a_time_to_live_outside_its_bounds_is_refused() {
+    let put = |ttl_ms| Operation::Put {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::new(),
+        expiry: Some(Expiry::AfterMs(ttl_ms)),
+    };
+    let error = RecordBody::encode(&[put(0)]).unwrap_err();
+    assert!(matches!(error, WireError::OutOfBounds { actual: 0, .. }));
+    let mut bytes = RecordBody::encode(&[put(1)]).unwrap().bytes().to_vec();
+    bytes[17] = 0xff;
+    let error = RecordBody::from_untrusted(bytes.into()).unwrap_err();
+    assert!(matches!(error, WireError::OutOfBounds { .. }), "{error}");
 }
 
 proptest! {

@@ -53,6 +53,18 @@ pub enum WireError {
         /// The value found.
         actual: u64,
     },
+    /// A number lies outside of its bounds.
+    #[error("{what} out of bounds: {actual}, limits {min} to {max}")]
+    OutOfBounds {
+        /// Which field.
+        what: &'static str,
+        /// The value found.
+        actual: u64,
+        /// The smallest one allowed.
+        min: u64,
+        /// The largest one allowed.
+        max: u64,
+    },
     /// A length is above its limit.
     #[error("{what} too large: {actual} bytes, limit {limit}")]
     TooLarge {

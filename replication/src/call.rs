@@ -125,6 +125,8 @@ pub struct Entry {
     pub version: Version,
     /// When its home sequenced it, in ms since 1970.
     pub written_at_ms: u64,
+    /// When it ends, in ms since 1970; its home removes it within about a second after.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// What a read answers.

@@ -37,7 +37,7 @@ fn segment(
         let operation = Operation::Put {
             key: Bytes::from(format!("forged/{seq}")),
             value: Bytes::from_static(b"forged"),
-            expires_at_ms: None,
+            expiry: None,
         };
         let head = RecordHead {
             kind: RecordKind::Write,

@@ -8,6 +8,7 @@
 
 mod bootstrap;
 mod damage;
+mod expiry;
 mod hostile;
 mod levels;
 mod reads;

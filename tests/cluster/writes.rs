@@ -13,7 +13,7 @@ fn put(key: &str, value: &str) -> Operation {
     Operation::Put {
         key: Bytes::from(key.to_owned()),
         value: Bytes::from(value.to_owned()),
-        expires_at_ms: None,
+        expiry: None,
     }
 }
 

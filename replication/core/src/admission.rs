@@ -19,7 +19,7 @@ use crate::moment::Moment;
 use crate::recovered::RememberedRequest;
 use crate::refusal::{Bound, Refusal};
 use crate::waiters::Waiter;
-use crate::write::{KeyChange, Precondition, Write};
+use crate::write::{KeyChange, Precondition, Purpose, Write};
 
 /// Callers that may wait, for each record that may be in flight: the one that wrote it and, on
 /// average, one that asks for a stronger level, repeats its request, or is slowed. Doubling it lets
@@ -138,6 +138,7 @@ impl Home {
     fn append(&mut self, now: Moment, write: Write, level: AckLevel, effects: &mut Vec<Effect>) {
         let Write {
             ticket,
+            purpose,
             request_id,
             fingerprint,
             bytes,
@@ -148,17 +149,22 @@ impl Home {
         } = write;
         let seq = self.appended.upto().next();
         self.appended.raise(seq);
-        self.requests.insert(RememberedRequest {
-            request_id,
-            seq,
-            fingerprint,
-            hlc,
-            level,
-        });
+        let kind = match purpose {
+            Purpose::Request => RecordKind::Write,
+            Purpose::Expiry => RecordKind::Expiry,
+        };
+        if purpose == Purpose::Request {
+            self.requests.insert(RememberedRequest {
+                request_id,
+                seq,
+                fingerprint,
+                hlc,
+                level,
+            });
+        }
         self.in_flight.push(seq, bytes, keys, now);
         self.lag.record(seq, bytes, now);
         self.counters.appended += 1;
-        let kind = RecordKind::Write;
         let head = RecordHead {
             kind,
             level,

@@ -87,4 +87,4 @@ pub use requests::{REQUEST_AGE_MAX, REQUESTS_MAX};
 pub use status::{
     CopyStatus, Counters, DegradedRange, PartitionStatus, Role, Rpo, RpoPressure, Standing,
 };
-pub use write::{Expected, KeyChange, Precondition, Ticket, Write};
+pub use write::{Expected, KeyChange, Precondition, Purpose, Ticket, Write};

@@ -77,11 +77,23 @@ pub struct Precondition {
     pub observed: Option<Version>,
 }
 
+/// Who wants a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A caller: done at most once under its id.
+    Request,
+    /// The home itself, of keys whose time has come. Nobody repeats it, so its id is not
+    /// remembered: a million keys that expire push no caller's id out.
+    Expiry,
+}
+
 /// One write. Its record's body stays with the driver, under the ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     /// Whom to answer.
     pub ticket: Ticket,
+    /// Who wants it.
+    pub purpose: Purpose,
     /// The id under which it is done at most once.
     pub request_id: RequestId,
     /// The hash of its content: the same id with another one is an error.

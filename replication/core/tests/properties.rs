@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::{
     Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig, Precondition,
-    Receipt, Recovered, Refusal, Ticket, Window, Write,
+    Purpose, Receipt, Recovered, Refusal, Ticket, Window, Write,
 };
 use domicile_proto::{
     Achieved, AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId,
@@ -388,6 +388,7 @@ impl Model {
         let before = self.appended;
         let effects = self.step(Input::Write(Write {
             ticket: Ticket::new(self.tickets),
+            purpose: Purpose::Request,
             request_id,
             fingerprint: content,
             bytes: 100,

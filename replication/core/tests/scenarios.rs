@@ -17,7 +17,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::{
     Awaited, Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig,
-    Precondition, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window, Write,
+    Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window,
+    Write,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -84,6 +85,13 @@ fn epoch(counter: u64) -> Epoch {
     Epoch {
         counter,
         node: NodeId::new(NODE).unwrap(),
+    }
+}
+
+fn verb(kind: RecordKind) -> &'static str {
+    match kind {
+        RecordKind::Expiry => "expiry",
+        _ => "append",
     }
 }
 
@@ -345,6 +353,10 @@ impl World {
             });
         Write {
             ticket: Ticket::new(ticket),
+            purpose: match command.options.contains_key("expiry") {
+                true => Purpose::Expiry,
+                false => Purpose::Request,
+            },
             request_id: id,
             fingerprint,
             bytes: command.option("bytes").unwrap_or(100),
@@ -435,7 +447,8 @@ impl World {
                 let level = head.level;
                 writeln!(
                     output,
-                    "append {ticket:?} at {seq} {level} visible={visible_upto}"
+                    "{} {ticket:?} at {seq} {level} visible={visible_upto}",
+                    verb(head.kind)
                 )
                 .unwrap();
             }
@@ -494,6 +507,9 @@ impl World {
     }
 
     fn remember(&mut self, seq: Seq, head: &RecordHead) {
+        if head.kind == RecordKind::Expiry {
+            return;
+        }
         self.requests.push(RememberedRequest {
             request_id: head.request_id,
             seq,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Recovered, Ticket, Window, Write,
+    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Purpose, Recovered, Ticket,
+    Window, Write,
 };
 use domicile_proto::{
     AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, RegionId,
@@ -78,6 +79,7 @@ fn write(number: u64, keys: &[Bytes], now: Moment) -> Write {
     let key = keys[(number * 7_919 % 100_000) as usize].clone();
     Write {
         ticket: Ticket::new(number),
+        purpose: Purpose::Request,
         request_id: RequestId::new((u128::from(number) << 64) | 1).unwrap(),
         fingerprint: number,
         bytes: 300,

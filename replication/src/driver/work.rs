@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use domicile_core::{
     Awaited, Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
-    Precondition as CoreCondition, RejectCause, Urgency, Write,
+    Precondition as CoreCondition, Purpose, RejectCause, Urgency, Write,
 };
 use domicile_proto::{
     AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
@@ -31,6 +31,7 @@ use crate::receipt::Receipt;
 /// A write that has passed every check that needs no lock.
 #[derive(Debug)]
 pub(crate) struct PreparedWrite {
+    pub(crate) purpose: Purpose,
     pub(crate) request_id: RequestId,
     pub(crate) operations: Vec<Operation>,
     pub(crate) body: RecordBody,
@@ -175,6 +176,7 @@ impl Driver {
         };
         let input = Input::Write(Write {
             ticket,
+            purpose: write.purpose,
             request_id: write.request_id,
             fingerprint: write.body.fingerprint(),
             bytes,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::{AckLevel, Keyspace, Operation, Reason, RequestId, Version};
+use domicile_proto::{AckLevel, Expiry, Keyspace, Operation, Reason, RequestId, Version};
 use futures::Stream;
 
 use super::embedded::Node;
@@ -49,7 +49,7 @@ impl KeyspaceHandle {
         self.batch([Operation::Put {
             key,
             value: value.into(),
-            expires_at_ms: None,
+            expiry: None,
         }])
     }
 
@@ -118,6 +118,22 @@ impl Write {
     /// Asks for a level stronger than the keyspace's.
     pub fn ack(mut self, level: AckLevel) -> Self {
         self.call.level = Some(level);
+        self
+    }
+
+    /// The values it sets end this long after their home has sequenced them: 1 ms to 10 years. They
+    /// are removed within about a second after, never before.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.expiry(Expiry::after(ttl))
+    }
+
+    /// When the values it sets end. Without, they stay, whatever an earlier write of the keys said.
+    pub fn expiry(mut self, expiry: Expiry) -> Self {
+        for operation in &mut self.call.operations {
+            if let Operation::Put { expiry: set, .. } = operation {
+                *set = Some(expiry);
+            }
+        }
         self
     }
 

@@ -3,6 +3,7 @@
 mod builder;
 mod close;
 mod embedded;
+mod expiry;
 mod handle;
 mod interior;
 mod keeper;

@@ -16,6 +16,7 @@ use domicile_storage::{
 };
 use tokio::sync::{Semaphore, watch};
 
+use super::expiry::run_expiry;
 use super::interior::{CopyBudget, NodeCore};
 use super::keeper::run_keeper;
 use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
@@ -105,6 +106,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     }
     tokio::spawn(run_timers(Arc::clone(&core)));
     tokio::spawn(run_bootstrapper(Arc::clone(&core)));
+    tokio::spawn(run_expiry(Arc::clone(&core)));
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(&core)));
     }

@@ -136,6 +136,7 @@ pub(super) fn entry_of(key: Bytes, cell: Cell) -> Option<Entry> {
         value,
         version: cell.version,
         written_at_ms: cell.hlc.wall_ms(),
+        expires_at_ms: cell.expires_at_ms,
     })
 }
 

@@ -249,6 +249,7 @@ mod tests {
             value: Bytes::new(),
             version,
             written_at_ms: 0,
+            expires_at_ms: None,
         };
         let part = |bucket, keys: &[&'static str], cut: Option<&'static str>| {
             let partition = PartitionId {

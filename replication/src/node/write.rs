@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_core::Purpose;
 use domicile_proto::record::RecordBody;
 use domicile_proto::{Keyspace, PartitionId, Reason, Record, RequestId};
 use tokio::sync::{mpsc, oneshot};
@@ -107,6 +108,7 @@ impl NodeCore {
         let request_id = request_id.unwrap_or_else(new_request_id);
         let deadline = self.clock.now().plus(timeout);
         let write = PreparedWrite {
+            purpose: Purpose::Request,
             request_id,
             operations,
             body,

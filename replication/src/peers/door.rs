@@ -323,5 +323,6 @@ fn row_message(entry: Entry) -> v1::ForwardRow {
         value: entry.value,
         version: entry.version.to_string(),
         hlc: domicile_proto::Hlc::at_ms(entry.written_at_ms).bits(),
+        expires_at_ms: entry.expires_at_ms,
     }
 }

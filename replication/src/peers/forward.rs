@@ -262,6 +262,7 @@ fn read_rows(response: forward_response::Response) -> Result<PartitionRows, Erro
             value: row.value,
             version: row.version.parse().map_err(|_| malformed("version"))?,
             written_at_ms: Hlc::from_bits(row.hlc).wall_ms(),
+            expires_at_ms: row.expires_at_ms,
         })
     };
     let entries: Result<Vec<Entry>, Error> = rows.rows.into_iter().map(entry).collect();

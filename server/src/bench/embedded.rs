@@ -159,7 +159,7 @@ async fn write_until_end(turn: Arc<Turn>, writer: usize, mut random: Random) {
         let operation = Operation::Put {
             key: turn.keys.key(key),
             value: turn.keys.value(key, number),
-            expires_at_ms: None,
+            expiry: None,
         };
         let call = WriteCall::new(Arc::clone(&turn.keyspace), vec![operation]);
         let result = turn.node.write(call).await;

@@ -105,7 +105,7 @@ impl Stream for Requests {
         let operation = Operation {
             key: this.plan.keys.key(issued.key),
             value: Some(value),
-            condition: None,
+            ..Operation::default()
         };
         Poll::Ready(Some(WriteRequest {
             tag: this.window.fill(issued),

@@ -48,6 +48,7 @@ async fn one_client(running: &Rc<Running<'_>>, mut client: KvClient<Channel>, mu
             key: running.plan.keys.key(issued.key),
             value,
             options: None,
+            ..PutRequest::default()
         };
         match client.put(request).await {
             Ok(response) => {

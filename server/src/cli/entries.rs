@@ -8,7 +8,7 @@ use domicile_client::{Entry, Receipt};
 use super::cell::Cell;
 
 /// The columns of an entry.
-pub(crate) const ENTRY: [&str; 4] = ["key", "value", "version", "written_at_ms"];
+pub(crate) const ENTRY: [&str; 5] = ["key", "value", "version", "written_at_ms", "expires_at_ms"];
 
 /// The columns of a receipt.
 pub(crate) const RECEIPT: [&str; 9] = [
@@ -30,6 +30,7 @@ pub(crate) fn entry(entry: Entry) -> Vec<Cell> {
         entry.value.into(),
         entry.version.to_string().into(),
         entry.written_at_ms.into(),
+        entry.expires_at_ms.into(),
     ]
 }
 

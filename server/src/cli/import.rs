@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use domicile_client::{Client, ClientError, Completed, StreamWrite, WriteReceiver, WriteSender};
-use domicile_proto::{AckLevel, ErrorKind};
+use domicile_proto::{AckLevel, ErrorKind, Expiry};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -400,9 +400,12 @@ impl Import<'_> {
 
     fn write(&self, number: u64) -> StreamWrite {
         let row = &self.ledger.pending[&number].row;
-        let write = StreamWrite::new(number, self.flags.keyspace.as_str())
+        let mut write = StreamWrite::new(number, self.flags.keyspace.as_str())
             .request_id(self.identity.request_id(number))
             .put(row.key.clone(), row.value.clone());
+        if let Some(at_ms) = row.expires_at_ms {
+            write = write.expiry(Expiry::AtMs(at_ms));
+        }
         match self.flags.ack {
             Some(level) => write.ack(level),
             None => write,

@@ -4,8 +4,9 @@
 //! **Does not own**: what happens to rows (`import`).
 //!
 //! JSONL: `{"key": "..", "value": ".."}`, or `key_base64` and `value_base64` for bytes that are no
-//! text; `version` and `written_at_ms`, as an export has them, are ignored. CSV: the first two
-//! fields are key and value; a first line `key,value...` is a header.
+//! text; `expires_at_ms` is kept; `version` and `written_at_ms` of an export are ignored.
+//! CSV: the first two fields are key and value; a first line `key,value...` is a header, and the
+//! field that it calls `expires_at_ms` is kept as well.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -25,6 +26,7 @@ pub(crate) const ROW_BYTES_MAX: usize = 8 << 20;
 pub(crate) struct Row {
     pub(crate) key: Bytes,
     pub(crate) value: Bytes,
+    pub(crate) expires_at_ms: Option<u64>,
 }
 
 /// A row as it stands in the file: what it says, or what is wrong with it.
@@ -52,6 +54,7 @@ enum Source {
     Csv {
         records: Box<csv::Reader<Limited>>,
         record: csv::ByteRecord,
+        expiry_field: Option<usize>,
     },
 }
 
@@ -83,6 +86,7 @@ impl Rows {
             source: Source::Csv {
                 records,
                 record: csv::ByteRecord::new(),
+                expiry_field: None,
             },
             number: 0,
         }
@@ -95,7 +99,11 @@ impl Rows {
     pub(crate) fn next(&mut self) -> io::Result<Option<Placed>> {
         let read = match &mut self.source {
             Source::Jsonl { lines, line, read } => next_jsonl(lines, line, read)?,
-            Source::Csv { records, record } => next_csv(records, record)?,
+            Source::Csv {
+                records,
+                record,
+                expiry_field,
+            } => next_csv(records, record, expiry_field)?,
         };
         let Some((line, row)) = read else {
             return Ok(None);
@@ -162,6 +170,7 @@ struct JsonRow {
     key_base64: Option<String>,
     value: Option<String>,
     value_base64: Option<String>,
+    expires_at_ms: Option<u64>,
     #[serde(rename = "version")]
     _version: Option<IgnoredAny>,
     #[serde(rename = "written_at_ms")]
@@ -178,6 +187,7 @@ fn json_row(text: &[u8]) -> Result<Row, String> {
     Ok(Row {
         key: json_field("key", row.key, row.key_base64)?,
         value: json_field("value", row.value, row.value_base64)?,
+        expires_at_ms: row.expires_at_ms,
     })
 }
 
@@ -195,7 +205,11 @@ fn json_field(name: &str, text: Option<String>, coded: Option<String>) -> Result
     }
 }
 
-fn next_csv(records: &mut csv::Reader<Limited>, record: &mut csv::ByteRecord) -> io::Result<Read1> {
+fn next_csv(
+    records: &mut csv::Reader<Limited>,
+    record: &mut csv::ByteRecord,
+    expiry_field: &mut Option<usize>,
+) -> io::Result<Read1> {
     loop {
         records.get_mut().left = ROW_BYTES_MAX;
         let first = records.position().record() == 0;
@@ -203,18 +217,39 @@ fn next_csv(records: &mut csv::Reader<Limited>, record: &mut csv::ByteRecord) ->
             return Ok(None);
         }
         if first && record.len() >= 2 && &record[0] == b"key" && &record[1] == b"value" {
+            *expiry_field = record.iter().position(|name| name == b"expires_at_ms");
             continue;
         }
         let line = record.position().map_or(0, csv::Position::line);
         let row = match record.len() {
             0 | 1 => Err(format!("{} field(s), key and value expected", record.len())),
-            _ => Ok(Row {
-                key: Bytes::copy_from_slice(&record[0]),
-                value: Bytes::copy_from_slice(&record[1]),
-            }),
+            _ => {
+                let expiry = expiry_field.and_then(|index| record.get(index));
+                csv_expiry(expiry.unwrap_or_default()).map(|expires_at_ms| Row {
+                    key: Bytes::copy_from_slice(&record[0]),
+                    value: Bytes::copy_from_slice(&record[1]),
+                    expires_at_ms,
+                })
+            }
         };
         return Ok(Some((line, row)));
     }
+}
+
+/// An empty field: never.
+fn csv_expiry(field: &[u8]) -> Result<Option<u64>, String> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let number = std::str::from_utf8(field)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| {
+        format!(
+            "expires_at_ms {:?}: no number",
+            field.escape_ascii().to_string()
+        )
+    })
 }
 
 fn io_error(error: csv::Error) -> io::Error {
@@ -324,6 +359,27 @@ mod tests {
         assert!(rows[3].1.is_err());
         assert_eq!(rows[4].1, good("c", ""));
         assert_eq!(all(csv("a,1\n"))[0], (1, good("a", "1")));
+    }
+
+    #[test]
+    fn rows_keep_their_expiry() {
+        let expiries = |mut rows: Rows| {
+            let mut read = Vec::new();
+            while let Some(placed) = rows.next().unwrap() {
+                read.push(placed.row.map(|row| row.expires_at_ms));
+            }
+            read
+        };
+        let text = "key,value,version,written_at_ms,expires_at_ms\na,1,x,7,9\nb,2,x,7,\n\
+                    c,3\nd,4,x,7,soon\n";
+        let soon = Err("expires_at_ms \"soon\": no number".to_owned());
+        assert_eq!(expiries(csv(text)), [Ok(Some(9)), Ok(None), Ok(None), soon]);
+        let text = "{\"key\":\"a\",\"value\":\"1\",\"expires_at_ms\":9}\n\
+                    {\"key\":\"b\",\"value\":\"1\",\"expires_at_ms\":null}\n\
+                    {\"key\":\"c\",\"value\":\"1\",\"expires_at_ms\":-1}\n";
+        let read = expiries(jsonl(text));
+        assert_eq!(read[..2], [Ok(Some(9)), Ok(None)]);
+        assert!(read[2].is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Parser;
 use domicile_client::Client;
@@ -19,6 +20,9 @@ use super::arguments::{Arguments, Verb};
 use super::import::{ImportFlags, Ledger, Report, Settled};
 use super::import_rows::{Placed, Row};
 use crate::front::{Door, FrontLimits};
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A served node; everything ends with it.
 struct Served {
@@ -240,10 +244,45 @@ async fn an_unknown_keyspace_makes_every_row_bad() {
     served.close().await;
 }
 
+/// Sent again from a checkpoint, the same row must be the same write: its expiry is a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_imported_with_their_expiry() {
+    let served = Served::open().await;
+    let at_ms = 4_000_000_000_000;
+    let text = format!(
+        "key,value,version,written_at_ms,expires_at_ms\na,1,x,7,{at_ms}\nb,2,x,7,\nc,3,x,7,1\n"
+    );
+    let file = served.file("rows.csv", &text);
+    for _ in 0..2 {
+        let report = served.flags(&file, &["--restart"]).import().await.unwrap();
+        assert_eq!((report.imported, report.bad), (3, 0));
+    }
+    let keyspace = Client::new(&served.endpoint).unwrap().keyspace("users");
+    let expiry = async |key: &str| {
+        keyspace
+            .get(key)
+            .await
+            .unwrap()
+            .map(|row| row.expires_at_ms)
+    };
+    assert_eq!(expiry("a").await, Some(Some(at_ms)));
+    assert_eq!(expiry("b").await, Some(None));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while expiry("c").await.is_some() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "its time has passed"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    served.close().await;
+}
+
 fn placed(number: u64) -> Placed {
     let row = Row {
         key: format!("k{number}").into(),
         value: "v".into(),
+        expires_at_ms: None,
     };
     Placed {
         number,

@@ -82,6 +82,9 @@ struct PutFlags {
     key: String,
     #[command(flatten)]
     value: RequiredValue,
+    /// Remove it this long after it was written, such as 500ms, 30s, 5m, 12h or 7d.
+    #[arg(long, value_name = "TIME", value_parser = time_to_live)]
+    ttl: Option<Duration>,
     /// Only if the key is absent.
     #[arg(long, conflicts_with = "if_version")]
     if_absent: bool,
@@ -122,6 +125,9 @@ struct CasFlags {
     expected: Expected,
     #[command(flatten)]
     value: ValueFlags,
+    /// Remove it this long after it was written, such as 500ms, 30s, 5m, 12h or 7d.
+    #[arg(long, value_name = "TIME", value_parser = time_to_live, conflicts_with = "delete")]
+    ttl: Option<Duration>,
     /// Remove the key instead of setting it.
     #[arg(long, conflicts_with_all = ["value", "value_file"])]
     delete: bool,
@@ -142,6 +148,22 @@ fn expected(text: &str) -> Result<Expected, String> {
     text.parse::<Version>()
         .map(Expected::Version)
         .map_err(|error| error.to_string())
+}
+
+fn time_to_live(text: &str) -> Result<Duration, String> {
+    const UNITS_MS: [(&str, u64); 5] = [
+        ("ms", 1),
+        ("s", 1_000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
+    let time_ms = UNITS_MS.iter().find_map(|(unit, unit_ms)| {
+        let number = text.strip_suffix(unit)?.parse::<u64>().ok()?;
+        number.checked_mul(*unit_ms)
+    });
+    let time_ms = time_ms.ok_or("expected a number and ms, s, m, h or d")?;
+    Ok(Duration::from_millis(time_ms))
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +262,9 @@ async fn put(flags: PutFlags) -> anyhow::Result<()> {
     let value = value_of(value, value_file.as_deref())?.context("no value given")?;
     let keyspace = flags.write.keyspace(&flags.keyspace).await?;
     let mut write = keyspace.put(flags.key, value);
+    if let Some(ttl) = flags.ttl {
+        write = write.ttl(ttl);
+    }
     if flags.if_absent {
         write = write.if_absent();
     }
@@ -270,10 +295,11 @@ async fn cas(flags: CasFlags) -> anyhow::Result<()> {
         Expected::Version(version) => Some(version),
     };
     let keyspace = flags.write.keyspace(&flags.keyspace).await?;
-    flags
-        .write
-        .send(keyspace.compare_and_set(flags.key, expected, value))
-        .await
+    let mut write = keyspace.compare_and_set(flags.key, expected, value);
+    if let Some(ttl) = flags.ttl {
+        write = write.ttl(ttl);
+    }
+    flags.write.send(write).await
 }
 
 async fn get(flags: GetFlags) -> anyhow::Result<()> {
@@ -361,4 +387,30 @@ fn value_of(text: Option<String>, file: Option<&Path>) -> anyhow::Result<Option<
         return Err(Failure::new(ErrorKind::Invalid, message).into());
     }
     Ok(Some(value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_live_has_a_unit() {
+        let ms = |text| time_to_live(text).ok().map(|time| time.as_millis());
+        for (text, time_ms) in [
+            ("0ms", Some(0)),
+            ("30s", Some(30_000)),
+            ("5m", Some(300_000)),
+            ("12h", Some(43_200_000)),
+            ("7d", Some(604_800_000)),
+            ("30", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("1s ", None),
+            ("99999999999999999999d", None),
+            ("999999999999999999d", None),
+        ] {
+            assert_eq!(ms(text), time_ms, "{text}");
+        }
+    }
 }

@@ -70,6 +70,7 @@ fn entry(entry: Entry) -> v1::Entry {
         value: entry.value,
         version: entry.version.to_string(),
         written_at_ms: entry.written_at_ms,
+        expires_at_ms: entry.expires_at_ms,
     }
 }
 
@@ -110,6 +111,7 @@ mod tests {
                 seq: Seq::FIRST,
             },
             written_at_ms: 0,
+            expires_at_ms: None,
         };
         assert_eq!(fitting(&[]), 0);
         assert_eq!(fitting(&[row(PAGE_BYTES_MAX + 1), row(1)]), 1);

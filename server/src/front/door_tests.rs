@@ -96,7 +96,7 @@ fn put(key: &str, value: &str) -> v1::PutRequest {
         keyspace: "users".to_owned(),
         key: key.to_owned().into(),
         value: value.to_owned().into(),
-        options: None,
+        ..v1::PutRequest::default()
     }
 }
 
@@ -137,7 +137,7 @@ async fn keys_are_written_read_and_compared() {
         key: "alice/name".into(),
         value: value.map(Into::into),
         expected_version: expected_version.to_owned(),
-        options: None,
+        ..v1::CompareAndSetRequest::default()
     };
     let conflict = kv
         .compare_and_set(compare("", Some("Eve")))
@@ -253,7 +253,7 @@ fn streamed(tag: u64, key: String) -> v1::WriteRequest {
     let operation = v1::Operation {
         key: key.into(),
         value,
-        condition: None,
+        ..v1::Operation::default()
     };
     let keyspace = "users".to_owned();
     v1::WriteRequest {
@@ -358,6 +358,67 @@ async fn a_closing_door_says_so_and_lets_streams_finish() {
         .await
         .expect("the door closes")
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_to_live_is_the_same_request_when_it_is_sent_again() {
+    let served = served().await;
+    let mut kv = served.kv();
+    let options = |id: u8| {
+        Some(v1::WriteOptions {
+            request_id: vec![id; 16].into(),
+            ..v1::WriteOptions::default()
+        })
+    };
+    let request = v1::PutRequest {
+        options: options(1),
+        ttl_ms: Some(3_600_000),
+        ..put("a", "b")
+    };
+    let first = kv.put(request.clone()).await.unwrap().into_inner();
+    let entry = |answer: v1::GetResponse| answer.entry.unwrap();
+    let written = entry(kv.get(get("a")).await.unwrap().into_inner());
+    let lifetime = written.expires_at_ms.unwrap() - written.written_at_ms;
+    assert_eq!(lifetime, 3_600_000);
+    // Not in the same millisecond, or a time would do as well.
+    let mut later = put("other", "b");
+    while later.ttl_ms.is_none() {
+        kv.put(later.clone()).await.unwrap();
+        let other = entry(kv.get(get("other")).await.unwrap().into_inner());
+        later.ttl_ms = (other.written_at_ms > written.written_at_ms).then_some(1);
+    }
+    let again = kv.put(request.clone()).await.unwrap().into_inner();
+    assert_eq!((again.duplicate, &again.version), (true, &first.version));
+    let shorter = v1::PutRequest {
+        ttl_ms: Some(3_599_999),
+        ..request
+    };
+    let refused = kv.put(shorter).await.unwrap_err();
+    assert_eq!(reason(&refused), "REQUEST_ID_REUSED");
+    for bad in [0, 315_360_000_001] {
+        let refused = kv.put(v1::PutRequest {
+            ttl_ms: Some(bad),
+            ..put("a", "b")
+        });
+        let refused = refused.await.unwrap_err();
+        let words = format!("{bad}, limits 1 to 315360000000");
+        assert!(refused.message().contains(&words), "{refused}");
+    }
+    let swap = v1::CompareAndSetRequest {
+        keyspace: "users".to_owned(),
+        key: "a".into(),
+        value: Some("c".into()),
+        expected_version: first.version,
+        expires_at_ms: Some(4_000_000_000_000),
+        ..v1::CompareAndSetRequest::default()
+    };
+    kv.compare_and_set(swap).await.unwrap();
+    let swapped = entry(kv.get(get("a")).await.unwrap().into_inner());
+    assert_eq!(swapped.expires_at_ms, Some(4_000_000_000_000));
+    kv.put(put("a", "for ever")).await.unwrap();
+    let kept = entry(kv.get(get("a")).await.unwrap().into_inner());
+    assert_eq!(kept.expires_at_ms, None);
+    served.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

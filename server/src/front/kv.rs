@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::budget::Budget;
 use super::refusal::refuse;
+use super::request::Lifetime;
 use super::write_stream::WriteStream;
 use super::{answer, deadline, request};
 
@@ -121,13 +122,18 @@ pub(crate) fn bytes_of(operations: &[Operation]) -> usize {
     sizes.sum()
 }
 
-fn one(key: Bytes, value: Option<Bytes>, options: Option<v1::WriteOptions>) -> Asked {
-    let operations = vec![request::single(key, value)];
-    Asked {
-        operations,
+fn one(
+    key: Bytes,
+    value: Option<Bytes>,
+    lifetime: Lifetime,
+    options: Option<v1::WriteOptions>,
+) -> Result<Asked, Status> {
+    let operation = request::single(key, value, lifetime).map_err(|error| refuse(&error))?;
+    Ok(Asked {
+        operations: vec![operation],
         preconditions: Vec::new(),
         options,
-    }
+    })
 }
 
 #[tonic::async_trait]
@@ -147,9 +153,15 @@ impl Kv for KvService {
             key,
             value,
             options,
+            ttl_ms,
+            expires_at_ms,
         } = request.into_inner();
-        self.write_one(&keyspace, one(key, Some(value), options), timeout)
-            .await
+        let lifetime = Lifetime {
+            ttl_ms,
+            expires_at_ms,
+        };
+        let asked = one(key, Some(value), lifetime, options)?;
+        self.write_one(&keyspace, asked, timeout).await
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::WriteResponse> {
@@ -159,8 +171,8 @@ impl Kv for KvService {
             key,
             options,
         } = request.into_inner();
-        self.write_one(&keyspace, one(key, None, options), timeout)
-            .await
+        let asked = one(key, None, Lifetime::default(), options)?;
+        self.write_one(&keyspace, asked, timeout).await
     }
 
     async fn compare_and_set(
@@ -175,7 +187,11 @@ impl Kv for KvService {
             key: message.key.clone(),
             expected,
         };
-        let mut asked = one(message.key, message.value, message.options);
+        let lifetime = Lifetime {
+            ttl_ms: message.ttl_ms,
+            expires_at_ms: message.expires_at_ms,
+        };
+        let mut asked = one(message.key, message.value, lifetime, message.options)?;
         asked.preconditions.push(condition);
         self.write_one(&message.keyspace, asked, timeout).await
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::{
-    AckLevel, Epoch, Keyspace, NodeId, Operation, PartitionId, Position, Reason, RequestId, Seq,
-    Version, v1,
+    AckLevel, Epoch, Expiry, Keyspace, NodeId, Operation, PartitionId, Position, Reason, RequestId,
+    Seq, Version, v1,
 };
 use domicile_replication::{
     Consistency, Direction, Error, Expected, Forwarding, Precondition, ScanCall, SessionMark,
@@ -32,15 +32,39 @@ fn invalid(field: &str, cause: impl std::fmt::Display) -> Error {
     Error::new(Reason::InvalidArgument, cause.to_string()).with("field", field)
 }
 
-/// A write of one key.
-pub(crate) fn single(key: Bytes, value: Option<Bytes>) -> Operation {
-    match value {
-        Some(value) => Operation::Put {
-            key,
-            value,
-            expires_at_ms: None,
-        },
-        None => Operation::Delete { key },
+/// A write of one key; without a value it is removed.
+pub(crate) fn single(
+    key: Bytes,
+    value: Option<Bytes>,
+    lifetime: Lifetime,
+) -> Result<Operation, Error> {
+    let expiry = lifetime.expiry()?;
+    match (value, expiry) {
+        (Some(value), expiry) => Ok(Operation::Put { key, value, expiry }),
+        (None, None) => Ok(Operation::Delete { key }),
+        (None, Some(_)) => Err(invalid("ttl_ms", "a removed key has no time to live")),
+    }
+}
+
+/// How long a value is to live, as the messages say it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lifetime {
+    pub(crate) ttl_ms: Option<u64>,
+    pub(crate) expires_at_ms: Option<u64>,
+}
+
+impl Lifetime {
+    fn expiry(self) -> Result<Option<Expiry>, Error> {
+        let expiry = match (self.ttl_ms, self.expires_at_ms) {
+            (None, None) => return Ok(None),
+            (Some(ttl_ms), None) => Expiry::AfterMs(ttl_ms),
+            (None, Some(at_ms)) => Expiry::AtMs(at_ms),
+            (Some(_), Some(_)) => {
+                return Err(invalid("ttl_ms", "both ttl_ms and expires_at_ms"));
+            }
+        };
+        expiry.check().map_err(|cause| invalid("ttl_ms", cause))?;
+        Ok(Some(expiry))
     }
 }
 
@@ -72,14 +96,20 @@ pub(crate) fn operations(
             key,
             value,
             condition,
+            ttl_ms,
+            expires_at_ms,
         } = operation;
+        let lifetime = Lifetime {
+            ttl_ms,
+            expires_at_ms,
+        };
         if let Some(expected) = condition.map(expected).transpose()?.flatten() {
             preconditions.push(Precondition {
                 key: key.clone(),
                 expected,
             });
         }
-        operations.push(single(key, value));
+        operations.push(single(key, value, lifetime)?);
     }
     Ok((operations, preconditions))
 }
@@ -291,6 +321,7 @@ mod tests {
             key: key.into(),
             value: value.map(Into::into),
             condition,
+            ..v1::Operation::default()
         };
         let (operations, conditions) = operations(vec![
             operation("a/1", Some("x"), None),
@@ -311,6 +342,36 @@ mod tests {
         let bad = operation("a", None, Some(Condition::IfVersion("7".to_owned())));
         let refused = super::operations(vec![bad]).unwrap_err();
         assert_eq!(field_of(&refused), "operations.if_version");
+    }
+
+    #[test]
+    fn a_lifetime_is_given_one_way_and_within_its_bounds() {
+        let put = |ttl_ms, expires_at_ms| {
+            let lifetime = Lifetime {
+                ttl_ms,
+                expires_at_ms,
+            };
+            single("k".into(), Some("v".into()), lifetime).map(|operation| match operation {
+                Operation::Put { expiry, .. } => expiry,
+                Operation::Delete { .. } => panic!("a value was given"),
+            })
+        };
+        assert_eq!(put(None, None).unwrap(), None);
+        assert_eq!(put(Some(1), None).unwrap(), Some(Expiry::AfterMs(1)));
+        assert_eq!(put(None, Some(0)).unwrap(), Some(Expiry::AtMs(0)));
+        for refused in [
+            put(Some(0), None),
+            put(Some(u64::MAX), None),
+            put(Some(1), Some(1)),
+        ] {
+            assert_eq!(field_of(&refused.unwrap_err()), "ttl_ms");
+        }
+        let lifetime = Lifetime {
+            ttl_ms: Some(1),
+            ..Lifetime::default()
+        };
+        let refused = single("k".into(), None, lifetime).unwrap_err();
+        assert_eq!(field_of(&refused), "ttl_ms");
     }
 
     #[test]

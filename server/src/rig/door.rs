@@ -91,6 +91,7 @@ impl Door {
             key,
             value,
             options: Some(WriteOptions::default()),
+            ..PutRequest::default()
         });
         Ok(self.runtime.block_on(call)?.into_inner())
     }

@@ -33,7 +33,7 @@ fn bodies(count: u64, keys: u64) -> Vec<RecordBody> {
         let operation = Operation::Put {
             key,
             value: value.clone(),
-            expires_at_ms: None,
+            expiry: None,
         };
         RecordBody::encode(&[operation]).unwrap()
     };

@@ -1,7 +1,8 @@
 //! A cell: the current value of a key, and how it lies in a row.
 //!
 //! **Owns**: the cell, what reads answer, the byte layout of a cell's row value.
-//! **Does not own**: expiry (the home writes a record; cells past their time are still cells).
+//! **Does not own**: expiry (the home writes a record; cells past their time are still cells), the
+//! index of expiries (`rows`, `due`).
 //!
 //! ```text
 //! flags u8 | generation u32 | epoch counter u64 | epoch node u64 | seq u64 | hlc u64 |
@@ -83,12 +84,22 @@ impl Cell {
         Some(buffer.freeze())
     }
 
+    /// The expiry in a row value, without the rest.
+    pub(super) fn stored_expiry(stored: &[u8]) -> Result<Option<u64>, EngineError> {
+        let found = match stored.first() {
+            Some(0) => Some(None),
+            Some(&FLAG_EXPIRES) => {
+                let tail = stored.get(HEAD_BYTES..).and_then(<[u8]>::first_chunk::<8>);
+                tail.map(|bytes| Some(u64::from_le_bytes(*bytes)))
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| damage(stored))
+    }
+
     /// The inverse of [`Cell::encode`].
     pub(super) fn decode(stored: &Bytes) -> Result<Self, EngineError> {
-        Self::try_decode(stored).ok_or_else(|| EngineError::Corrupt {
-            what: "cell",
-            detail: format!("row value of {} bytes is no cell", stored.len()),
-        })
+        Self::try_decode(stored).ok_or_else(|| damage(stored))
     }
 
     fn try_decode(stored: &Bytes) -> Option<Self> {
@@ -121,6 +132,13 @@ impl Cell {
     }
 }
 
+fn damage(stored: &[u8]) -> EngineError {
+    EngineError::Corrupt {
+        what: "cell",
+        detail: format!("row value of {} bytes is no cell", stored.len()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +165,9 @@ mod tests {
         for value in [&b""[..], b"v", &[0xff; 100]] {
             for expires_at_ms in [None, Some(0), Some(u64::MAX)] {
                 let cell = cell(Some(value), expires_at_ms);
-                assert_eq!(Cell::decode(&cell.encode().unwrap()).unwrap(), cell);
+                let stored = cell.encode().unwrap();
+                assert_eq!(Cell::decode(&stored).unwrap(), cell);
+                assert_eq!(Cell::stored_expiry(&stored).unwrap(), expires_at_ms);
             }
         }
         assert_eq!(cell(None, None).encode(), None);
@@ -173,6 +193,7 @@ mod tests {
                 Cell::decode(&whole.slice(..len)).is_err(),
                 "{len} bytes were accepted"
             );
+            assert!(Cell::stored_expiry(&whole[..len]).is_err());
         }
         let mut flags = whole.to_vec();
         flags[0] = 2;

@@ -12,8 +12,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
 
+use super::cell::Cell;
 use super::rows::{
-    CellPrefix, PartitionMarks, applied_mark, filled_mark, intent_mark, read_partition_marks,
+    CellPrefix, ExpiryPrefix, PartitionMarks, applied_mark, cell_changes, filled_mark, intent_mark,
+    read_partition_marks,
 };
 use super::store::CellStore;
 use crate::engine::{Direction, Engine, EngineError, RowChange};
@@ -54,12 +56,23 @@ impl CellStore {
     }
 }
 
-/// The row of a cell that was read by [`CellStore::stored_page`].
-pub(crate) fn cell_row(partition: PartitionId, key: &[u8], value: Bytes) -> RowChange {
-    RowChange::Set {
-        row: CellPrefix::of(partition).row(key),
-        value,
-    }
+/// The rows of a cell that was read by [`CellStore::stored_page`]: its own, and its place in the
+/// index of expiries. For an engine that has no cell of that key.
+///
+/// # Errors
+/// [`EngineError::Corrupt`] for a value that is no cell's.
+pub(crate) fn cell_rows(
+    partition: PartitionId,
+    key: &[u8],
+    value: Bytes,
+) -> Result<impl Iterator<Item = RowChange>, EngineError> {
+    let expires_at_ms = Cell::stored_expiry(&value)?;
+    Ok(cell_changes(
+        partition,
+        key,
+        None,
+        Some((value, expires_at_ms)),
+    ))
 }
 
 /// The marks of a partition whose rows hold every record up to `applied_upto` and none above
@@ -88,7 +101,7 @@ pub(crate) fn wipe(engine: &dyn Engine) -> Result<(), EngineError> {
     wipe_range(engine, Bound::Unbounded, Bound::Unbounded)
 }
 
-/// Removes the cells of one partition; its marks stay.
+/// Removes the cells of one partition and their expiries; its marks stay.
 ///
 /// # Errors
 /// What the engine says.
@@ -96,7 +109,9 @@ pub(crate) fn wipe_cells(engine: &dyn Engine, partition: PartitionId) -> Result<
     let prefix = CellPrefix::of(partition);
     let (from, upto) = prefix.range(Bound::Unbounded, Bound::Unbounded);
     let (from, upto) = (from.as_ref(), upto.as_ref());
-    wipe_range(engine, from.map(|row| &row[..]), upto.map(|row| &row[..]))
+    wipe_range(engine, from.map(|row| &row[..]), upto.map(|row| &row[..]))?;
+    let (from, upto) = ExpiryPrefix::of(partition).range();
+    wipe_range(engine, Bound::Included(&from), Bound::Excluded(&upto))
 }
 
 fn wipe_range(

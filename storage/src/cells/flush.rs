@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! batch 1        intent marks          the engine may now hold cells up to here
-//! batches 2..n   cells, in key order
+//! batches 2..n   cells, in key order, each with its place in the index of expiries
 //! last batch     cells, applied marks, checkpoint rows
 //! ```
 //! An engine that kept only the first batches of this has an old applied mark, so replay folds
@@ -13,9 +13,10 @@
 
 use std::sync::Arc;
 
+use super::cell::Cell;
 use super::overlay::Frozen;
 use super::partition::PartitionCells;
-use super::rows::{applied_mark, intent_mark};
+use super::rows::{ExpiryPrefix, applied_mark, cell_changes, intent_mark};
 use crate::engine::{Engine, EngineError, RowChange};
 use crate::planted::{Bug, is_planted};
 
@@ -103,12 +104,19 @@ impl Generation {
         }
         batch.apply()?;
         for (cells, frozen) in &self.parts {
+            // Cells of a partition in which nothing expires need not be read before they go.
+            let index = ExpiryPrefix::of(cells.partition());
+            let is_indexed = !index.scan(engine, None, 1)?.is_empty();
             for (key, cell) in &frozen.cells {
-                let row = cells.prefix.row(key.as_slice());
-                batch.push(match cell.encode() {
-                    Some(value) => RowChange::Set { row, value },
-                    None => RowChange::Remove { row },
-                })?;
+                let key = key.as_slice();
+                let before = match is_indexed {
+                    true => engine.get(&cells.prefix.row(key))?,
+                    false => None,
+                };
+                let before = before.map(|stored| Cell::stored_expiry(&stored));
+                let before = before.transpose()?.flatten();
+                let cell = cell.encode().map(|value| (value, cell.expires_at_ms));
+                batch.push(cell_changes(cells.partition(), key, before, cell))?;
             }
             report.cells += frozen.cells.len() as u64;
         }
@@ -135,12 +143,17 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn push(&mut self, change: RowChange) -> Result<(), EngineError> {
+    /// Takes changes that must not be torn apart.
+    fn push(&mut self, changes: impl Iterator<Item = RowChange>) -> Result<(), EngineError> {
         if self.rows.len() >= self.rows_max || self.bytes >= BATCH_BYTES_MAX {
             self.apply()?;
         }
-        self.bytes += change.bytes();
-        self.rows.push(change);
+        let before = self.rows.len();
+        self.rows.extend(changes);
+        self.bytes += self.rows[before..]
+            .iter()
+            .map(RowChange::bytes)
+            .sum::<usize>();
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The cells: the current value of every key, folded from the records of each partition.
 //!
 //! **Owns**: records that are not yet visible, the overlay above the engine, the flush into it,
-//! reads that merge the two, the marks that say how far the engine is.
+//! reads that merge the two, the marks that say how far the engine is, which cells are past their
+//! time.
 //! **Does not own**: which records are visible (the core), their durability (the journal).
 //!
 //! ```text
@@ -15,6 +16,7 @@
 //! <= enqueued_upto. Cells of the engine may be as new as its intent mark.
 
 mod cell;
+mod due;
 mod export;
 mod flush;
 mod key;
@@ -34,7 +36,8 @@ mod model_tests;
 mod tests;
 
 pub use cell::{Cell, CellRead, CellScan};
-pub(crate) use export::{cell_row, filled_row, mark_rows, wipe, wipe_cells};
+pub use due::{DueCell, ExpiryCursor};
+pub(crate) use export::{cell_rows, filled_row, mark_rows, wipe, wipe_cells};
 pub use flush::{Checkpoint, FlushReport};
 pub use occupancy::CellStats;
 pub use partition::PartitionCells;

@@ -1,19 +1,23 @@
 //! The cells against a plain map, through failed flushes, crashes and lost engines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_proto::{Operation, PartitionId, Seq};
+use domicile_proto::{Expiry, Hlc, Operation, PartitionId, Seq};
 use proptest::prelude::*;
 
+use super::rows::ExpiryPrefix;
 use super::tests::{epoch, partition, record};
 use super::*;
 use crate::engine::{Direction, MemoryEngine, is_empty_range};
 
 const PARTITIONS: usize = 2;
 const KEYS: u8 = 14;
+
+/// Cells expire in these first ms of time.
+const TIMES: u64 = 12;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -33,6 +37,13 @@ enum Step {
     /// Keeps a copy of the engine, for a later loss of everything after it.
     KeepImage,
     Crash(Engines),
+    /// What the home does: deletes what is due, at most so many cells.
+    Expire {
+        partition: usize,
+        now_ms: u64,
+        limit: usize,
+        rounds: usize,
+    },
     Scan {
         partition: usize,
         from: Bound<u8>,
@@ -50,8 +61,9 @@ enum Engines {
     Lost,
 }
 
-/// What a key should have.
-type Expected = BTreeMap<Bytes, (Bytes, Seq)>;
+/// What a key should have: value, place, expiry.
+type Content = (Bytes, Seq, Option<u64>);
+type Expected = BTreeMap<Bytes, Content>;
 
 #[derive(Default)]
 struct Log {
@@ -59,6 +71,7 @@ struct Log {
     records: Vec<Vec<Operation>>,
     applied_upto: u64,
     expected: Expected,
+    cursor: ExpiryCursor,
 }
 
 struct World {
@@ -114,13 +127,7 @@ impl World {
             Step::Write {
                 partition,
                 operations,
-            } => {
-                let log = &mut self.logs[partition];
-                log.records.push(operations.clone());
-                let seq = Seq::new(log.records.len() as u64);
-                self.cells(partition)
-                    .enqueue(epoch(), seq, record(&operations));
-            }
+            } => self.write(partition, operations),
             Step::Advance { partition, records } => self.advance(partition, records),
             Step::Flush => {
                 self.store.flush_once(Checkpoint::default()).unwrap();
@@ -134,6 +141,12 @@ impl World {
             }
             Step::KeepImage => self.image = self.engine.image(),
             Step::Crash(engines) => self.crash(engines),
+            Step::Expire {
+                partition,
+                now_ms,
+                limit,
+                rounds,
+            } => self.expire(partition, now_ms, limit, rounds),
             Step::Scan {
                 partition,
                 from,
@@ -147,6 +160,55 @@ impl World {
         self.check();
     }
 
+    fn write(&mut self, index: usize, operations: Vec<Operation>) {
+        let log = &mut self.logs[index];
+        let seq = Seq::new(log.records.len() as u64 + 1);
+        let record = record(&operations);
+        log.records.push(operations);
+        self.cells(index).enqueue(epoch(), seq, record);
+    }
+
+    /// Deletes what is due as long as something may be; a last round leaves nothing.
+    fn expire(&mut self, index: usize, now_ms: u64, limit: usize, rounds: usize) {
+        self.advance(index, u64::MAX >> 1);
+        let cells = self.cells(index);
+        for _ in 0..rounds {
+            let log = &mut self.logs[index];
+            if !cells.may_be_due(&log.cursor, now_ms) {
+                let due = |(_, _, expiry): &Content| expiry.is_some_and(|at_ms| at_ms <= now_ms);
+                assert!(!log.expected.values().any(due), "{:?}", log.expected);
+                return;
+            }
+            let due = cells.due(&mut log.cursor, now_ms, limit).unwrap();
+            assert!(due.len() <= limit);
+            for cell in due {
+                let (_, seq, expiry) = self.logs[index].expected[&cell.key];
+                assert_eq!((cell.version.seq, Some(cell.expires_at_ms)), (seq, expiry));
+                assert!(cell.expires_at_ms <= now_ms);
+                self.write(index, vec![Operation::Delete { key: cell.key }]);
+                self.advance(index, 1);
+            }
+        }
+    }
+
+    /// The engine's index of expiries is what its cells say, whatever else the engine lacks.
+    fn check_index(&self, index: usize) {
+        let page = |rows: Vec<(Bytes, Bytes)>| {
+            let expiry = |(key, stored): (Bytes, Bytes)| {
+                let at_ms = Cell::decode(&stored).unwrap().expires_at_ms?;
+                Some((at_ms, key))
+            };
+            rows.into_iter().filter_map(expiry).collect::<BTreeSet<_>>()
+        };
+        let cells = self
+            .store
+            .stored_page(id(index), None, usize::from(KEYS) + 1);
+        let prefix = ExpiryPrefix::of(id(index));
+        let rows = prefix.scan(&*self.engine, None, 100).unwrap();
+        let found = rows.iter().map(|row| prefix.split(row).unwrap());
+        assert_eq!(found.collect::<BTreeSet<_>>(), page(cells.unwrap()));
+    }
+
     fn advance(&mut self, index: usize, records: u64) {
         let upto = Seq::new(self.logs[index].applied_upto + records);
         let applied = self.cells(index).advance(upto);
@@ -157,8 +219,9 @@ impl World {
             log.applied_upto += 1;
             for operation in &log.records[log.applied_upto as usize - 1] {
                 match operation {
-                    Operation::Put { key, value, .. } => {
-                        let cell = (value.clone(), Seq::new(log.applied_upto));
+                    Operation::Put { key, value, expiry } => {
+                        let expires_at_ms = expiry.map(|expiry| expiry.at_ms(Hlc::ZERO));
+                        let cell = (value.clone(), Seq::new(log.applied_upto), expires_at_ms);
                         log.expected.insert(key.clone(), cell);
                     }
                     Operation::Delete { key } => {
@@ -187,7 +250,8 @@ impl World {
                 "{marks:?}"
             );
         }
-        for (index, log) in self.logs.iter().enumerate() {
+        for (index, log) in self.logs.iter_mut().enumerate() {
+            log.cursor = ExpiryCursor::default();
             let cells = self.store.partition(id(index));
             let first = cells.applied_upto().next();
             let replayed = &log.records[first.get() as usize - 1..];
@@ -204,6 +268,7 @@ impl World {
         let mut recounted = (0, 0);
         let mut unapplied = 0;
         for (index, log) in self.logs.iter().enumerate() {
+            self.check_index(index);
             let cells = self.cells(index);
             let (active, frozen) = cells.recount();
             recounted = (recounted.0 + active, recounted.1 + frozen);
@@ -214,7 +279,7 @@ impl World {
                 assert_eq!(read.applied_upto.get(), log.applied_upto);
                 let found = read
                     .cell
-                    .map(|cell| (cell.value.unwrap(), cell.version.seq));
+                    .map(|cell| (cell.value.unwrap(), cell.version.seq, cell.expires_at_ms));
                 assert_eq!(found.as_ref(), log.expected.get(&key), "{key:?}");
             }
         }
@@ -249,8 +314,11 @@ impl World {
             assert!(page.rows.len() <= limit);
             assert_eq!(page.applied_upto, cells.applied_upto());
             assert!(page.more() || found.len() + page.rows.len() == expected.len());
-            let rows = page.rows.into_iter();
-            found.extend(rows.map(|(key, cell)| (key, (cell.value.unwrap(), cell.version.seq))));
+            let rows = page.rows.into_iter().map(|(key, cell)| {
+                let found = (cell.value.unwrap(), cell.version.seq, cell.expires_at_ms);
+                (key, found)
+            });
+            found.extend(rows);
             match (page.resume_after, direction) {
                 (None, _) => break,
                 (Some(key), Direction::Forward) => from = Bound::Excluded(key),
@@ -266,7 +334,7 @@ impl World {
         from: &Bound<Bytes>,
         upto: &Bound<Bytes>,
         direction: Direction,
-    ) -> Vec<(Bytes, (Bytes, Seq))> {
+    ) -> Vec<(Bytes, Content)> {
         let bounds = (
             from.as_ref().map(|key| &key[..]),
             upto.as_ref().map(|key| &key[..]),
@@ -275,7 +343,7 @@ impl World {
             return Vec::new();
         }
         let range = self.logs[index].expected.range::<[u8], _>(bounds);
-        let owned = |(key, cell): (&Bytes, &(Bytes, Seq))| (key.clone(), cell.clone());
+        let owned = |(key, cell): (&Bytes, &Content)| (key.clone(), cell.clone());
         match direction {
             Direction::Forward => range.map(owned).collect(),
             Direction::Backward => range.rev().map(owned).collect(),
@@ -289,7 +357,12 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0..KEYS, value, any::<u8>()).prop_map(|(index, len, fill)| Operation::Put {
             key: key(index),
             value: vec![fill; len].into(),
-            expires_at_ms: (fill % 2 == 0).then_some(1),
+            // Their records are stamped in ms 0, so that both forms mean the same time.
+            expiry: match fill % 3 {
+                0 => None,
+                1 => Some(Expiry::AtMs(u64::from(fill) % TIMES)),
+                _ => Some(Expiry::AfterMs(1 + u64::from(fill) % (TIMES - 1))),
+            },
         }),
         1 => (0..KEYS).prop_map(|index| Operation::Delete { key: key(index) }),
     ]
@@ -316,6 +389,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..6u64).prop_map(|batches| Step::FailedFlush { batches }),
         1 => Just(Step::KeepImage),
         1 => engines.prop_map(Step::Crash),
+        3 => (0..PARTITIONS, 0..TIMES, 1..6usize, 0..12usize).prop_map(
+            |(partition, now_ms, limit, rounds)| Step::Expire { partition, now_ms, limit, rounds }
+        ),
         4 => (0..PARTITIONS, bound(), bound(), direction(), 1..6usize).prop_map(
             |(partition, from, upto, direction, limit)| Step::Scan {
                 partition, from, upto, direction, limit
@@ -333,6 +409,11 @@ proptest! {
         let mut world = World::new();
         for step in steps {
             world.run(step);
+        }
+        // Whatever came before, nothing that is due stays.
+        for index in 0..PARTITIONS {
+            world.expire(index, TIMES, 3, 1_000);
+            assert!(world.logs[index].expected.values().all(|(_, _, expiry)| expiry.is_none()));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The overlay: cells of one partition that are newer than the engine's.
 //!
-//! **Owns**: the active map, the frozen map while it is flushed, what their cells count for.
+//! **Owns**: the active map, the frozen map while it is flushed, the order in which their cells
+//! expire, what they count for.
 //! **Does not own**: its lock (`partition`), the flush itself (`flush`).
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +19,13 @@ use super::unapplied::Unapplied;
 /// (180 bytes) and the two or three allocations behind key and value (76 bytes).
 const CELL_OVERHEAD_BYTES: u64 = 256;
 
+/// What a cell counts for beside that if it expires: its place among the expiries, in a set filled
+/// to two thirds.
+const EXPIRY_OVERHEAD_BYTES: u64 = 72;
+
+/// When cells expire, in that order.
+pub(super) type Expiries = BTreeSet<(u64, CellKey)>;
+
 /// Cells by key. A deleted key is a cell without a value, which hides the engine's.
 pub(super) type CellMap = BTreeMap<CellKey, Cell>;
 
@@ -25,6 +33,7 @@ pub(super) type CellMap = BTreeMap<CellKey, Cell>;
 #[derive(Debug)]
 pub(super) struct Frozen {
     pub(super) cells: CellMap,
+    pub(super) expiries: Expiries,
     pub(super) bytes: u64,
     pub(super) records: u64,
     /// The cells hold every record after the last flush up to here.
@@ -35,6 +44,8 @@ pub(super) struct Frozen {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     pub(super) active: CellMap,
+    /// One entry for each active cell that expires: bounded as they are.
+    pub(super) expiries: Expiries,
     pub(super) frozen: Option<Arc<Frozen>>,
     bytes: u64,
     records: u64,
@@ -43,7 +54,7 @@ pub(super) struct Overlay {
 impl Overlay {
     /// Bytes of the active map.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + EXPIRY_OVERHEAD_BYTES * self.expiries.len() as u64
     }
 
     /// The newest cell of a key above the engine.
@@ -73,9 +84,16 @@ impl Overlay {
                 Entry::Occupied(mut entry) => {
                     self.bytes += value_bytes;
                     self.bytes -= value_len(entry.get());
-                    entry.insert(cell);
+                    let before = entry.insert(cell).expires_at_ms;
+                    if before != expires_at_ms {
+                        let entry_of = |at_ms| (at_ms, entry.key().clone());
+                        before.map(|at_ms| self.expiries.remove(&entry_of(at_ms)));
+                        self.expiries.extend(expires_at_ms.map(entry_of));
+                    }
                 }
                 Entry::Vacant(entry) => {
+                    self.expiries
+                        .extend(expires_at_ms.map(|at_ms| (at_ms, entry.key().clone())));
                     self.bytes += CELL_OVERHEAD_BYTES + entry.key().len() as u64 + value_bytes;
                     entry.insert(cell);
                 }
@@ -87,8 +105,9 @@ impl Overlay {
     /// Forgets everything; returns the bytes and records that it counted for.
     pub(super) fn clear(&mut self) -> (u64, u64) {
         assert!(self.frozen.is_none(), "cleared before a flush ended");
-        self.active = CellMap::new();
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = self.bytes();
+        (self.active, self.bytes) = (CellMap::new(), 0);
+        self.expiries = Expiries::default();
         (bytes, std::mem::take(&mut self.records))
     }
 
@@ -101,9 +120,12 @@ impl Overlay {
         if self.records == 0 {
             return None;
         }
+        let bytes = self.bytes();
+        self.bytes = 0;
         let frozen = Arc::new(Frozen {
             cells: std::mem::take(&mut self.active),
-            bytes: std::mem::take(&mut self.bytes),
+            expiries: std::mem::take(&mut self.expiries),
+            bytes,
             records: std::mem::take(&mut self.records),
             applied_upto,
         });
@@ -121,6 +143,9 @@ fn value_len(cell: &Cell) -> u64 {
 pub(super) fn count_bytes(cells: &CellMap) -> u64 {
     cells
         .iter()
-        .map(|(key, cell)| CELL_OVERHEAD_BYTES + key.len() as u64 + value_len(cell))
+        .map(|(key, cell)| {
+            let expiry = cell.expires_at_ms.map_or(0, |_| EXPIRY_OVERHEAD_BYTES);
+            CELL_OVERHEAD_BYTES + expiry + key.len() as u64 + value_len(cell)
+        })
         .sum()
 }

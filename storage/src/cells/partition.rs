@@ -1,7 +1,8 @@
 //! The cells of one partition.
 //!
 //! **Owns**: the locks of its queue and overlay, folding, point reads.
-//! **Does not own**: range reads (`scan`), writing to the engine (`flush`).
+//! **Does not own**: range reads (`scan`), cells past their time (`due`), writing to the engine
+//! (`flush`).
 //!
 //! Locks, always taken in this order: `folding`, `unapplied`, `overlay`. None is held while the
 //! engine is written; a read holds `overlay` over the engine only after it lost a race thrice.
@@ -297,7 +298,7 @@ impl PartitionCells {
         read(&mut view)
     }
 
-    fn view(&self) -> Result<View<'_>, EngineError> {
+    pub(super) fn view(&self) -> Result<View<'_>, EngineError> {
         let overlay = self.overlay.read().expect(UNPOISONED);
         let applied_upto = self.applied_upto();
         let readable_from = self.readable_from.load(Ordering::Acquire);
@@ -380,6 +381,12 @@ impl View<'_> {
         self.overlay
             .as_deref()
             .expect("asked before it is released")
+    }
+
+    /// A number that is another one after every freeze and after every thaw: while it stays, the
+    /// frozen map is the same, and so is the engine unless something is frozen.
+    pub(super) fn generation(&self) -> u64 {
+        2 * self.freezes + u64::from(self.overlay().frozen.is_some())
     }
 
     /// Ends the use of the overlay. Gives its lock back, unless the read holds it to the end to

@@ -5,12 +5,15 @@
 //!
 //! ```text
 //! c | partition (8) | key            -> a cell
+//! x | partition (8) | expires at (8) | key -> nothing: the cell of that key expires then
 //! t | partition (8) | a              -> applied mark: cells hold every record up to it
 //! t | partition (8) | i              -> intent mark: cells hold no record above it
 //! t | partition (8) | f              -> place of the rebase for which cells were filled (16)
 //! m | "cells-format"                 -> number of this layout
 //! ```
-//! Numbers are u64, little-endian. Other suffixes under `t` and other names under `m` are others'.
+//! Numbers are u64, little-endian; in the key of `x`, ms since 1970, big-endian, so that the rows
+//! lie in the order in which cells expire. Other suffixes under `t` and other names under `m` are
+//! others'.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -22,12 +25,14 @@ use crate::engine::{Direction, Engine, EngineError, RowChange};
 use crate::journal::Place;
 
 const TAG_CELL: u8 = b'c';
+const TAG_EXPIRY: u8 = b'x';
 const TAG_MARK: u8 = b't';
 const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
 const SUFFIX_FILLED: u8 = b'f';
 const FORMAT_ROW: &[u8] = b"mcells-format";
-const FORMAT: u64 = 1;
+/// With 2 came the index of expiries: rows of 1 lack it and are rebuilt.
+const FORMAT: u64 = 2;
 
 const PREFIX_BYTES: usize = 1 + PartitionId::BYTES;
 
@@ -102,16 +107,98 @@ impl CellPrefix {
 
     /// The lowest row above all that have this prefix.
     fn successor(&self) -> Bytes {
-        let mut successor = self.0;
-        for byte in successor.iter_mut().rev() {
-            let (next, carried) = byte.overflowing_add(1);
-            *byte = next;
-            if !carried {
-                break;
-            }
-        }
-        Bytes::copy_from_slice(&successor)
+        successor(self.0)
     }
+}
+
+/// The first bytes of every row of a partition in the index of expiries.
+///
+/// After every batch the index holds one row for each cell of the engine that expires, no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ExpiryPrefix([u8; PREFIX_BYTES]);
+
+impl ExpiryPrefix {
+    pub(super) fn of(partition: PartitionId) -> Self {
+        Self(prefix(TAG_EXPIRY, partition))
+    }
+
+    /// The row of a key that expires then.
+    pub(super) fn row(&self, at_ms: u64, key: &[u8]) -> Bytes {
+        [&self.0[..], &at_ms.to_be_bytes(), key].concat().into()
+    }
+
+    /// When a row's key expires, and the key.
+    pub(super) fn split(&self, row: &Bytes) -> Result<(u64, Bytes), EngineError> {
+        let rest = row.strip_prefix(&self.0[..]);
+        match rest.and_then(|rest| rest.split_first_chunk::<8>()) {
+            Some((at_ms, key)) => Ok((u64::from_be_bytes(*at_ms), row.slice_ref(key))),
+            None => Err(EngineError::Corrupt {
+                what: "expiry",
+                detail: format!("row {row:02x?}"),
+            }),
+        }
+    }
+
+    /// The bounds of the rows.
+    pub(super) fn range(&self) -> (Bytes, Bytes) {
+        (Bytes::copy_from_slice(&self.0), successor(self.0))
+    }
+
+    /// At most `limit` rows after `after`, or from the first.
+    pub(super) fn scan(
+        &self,
+        engine: &dyn Engine,
+        after: Option<&Bytes>,
+        limit: usize,
+    ) -> Result<Vec<Bytes>, EngineError> {
+        let from = after.map_or(Bound::Included(&self.0[..]), |row| {
+            Bound::Excluded(&row[..])
+        });
+        let upto = successor(self.0);
+        let rows = engine.scan(from, Bound::Excluded(&upto), Direction::Forward, limit)?;
+        Ok(rows.into_iter().map(|(row, _)| row).collect())
+    }
+}
+
+/// The lowest row above all that have a prefix.
+fn successor(mut prefix: [u8; PREFIX_BYTES]) -> Bytes {
+    for byte in prefix.iter_mut().rev() {
+        let (next, carried) = byte.overflowing_add(1);
+        *byte = next;
+        if !carried {
+            break;
+        }
+    }
+    Bytes::copy_from_slice(&prefix)
+}
+
+/// What a cell's row and its place in the index become, in one batch. `before`: the expiry of the
+/// engine's cell of that key, whose place is given up.
+pub(super) fn cell_changes(
+    partition: PartitionId,
+    key: &[u8],
+    before: Option<u64>,
+    cell: Option<(Bytes, Option<u64>)>,
+) -> impl Iterator<Item = RowChange> {
+    let (row, index) = (
+        CellPrefix::of(partition).row(key),
+        ExpiryPrefix::of(partition),
+    );
+    let (value, after) = cell.unzip();
+    let after = after.flatten();
+    let left = before.filter(|_| before != after).map(|at_ms| {
+        let row = index.row(at_ms, key);
+        RowChange::Remove { row }
+    });
+    let entered = after.map(|at_ms| RowChange::Set {
+        row: index.row(at_ms, key),
+        value: Bytes::new(),
+    });
+    let cell = match value {
+        Some(value) => RowChange::Set { row, value },
+        None => RowChange::Remove { row },
+    };
+    [left, entered, Some(cell)].into_iter().flatten()
 }
 
 fn prefix(tag: u8, partition: PartitionId) -> [u8; PREFIX_BYTES] {
@@ -330,6 +417,73 @@ mod tests {
     }
 
     #[test]
+    fn expiries_lie_in_the_order_of_their_times() {
+        let index = ExpiryPrefix::of(partition(1, 2));
+        let mut entries = Vec::new();
+        for at_ms in [0, 1, 0xff, 0x100, 1 << 40, u64::MAX] {
+            for key in [&b"\0"[..], b"k", b"kk", &[0xff; 20]] {
+                entries.push((at_ms, Bytes::copy_from_slice(key)));
+            }
+        }
+        let rows = entries.iter().map(|(at_ms, key)| index.row(*at_ms, key));
+        let rows: Vec<Bytes> = rows.collect();
+        assert!(rows.is_sorted());
+        let engine = MemoryEngine::new();
+        for other in [partition(1, 1), partition(1, 3)] {
+            let row = ExpiryPrefix::of(other).row(7, b"other");
+            let value = Bytes::new();
+            engine.apply(vec![RowChange::Set { row, value }]).unwrap();
+        }
+        let set = |row: &Bytes| RowChange::Set {
+            row: row.clone(),
+            value: Bytes::new(),
+        };
+        engine.apply(rows.iter().map(set).collect()).unwrap();
+        let found = index.scan(&engine, None, 100).unwrap();
+        let split: Result<Vec<_>, _> = found.iter().map(|row| index.split(row)).collect();
+        assert_eq!(split.unwrap(), entries);
+        assert_eq!(index.scan(&engine, Some(&rows[3]), 2).unwrap(), rows[4..6]);
+        for bad in [&rows[0][..PREFIX_BYTES + 7], b"c"] {
+            let bad = Bytes::copy_from_slice(bad);
+            assert!(matches!(
+                index.split(&bad),
+                Err(EngineError::Corrupt { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_cell_takes_its_place_in_the_index_along() {
+        let id = partition(1, 2);
+        let index = ExpiryPrefix::of(id);
+        let changes =
+            |before, cell| -> Vec<RowChange> { cell_changes(id, b"k", before, cell).collect() };
+        let cell = |expiry| Some((Bytes::from_static(b"v"), expiry));
+        let remove = |at_ms| RowChange::Remove {
+            row: index.row(at_ms, b"k"),
+        };
+        let set = |at_ms| RowChange::Set {
+            row: index.row(at_ms, b"k"),
+            value: Bytes::new(),
+        };
+        let last = |changes: &[RowChange]| changes.last().map(|change| change.row().clone());
+        let row = CellPrefix::of(id).row(b"k");
+        for (before, after, expected) in [
+            (None, cell(None), vec![]),
+            (None, cell(Some(5)), vec![set(5)]),
+            (Some(5), cell(Some(5)), vec![set(5)]),
+            (Some(5), cell(Some(6)), vec![remove(5), set(6)]),
+            (Some(5), cell(None), vec![remove(5)]),
+            (Some(5), None, vec![remove(5)]),
+            (None, None, vec![]),
+        ] {
+            let found = changes(before, after);
+            assert_eq!(found[..found.len() - 1], expected);
+            assert_eq!(last(&found), Some(row.clone()));
+        }
+    }
+
+    #[test]
     fn marks_are_read_past_a_page_and_past_rows_of_others() {
         let engine = MemoryEngine::new();
         let count = MARK_PAGE_ROWS as u16 + 10;
@@ -365,13 +519,13 @@ mod tests {
         engine
             .apply(vec![RowChange::Set {
                 row,
-                value: number(2),
+                value: number(FORMAT - 1),
             }])
             .unwrap();
         let error = check_format(&engine).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown format of engine rows: 2, supported 1"
+            "unknown format of engine rows: 1, supported 2"
         );
         assert!(error.is_cured_by_rebuild());
     }

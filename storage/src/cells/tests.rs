@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
-    AckLevel, Bucket, Epoch, Hlc, KeyspaceId, NodeId, Operation, PartitionId, RecordHead,
+    AckLevel, Bucket, Epoch, Expiry, Hlc, KeyspaceId, NodeId, Operation, PartitionId, RecordHead,
     RecordKind, RegionId, RequestId, Seq,
 };
 
@@ -50,7 +50,7 @@ fn put(key: &str, value: impl Into<Bytes>) -> Operation {
     Operation::Put {
         key,
         value: value.into(),
-        expires_at_ms: None,
+        expiry: None,
     }
 }
 
@@ -96,6 +96,106 @@ fn value(cells: &PartitionCells, key: &str) -> Option<Bytes> {
 
 fn keys(scan: &CellScan) -> Vec<&[u8]> {
     scan.rows.iter().map(|(key, _)| &key[..]).collect()
+}
+
+fn put_until(key: &str, at_ms: u64) -> Operation {
+    Operation::Put {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: "v".into(),
+        expiry: Some(Expiry::AtMs(at_ms)),
+    }
+}
+
+fn due(cells: &PartitionCells, cursor: &mut ExpiryCursor, now_ms: u64) -> Vec<Bytes> {
+    let due = cells.due(cursor, now_ms, 100).unwrap();
+    due.into_iter().map(|cell| cell.key).collect()
+}
+
+#[test]
+fn nothing_due_is_known_without_the_engine_until_the_next_flush() {
+    let engine = Arc::new(MemoryEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    write(&cells, &[put_until("a", 10), put_until("b", 20)]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    let mut cursor = ExpiryCursor::default();
+    assert!(cells.may_be_due(&cursor, 0), "the engine was never asked");
+    assert_eq!(due(&cells, &mut cursor, 9), [""; 0]);
+    assert!(!cells.may_be_due(&cursor, 9) && cells.may_be_due(&cursor, 10));
+    assert_eq!(due(&cells, &mut cursor, 10), ["a"]);
+    assert!(
+        !cells.may_be_due(&cursor, 19),
+        "what was handed out is passed"
+    );
+    cursor.restart();
+    assert_eq!(due(&cells, &mut cursor, 10), ["a"]);
+    write(&cells, &[delete("a"), put("b", "for ever")]);
+    assert_eq!(due(&cells, &mut ExpiryCursor::default(), 20), [""; 0]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    assert!(cells.may_be_due(&cursor, 20), "the engine has changed");
+    assert_eq!(due(&cells, &mut cursor, 20), [""; 0]);
+    assert!(!cells.may_be_due(&cursor, u64::MAX));
+}
+
+/// More than one call looks at: the walk goes on where it was, and does not begin again.
+#[test]
+fn what_is_passed_over_is_passed_over_once() {
+    let engine = Arc::new(MemoryEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    let key = |index: u32| format!("k{index}");
+    let slices: Vec<_> = (0..10_000)
+        .step_by(1_000)
+        .map(|from| from..from + 1_000)
+        .collect();
+    for slice in &slices {
+        let puts: Vec<_> = slice
+            .clone()
+            .map(|index| put_until(&key(index), 1))
+            .collect();
+        write(&cells, &puts);
+    }
+    write(&cells, &[put_until("late", 2)]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    for slice in slices {
+        let deletes: Vec<_> = slice.map(|index| delete(&key(index))).collect();
+        write(&cells, &deletes);
+    }
+    let mut cursor = ExpiryCursor::default();
+    assert_eq!(due(&cells, &mut cursor, 2), [""; 0]);
+    assert!(cells.may_be_due(&cursor, 2));
+    assert_eq!(due(&cells, &mut cursor, 2), ["late"]);
+    assert!(!cells.may_be_due(&cursor, 2));
+}
+
+/// The walk took the end of time for an entry that is due.
+#[test]
+fn a_walk_to_the_end_of_time_ends() {
+    let engine = Arc::new(MemoryEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    write(&cells, &[put_until("last", u64::MAX)]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    let mut cursor = ExpiryCursor::default();
+    assert_eq!(due(&cells, &mut cursor, u64::MAX), ["last"]);
+    assert_eq!(due(&cells, &mut cursor, u64::MAX), [""; 0]);
+}
+
+#[test]
+fn a_row_of_the_index_without_its_cell_is_passed_over() {
+    let engine = Arc::new(MemoryEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    write(&cells, &[put_until("kept", 5), put_until("moved", 6)]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    let stray = super::rows::ExpiryPrefix::of(partition(0));
+    let rows = [stray.row(1, b"gone"), stray.row(2, b"moved")].map(|row| RowChange::Set {
+        row,
+        value: Bytes::new(),
+    });
+    engine.apply(rows.to_vec()).unwrap();
+    let mut cursor = ExpiryCursor::default();
+    assert_eq!(due(&cells, &mut cursor, 5), ["kept"]);
 }
 
 const EVERY: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);

@@ -86,7 +86,7 @@ impl UnappliedRecord {
         let mut content = 0;
         let pinned_bytes = buffer_bytes.max(body.bytes().len());
         body.visit_operations(|operation| {
-            let change = detach(operation, body, pinned_bytes);
+            let change = detach(operation, head.hlc, body, pinned_bytes);
             content += change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
             changes.push(change);
         })?;
@@ -117,7 +117,7 @@ impl UnappliedRecord {
 
 fn check_kind(kind: RecordKind, body: &RecordBody) -> Result<(), WireError> {
     let bytes = body.bytes();
-    if bytes.is_empty() == (kind == RecordKind::Write) {
+    if bytes.is_empty() == kind.has_operations() {
         let actual = bytes.len() as u64;
         return Err(WireError::Invalid {
             what: "body length for the kind of record",
@@ -128,13 +128,9 @@ fn check_kind(kind: RecordKind, body: &RecordBody) -> Result<(), WireError> {
 }
 
 /// `pinned_bytes` is what a value that is not copied keeps alive.
-fn detach(operation: OperationRef<'_>, body: &RecordBody, pinned_bytes: usize) -> Change {
+fn detach(operation: OperationRef<'_>, hlc: Hlc, body: &RecordBody, pinned_bytes: usize) -> Change {
     match operation {
-        OperationRef::Put {
-            key,
-            value,
-            expires_at_ms,
-        } => {
+        OperationRef::Put { key, value, expiry } => {
             let is_copied =
                 value.len() <= COPIED_BYTES_MAX || pinned_bytes > PIN_FACTOR_MAX * value.len();
             let value = if is_copied {
@@ -145,7 +141,7 @@ fn detach(operation: OperationRef<'_>, body: &RecordBody, pinned_bytes: usize) -
             Change {
                 key: CellKey::copy_from_slice(key),
                 value: Some(value),
-                expires_at_ms,
+                expires_at_ms: expiry.map(|expiry| expiry.at_ms(hlc)),
             }
         }
         OperationRef::Delete { key } => Change {

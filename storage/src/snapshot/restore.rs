@@ -13,7 +13,7 @@ use domicile_proto::PartitionId;
 
 use super::format::{Block, SnapshotHeader};
 use super::set::SnapshotSet;
-use crate::cells::{cell_row, mark_rows, wipe};
+use crate::cells::{cell_rows, mark_rows, wipe};
 use crate::checkpoint;
 use crate::engine::{Engine, RowChange};
 use crate::error::StoreError;
@@ -97,11 +97,10 @@ pub(super) fn apply(
 ) -> Result<(), StoreError> {
     let mut cells = cells.into_iter();
     loop {
-        let batch: Vec<RowChange> = cells
-            .by_ref()
-            .take(BATCH_ROWS)
-            .map(|(key, value)| cell_row(partition, &key, value))
-            .collect();
+        let mut batch: Vec<RowChange> = Vec::new();
+        for (key, value) in cells.by_ref().take(BATCH_ROWS) {
+            batch.extend(cell_rows(partition, &key, value)?);
+        }
         if batch.is_empty() {
             return Ok(());
         }

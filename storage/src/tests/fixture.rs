@@ -10,10 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
-    AckLevel, Bucket, Epoch, Hlc, KeyspaceId, NodeId, Operation, PartitionId, Record, RecordHead,
-    RecordKind, RegionId, RequestId, Seq,
+    AckLevel, Bucket, Epoch, Expiry, Hlc, KeyspaceId, NodeId, Operation, PartitionId, Record,
+    RecordHead, RecordKind, RegionId, RequestId, Seq,
 };
 
+use crate::cells::{ExpiryCursor, PartitionCells};
 use crate::disk::{Disk, MemoryDisk};
 use crate::{
     Committed, EngineChoice, Recovery, Store, StoreError, StoreOptions, VerifyReport, verify,
@@ -46,7 +47,12 @@ pub(super) fn record(key: &[u8], value: &[u8], request: u128) -> Record {
     let operation = Operation::Put {
         key: Bytes::copy_from_slice(key),
         value: Bytes::copy_from_slice(value),
-        expires_at_ms: None,
+        // Three forms in turn, so that a key that is written again changes from each to each.
+        expiry: match request % 3 {
+            0 => None,
+            1 => Some(Expiry::AfterMs(request as u64)),
+            _ => Some(Expiry::AtMs(request as u64 / 4)),
+        },
     };
     let head = RecordHead {
         kind: RecordKind::Write,
@@ -184,16 +190,18 @@ impl Author {
         let cells = store.cells(partition);
         cells.advance(upto);
         assert_eq!(cells.applied_upto(), upto, "applied mark of {partition}");
-        let mut fold: BTreeMap<Bytes, (Bytes, u64)> = BTreeMap::new();
+        let mut fold: BTreeMap<Bytes, (Bytes, u64, Option<u64>)> = BTreeMap::new();
         let records = self.written.get(&partition).into_iter().flatten();
         for (seq, record) in (1..=upto.get()).zip(records) {
             for operation in record.body.operations().unwrap() {
-                if let Operation::Put { key, value, .. } = operation {
-                    fold.insert(key, (value, seq));
+                if let Operation::Put { key, value, expiry } = operation {
+                    let expires_at_ms = expiry.map(|expiry| expiry.at_ms(record.head.hlc));
+                    fold.insert(key, (value, seq, expires_at_ms));
                 }
             }
         }
-        for (key, (value, seq)) in fold {
+        check_expiries(&cells, &fold);
+        for (key, (value, seq, expires_at_ms)) in fold {
             let cell = cells.get(&key).unwrap().cell.expect("a key that was put");
             assert_eq!(
                 cell.version.seq,
@@ -201,7 +209,26 @@ impl Author {
                 "version of {key:?} in {partition}"
             );
             assert_eq!(cell.value, Some(value), "value of {key:?} in {partition}");
+            assert_eq!(cell.expires_at_ms, expires_at_ms, "{key:?} in {partition}");
         }
+    }
+}
+
+/// Checks that at any time what is due is what should be: all of it and nothing else, wherever it
+/// lies.
+fn check_expiries(cells: &PartitionCells, fold: &BTreeMap<Bytes, (Bytes, u64, Option<u64>)>) {
+    let times = fold
+        .values()
+        .filter_map(|(_, _, expires_at_ms)| *expires_at_ms);
+    for now_ms in times.chain([u64::MAX]) {
+        let due = cells.due(&mut ExpiryCursor::default(), now_ms, fold.len());
+        let mut due: Vec<_> = due.unwrap().into_iter().map(|cell| cell.key).collect();
+        due.sort();
+        let expected = fold
+            .iter()
+            .filter(|(_, (_, _, at_ms))| at_ms.is_some_and(|at| at <= now_ms));
+        let expected: Vec<_> = expected.map(|(key, _)| key.clone()).collect();
+        assert_eq!(due, expected, "due at {now_ms} in {}", cells.partition());
     }
 }
 
