@@ -29,11 +29,13 @@
 
 pub use domicile_proto::{
     AckLevel, ErrorKind, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
-    PartitionId, Placement, Position, Reason, RegionId, RequestId, RpoLimit, Seq, Version,
+    PartitionId, Placement, Position, Reason, RegionId, RequestId, ResumeToken, ResumeTokenError,
+    RpoLimit, Seq, Version,
 };
-pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Write};
+pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
 pub use domicile_replication::{
-    Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding, NodeOptions,
-    NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage,
-    SessionMark, WriteCall,
+    Change, Changes, Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding,
+    NodeOptions, NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall,
+    ScanPage, SessionMark, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages,
+    WatchStatus, WriteCall,
 };

@@ -68,11 +68,17 @@ pub struct NodeOptions {
     pub journal_file_bytes: u64,
     /// Size of the journal above which what nobody needs of it is deleted, in bytes.
     pub journal_keep_bytes: u64,
+    /// Watches at once; further ones are refused.
+    pub watches_max: usize,
 }
 
 /// 512 MiB: a copy that was away for as many writes catches up from the journal. Doubled, so is
 /// that, and the disk that it takes.
 const JOURNAL_KEEP_BYTES: u64 = 512 << 20;
+
+/// 1,024, as many as connections: an idle one costs a few KiB, a stuck one half a mebibyte for some
+/// seconds. Doubled, so is that.
+const WATCHES_MAX: usize = 1024;
 
 impl NodeOptions {
     /// One region named `local`, no peers, no keyspaces yet.
@@ -95,6 +101,7 @@ impl NodeOptions {
             overlay_bytes_max: store.overlay_bytes_max,
             journal_file_bytes: store.journal_file_bytes,
             journal_keep_bytes: JOURNAL_KEEP_BYTES,
+            watches_max: WATCHES_MAX,
         }
     }
 }

@@ -12,4 +12,6 @@ mod reads;
 mod restarts;
 mod retention;
 mod rig;
+mod watch;
+mod watch_ends;
 mod writes;

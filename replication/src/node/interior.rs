@@ -16,6 +16,7 @@ use crate::driver::{Driver, Slot};
 use crate::error::Error;
 use crate::peers::PeerLink;
 use crate::topology::Topology;
+use crate::watching::WatchCount;
 
 /// How long a call waits that does not say: longer than any keyspace's default, so that the
 /// keyspace's policy decides and not this.
@@ -31,6 +32,7 @@ pub(crate) struct NodeCore {
     pub(crate) started: Instant,
     /// What the journal may hold beyond what is needed.
     pub(crate) journal_keep_bytes: u64,
+    pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
 }
 
@@ -57,7 +59,7 @@ impl NodeCore {
     }
 
     /// Refuses what this region may not even pass on.
-    pub(super) fn check_residency(&self, keyspace: &Keyspace) -> Result<(), Error> {
+    pub(crate) fn check_residency(&self, keyspace: &Keyspace) -> Result<(), Error> {
         let own = &self.topology.own;
         if keyspace.regions.contains(&own.id) {
             return Ok(());

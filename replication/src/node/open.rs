@@ -25,6 +25,7 @@ use crate::options::{Engine, NodeOptions};
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
+use crate::watching::WatchCount;
 
 /// How often the flusher looks whether the overlay wants flushing. The overlay takes seconds to
 /// fill, so this only has to be well below that.
@@ -59,6 +60,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let journal_keep_bytes = options
         .journal_keep_bytes
         .max(2 * options.journal_file_bytes);
+    let watches = WatchCount::new(options.watches_max);
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let driver = recovered.map_err(|error| {
@@ -82,6 +84,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         links,
         started: Instant::now(),
         journal_keep_bytes,
+        watches,
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;

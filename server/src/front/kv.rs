@@ -1,7 +1,8 @@
 //! The Kv service: each method is a check, a call of the node and an answer.
 //!
 //! **Owns**: which message becomes which call, what a call takes from the budget.
-//! **Does not own**: the checks (`request`), the answers (`answer`), the stream (`write_stream`).
+//! **Does not own**: the checks (`request`), the answers (`answer`), the streams (`write_stream`,
+//! `watch_stream`).
 //!
 //! A handler does nothing but what its call needs: no task, no span, no copy of a value.
 
@@ -17,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::budget::Budget;
 use super::refusal::refuse;
+use super::watch_stream::WatchStream;
 use super::write_stream::WriteStream;
 use super::{answer, deadline, request};
 
@@ -133,6 +135,7 @@ fn one(key: Bytes, value: Option<Bytes>, options: Option<v1::WriteOptions>) -> A
 #[tonic::async_trait]
 impl Kv for KvService {
     type WriteStream = WriteStream;
+    type WatchStream = WatchStream;
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
         let timeout = deadline::of(request.metadata());
@@ -211,6 +214,11 @@ impl Kv for KvService {
         let requests = request.into_inner();
         let stream = WriteStream::new(node, requests, budget, self.draining.clone());
         Ok(Response::new(stream))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let stream = WatchStream::new(&self.node, request.into_inner(), self.draining.clone());
+        stream.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn outcome(&self, request: Request<v1::OutcomeRequest>) -> Answer<v1::OutcomeResponse> {
