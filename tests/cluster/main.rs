@@ -13,5 +13,6 @@ mod restarts;
 mod retention;
 mod rig;
 mod watch;
+mod watch_doors;
 mod watch_ends;
 mod writes;

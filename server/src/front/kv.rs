@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::budget::Budget;
+use super::limits::FrontLimits;
 use super::refusal::refuse;
 use super::watch_stream::WatchStream;
 use super::write_stream::WriteStream;
@@ -28,6 +29,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(crate) struct KvService {
     node: Node,
     budget: Budget,
+    watch_patience: Duration,
     draining: watch::Receiver<bool>,
 }
 
@@ -39,10 +41,11 @@ struct Asked {
 }
 
 impl KvService {
-    pub(crate) fn new(node: Node, budget: Budget, draining: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(node: Node, limits: &FrontLimits, draining: watch::Receiver<bool>) -> Self {
         Self {
             node,
-            budget,
+            budget: Budget::new(limits.in_flight_bytes_max),
+            watch_patience: limits.watch_patience,
             draining,
         }
     }
@@ -217,7 +220,9 @@ impl Kv for KvService {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let stream = WatchStream::new(&self.node, request.into_inner(), self.draining.clone());
+        let message = request.into_inner();
+        let (patience, draining) = (self.watch_patience, self.draining.clone());
+        let stream = WatchStream::new(&self.node, message, patience, draining);
         stream.map(Response::new).map_err(|error| refuse(&error))
     }
 

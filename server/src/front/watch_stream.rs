@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_proto::resume::RESUME_POSITIONS_MAX;
@@ -35,10 +36,13 @@ impl WatchStream {
     pub(crate) fn new(
         node: &Node,
         message: v1::WatchRequest,
+        patience: Duration,
         mut draining: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
         let keyspace = node.policy(&message.keyspace)?;
-        let messages = node.watch(watch_call(keyspace, message)?)?;
+        let mut call = watch_call(keyspace, message)?;
+        call.patience = patience;
+        let messages = node.watch(call)?;
         let closing = Box::pin(async move {
             // A door that is gone is closing, too.
             let _ = draining.wait_for(|draining| *draining).await;
