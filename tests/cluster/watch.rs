@@ -102,14 +102,31 @@ pub(crate) async fn write(handle: &KeyspaceHandle, writers: u32, rounds: u32) ->
 }
 
 fn spread() -> domicile::Keyspace {
-    let mut spread = keyspace("spread", AckLevel::Async, "eu");
+    placed(AckLevel::Async)
+}
+
+/// A keyspace with homes in all regions.
+fn placed(ack: AckLevel) -> domicile::Keyspace {
+    let mut spread = keyspace("spread", ack, "eu");
     spread.placement = Placement::Hash;
     spread
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_comes_once_and_in_order_at_every_node() {
-    let cluster = Cluster::start(NEAR, vec![spread()]).await;
+    every_change_comes_once(AckLevel::Async).await;
+}
+
+/// Here records wait in the journal until they may be told, each partition's as long as its home's
+/// round trips take, while those of others pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_of_a_level_that_waits_comes_once_and_in_order() {
+    every_change_comes_once(AckLevel::SEMI_SYNC).await;
+    every_change_comes_once(AckLevel::SYNC).await;
+}
+
+async fn every_change_comes_once(ack: AckLevel) {
+    let cluster = Cluster::start(NEAR, vec![placed(ack)]).await;
     let watch = |node: &str| {
         let handle = cluster.node(node).keyspace("spread").unwrap();
         handle.watch().start().unwrap()

@@ -30,21 +30,23 @@ impl NodeCore {
         }
         let place = self.watches.enter()?;
         let signal = Arc::new(WatchSignal::default());
-        let mut followers = Vec::new();
+        let (mut slots, mut followers) = (Vec::new(), Vec::new());
         for partition in call.partitions()? {
             let slot = self.driver.slot(partition).ok_or_else(|| {
                 let message = format!("no partition {partition}");
                 Error::new(Reason::KeyspaceNotFound, message)
             })?;
             followers.push(self.follower(slot, &call)?);
+            slots.push(Arc::clone(slot));
         }
         let cursor = WatchCursor::new(followers, call.keys);
         let outlet = Outlet::new(call.keyspace.id(), cursor.positions());
         // From here on dropping the pump takes the signals back. What moved before they were added
         // is found by the first pass, which nothing has to wake.
-        cursor.slots().for_each(|slot| slot.watchers.add(&signal));
+        slots.iter().for_each(|slot| slot.watchers.add(&signal));
         let pump = Pump {
             node: Arc::clone(self),
+            slots,
             cursor,
             outlet: Arc::clone(&outlet),
             signal,
@@ -82,7 +84,7 @@ impl NodeCore {
             WatchFrom::Oldest => self.before_oldest(slot),
             WatchFrom::Token(token) => position_in(token, call, partition)?,
         };
-        let mut follower = Follower::new(Arc::clone(slot), seen, Place::START);
+        let mut follower = Follower::new(Arc::clone(&slot.cells), seen, Place::START);
         let reach = self.store.reach(partition, follower.next);
         follower.check(&reach)?;
         let wanted = seen.map_or(Seq::NONE, |position| position.seq);

@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use domicile_proto::{Epoch, PartitionId, Position, Reason, Record, Segment, Seq, Version};
-use domicile_storage::{JournalChunk, LogReach, Place, Store, StoreError};
+use domicile_storage::{JournalChunk, LogReach, PartitionCells, Place, Store, StoreError};
 
 use super::call::{Change, WatchKeys, owned};
-use crate::driver::Slot;
 use crate::error::Error;
 
 /// Bytes of changes that one pass takes. Twice as many fill the outlet in half as many messages and
@@ -24,7 +23,7 @@ const PASS_BYTES: usize = 256 << 10;
 
 /// One partition of a watch.
 pub(super) struct Follower {
-    pub(super) slot: Arc<Slot>,
+    cells: Arc<PartitionCells>,
     /// The next record.
     pub(super) next: Seq,
     /// The reign of the one before it; `None` before the first.
@@ -53,9 +52,9 @@ pub(super) struct Found {
 
 impl Follower {
     /// One that has seen `seen`. What follows it lies at or behind `place`.
-    pub(super) fn new(slot: Arc<Slot>, seen: Option<Position>, place: Place) -> Self {
+    pub(super) fn new(cells: Arc<PartitionCells>, seen: Option<Position>, place: Place) -> Self {
         Self {
-            slot,
+            cells,
             next: seen.map_or(Seq::FIRST, |position| position.seq.next()),
             epoch: seen.map(|position| position.epoch),
             place,
@@ -81,7 +80,7 @@ impl Follower {
         if let (Some(seen), Some(own)) = (self.seen(), reach.epoch_before)
             && seen.epoch != own
         {
-            let partition = self.slot.partition;
+            let partition = self.cells.partition();
             let Position { epoch, seq } = seen;
             let message = format!(
                 "the watch saw record {seq} of {partition} in reign {epoch}, here it is of {own}"
@@ -95,7 +94,7 @@ impl Follower {
     }
 
     fn compacted(&self, reach: &LogReach) -> Error {
-        let (partition, wanted, oldest) = (self.slot.partition, self.next, reach.oldest);
+        let (partition, wanted, oldest) = (self.cells.partition(), self.next, reach.oldest);
         let position = reach
             .oldest_epoch
             .map(|epoch| Position { epoch, seq: oldest });
@@ -185,7 +184,7 @@ impl WatchCursor {
     pub(super) fn new(followers: Vec<Follower>, keys: WatchKeys) -> Self {
         let followers = followers
             .into_iter()
-            .map(|follower| (follower.slot.partition, follower));
+            .map(|follower| (follower.cells.partition(), follower));
         Self {
             followers: followers.collect(),
             keys,
@@ -200,10 +199,6 @@ impl WatchCursor {
             .collect()
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.followers.values().map(|follower| &follower.slot)
-    }
-
     /// The part of the journal to read next: from the first place where a record lies that may be
     /// told up to the durable end. `None`: there is nothing to tell.
     ///
@@ -214,11 +209,11 @@ impl WatchCursor {
         let end = store.durable_end();
         let mut start: Option<Place> = None;
         for follower in self.followers.values_mut() {
-            follower.visible_upto = follower.slot.cells.applied_upto();
+            follower.visible_upto = follower.cells.applied_upto();
             if follower.visible_upto < follower.next {
                 continue;
             }
-            let reach = store.reach(follower.slot.partition, follower.next);
+            let reach = store.reach(follower.cells.partition(), follower.next);
             follower.check(&reach)?;
             if reach.durable_upto < follower.next {
                 // Shown, as copies may, and not durable yet.
@@ -275,3 +270,7 @@ impl WatchCursor {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+#[path = "cursor_tests.rs"]
+mod tests;

@@ -15,7 +15,7 @@ use super::count::WatchPlace;
 use super::cursor::{Found, WatchCursor};
 use super::cursor_read::closing;
 use super::outlet::Outlet;
-use crate::driver::WatchSignal;
+use crate::driver::{Slot, WatchSignal};
 use crate::error::Error;
 use crate::node::NodeCore;
 
@@ -34,6 +34,7 @@ const PROGRESS_RECORDS: u64 = 10_000;
 /// One watch at work.
 pub(super) struct Pump {
     pub(super) node: Arc<NodeCore>,
+    pub(super) slots: Vec<Arc<Slot>>,
     pub(super) cursor: WatchCursor,
     pub(super) outlet: Arc<Outlet>,
     pub(super) signal: Arc<WatchSignal>,
@@ -147,7 +148,7 @@ async fn sleep_until(at: Option<Instant>) {
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        for slot in self.cursor.slots() {
+        for slot in &self.slots {
             slot.watchers.remove(&self.signal);
         }
         // A task that was stopped from outside has said nothing; after an end this does nothing.
