@@ -17,6 +17,10 @@
 //! let renamed = users.put("alice/name", "Augusta").if_version(entry.version).await;
 //! assert!(renamed.is_ok());
 //! assert_eq!(users.scan("alice/").collect().await?.len(), 1);
+//! let mut changes = users.watch().prefix("alice/").start()?;
+//! users.delete("alice/name").await?;
+//! let change = changes.next().await.expect("a watch goes on")?;
+//! assert_eq!(change.operations, [domicile::Operation::Delete { key: "alice/name".into() }]);
 //! node.close().await?;
 //! # Ok(()) }
 //! ```

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use domicile::{AckLevel, Node, Operation};
+use domicile::{AckLevel, KeyspaceHandle, Node, Operation};
 use domicile_client::{Client, ClientOptions, WatchFrom};
 use domicile_server::front::{Door, FrontLimits};
 use tokio::sync::oneshot;
@@ -205,18 +205,24 @@ async fn the_command_line_prints_a_line_a_key_and_goes_on_from_its_token() {
     assert_eq!(rows[2]["key"], "k/2");
     assert_eq!(rows[1]["position"], rows[2]["position"]);
 
-    let token = token_in(&last);
+    goes_on(&port, &fast, &token_in(&last)).await;
+    port.close().await;
+    drop(fast);
+    cluster.stop().await;
+}
+
+async fn goes_on(port: &Port, fast: &KeyspaceHandle, token: &str) {
     fast.put("k/3", "three").await.unwrap();
     fast.put("k/3", "four").await.unwrap();
     let output = run(
-        &port,
-        &["fast", "k/", "--from", &token, "--limit", "2", "-o", "raw"],
+        port,
+        &["fast", "k/", "--from", token, "--limit", "2", "-o", "raw"],
     )
     .await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "three\nfour\n");
     let output = run(
-        &port,
+        port,
         &["fast", "k/", "--from-start", "--limit", "3", "-o", "json"],
     )
     .await;
@@ -226,10 +232,10 @@ async fn the_command_line_prints_a_line_a_key_and_goes_on_from_its_token() {
     assert_eq!(rows[0]["key"], "k/before");
     let token = token_in(&text(&output.stderr));
     let human = ["fast", "k/", "--from", &token, "--limit", "1"];
-    let output = run(&port, &human).await;
+    let output = run(port, &human).await;
     assert!(text(&output.stdout).starts_with("k/3\tput\tthree\t"));
     let output = run(
-        &port,
+        port,
         &["fast", "--key", "k/2", "--from-oldest", "--limit", "1"],
     )
     .await;
@@ -241,12 +247,9 @@ async fn the_command_line_prints_a_line_a_key_and_goes_on_from_its_token() {
         (&["fast", "--from", &token], 2),
         (&["fast", "--limit", "0"], 2),
     ] {
-        let output = run(&port, arguments).await;
+        let output = run(port, arguments).await;
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {said}");
         assert!(said.contains("error"), "{said}");
     }
-    port.close().await;
-    drop(fast);
-    cluster.stop().await;
 }

@@ -23,15 +23,26 @@ impl WatchCursor {
     /// As [`WatchCursor::plan`] and [`WatchCursor::take`]; what the store says.
     pub(super) async fn pass(&mut self, store: &Arc<Store>) -> Result<Option<Found>, Error> {
         loop {
-            let Some((start, end)) = self.plan(store)? else {
+            let Some(planned) = self.plan(store)? else {
                 return Ok(None);
             };
-            match read(store, start, end).await {
-                Ok(chunk) => return self.take(store, start, &chunk).map(Some),
-                // Cut since it was planned: the next plan says whether that matters.
-                Err(_) if store.journal_start() > start => {}
-                Err(error) => return Err(error.into()),
+            if let Some(found) = self.read_planned(store, planned).await? {
+                return Ok(Some(found));
             }
+        }
+    }
+
+    /// Reads what was planned. `None`: it was cut since, and the next plan says whether that
+    /// matters.
+    pub(super) async fn read_planned(
+        &mut self,
+        store: &Arc<Store>,
+        (start, end): (Place, Place),
+    ) -> Result<Option<Found>, Error> {
+        match read(store, start, end).await {
+            Ok(chunk) => self.take(store, start, &chunk).map(Some),
+            Err(_) if store.journal_start() > start => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -114,6 +114,20 @@ impl Author {
         }
     }
 
+    /// Cuts all of the journal that may be.
+    fn cut(&mut self) {
+        self.store.flush_once().map(drop).unwrap();
+        self.commit();
+        let plan = SnapshotPlan {
+            now_ms: 1,
+            requests_max: 5,
+        };
+        for id in (0..=WATCHED).map(partition) {
+            self.store.snapshot(id, plan, &mut |_| true).unwrap();
+        }
+        self.store.trim(&|_| NOTHING).unwrap();
+    }
+
     fn durable(&self, id: PartitionId) -> Seq {
         self.durable.get(&id).copied().unwrap_or_default()
     }
@@ -211,9 +225,7 @@ fn whatever_is_visible_and_durable_is_told_once_and_nothing_else_ever() {
                 }
                 4 => {
                     author.store.flush_once().map(drop).unwrap();
-                    for commit in author.store.commit_once().unwrap() {
-                        author.durable.insert(commit.partition, commit.last_seq);
-                    }
+                    author.commit();
                 }
                 _ => {
                     author.drain(&mut cursor, &mut told).unwrap();
@@ -246,10 +258,6 @@ fn a_cut_is_told_before_anything_is_skipped() {
         let keys = WatchKeys::Prefix(Bytes::new());
         let mut cursor = author.cursor(keys.clone());
         let mut told = Told::default();
-        let plan = SnapshotPlan {
-            now_ms: 1,
-            requests_max: 5,
-        };
         for step in 0..60 {
             let id = partition(author.below(u64::from(WATCHED)) as u16);
             for _ in 0..4 {
@@ -258,11 +266,7 @@ fn a_cut_is_told_before_anything_is_skipped() {
             author.commit();
             author.store.cells(id).advance(author.last(id));
             if author.below(3) == 0 {
-                author.store.flush_once().unwrap();
-                for id in (0..WATCHED).map(partition) {
-                    author.store.snapshot(id, plan, &mut |_| true).unwrap();
-                }
-                author.store.trim(&|_| NOTHING).unwrap();
+                author.cut();
             }
             if author.below(4) > 0 {
                 continue;
@@ -328,4 +332,42 @@ fn a_record_that_is_missing_is_damage() {
     let error = cursor.take(&author.store, start, &chunk).unwrap_err();
     assert_eq!(error.reason(), Reason::ChecksumMismatch);
     assert!(error.to_string().contains("lacks record 1"), "{error}");
+}
+
+/// Between planning a read and doing it the file may go: that is no damage, and if nothing of the
+/// watch was in it, it does not even end the watch.
+#[tokio::test]
+async fn a_file_that_goes_before_it_is_read_is_planned_anew() {
+    let (own, stranger) = (partition(0), partition(WATCHED));
+    for (first, second) in [(stranger, own), (own, stranger)] {
+        let mut author = Author::new(7);
+        let mut cursor = author.cursor(WatchKeys::Prefix(Bytes::new()));
+        // The first fills files, the second is in the one that stays.
+        for id in std::iter::repeat_n(first, 60).chain([second]) {
+            author.write(id, 4000);
+            author.commit();
+            author.store.cells(id).advance(author.last(id));
+        }
+        let (_, end) = cursor.plan(&author.store).unwrap().unwrap();
+        let start = author.store.journal_start();
+        author.cut();
+        assert!(author.store.journal_start() > start, "nothing was cut");
+        let found = cursor.read_planned(&author.store, (start, end)).await;
+        assert!(found.unwrap().is_none(), "a file that has gone was read");
+        let mut told = Told::default();
+        let again = loop {
+            match cursor.pass(&author.store).await {
+                Ok(Some(found)) => told.take(&author, found),
+                Ok(None) => break None,
+                Err(error) => break Some(error.reason()),
+            }
+        };
+        let is_cut = author.store.log_start(own) > Seq::FIRST;
+        assert_eq!(is_cut, first == own);
+        assert_eq!(again, is_cut.then_some(Reason::Compacted));
+        assert_eq!(
+            told.upto.get(&own).copied(),
+            (!is_cut).then_some(Seq::FIRST)
+        );
+    }
 }

@@ -226,3 +226,121 @@ impl std::fmt::Debug for WatchMessages {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Bucket, Epoch, Hlc, NodeId, Operation, RegionId, Seq, Version};
+    use futures::{FutureExt, StreamExt};
+
+    use super::*;
+
+    fn partition() -> PartitionId {
+        PartitionId {
+            keyspace: KeyspaceId::new(7),
+            region: RegionId::new(1).unwrap(),
+            bucket: Bucket::new(0),
+        }
+    }
+
+    fn message(seq: u64, bytes: usize) -> WatchMessage {
+        let node = NodeId::new(9).unwrap();
+        let version = Version {
+            generation: 0,
+            epoch: Epoch { counter: 1, node },
+            seq: Seq::new(seq),
+        };
+        let put = Operation::Put {
+            key: "k".into(),
+            value: vec![0; bytes].into(),
+            expires_at_ms: None,
+        };
+        let change = Change {
+            partition: partition(),
+            version,
+            written_at: Hlc::at_ms(1),
+            operations: vec![put],
+        };
+        WatchMessage {
+            positions: vec![(partition(), Some(change.position()))],
+            changes: vec![change],
+        }
+    }
+
+    fn outlet() -> (Arc<Outlet>, WatchMessages) {
+        let outlet = Outlet::new(KeyspaceId::new(7), vec![(partition(), None)]);
+        (Arc::clone(&outlet), WatchMessages::new(outlet))
+    }
+
+    fn seen(messages: &WatchMessages) -> u64 {
+        let seen = messages.resume_token().get(partition()).unwrap();
+        seen.map_or(0, |position| position.seq.get())
+    }
+
+    async fn take(messages: &mut WatchMessages) -> WatchMessage {
+        messages.next().now_or_never().unwrap().unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_and_in_messages() {
+        for bytes in [10, 50_000] {
+            let (outlet, mut messages) = outlet();
+            let mut pushed = 0;
+            while outlet.room().now_or_never().is_some() {
+                pushed += 1;
+                outlet.push(message(pushed, bytes));
+            }
+            let (waiting, held) = {
+                let state = outlet.lock();
+                (state.queue.len(), state.bytes)
+            };
+            assert!(waiting <= MESSAGES_MAX, "{waiting} messages");
+            assert!(held < BYTES_MAX + 51_000, "{held} bytes");
+            take(&mut messages).await;
+            take(&mut messages).await;
+            outlet
+                .room()
+                .now_or_never()
+                .expect("room after two are taken");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_comes_after_what_waits_and_once() {
+        let (outlet, mut messages) = outlet();
+        outlet.push(message(1, 1));
+        outlet.end(Error::new(Reason::Draining, "first"));
+        outlet.end(Error::new(Reason::Compacted, "second"));
+        assert!(take(&mut messages).await.changes.is_empty());
+        assert_eq!(seen(&messages), 0);
+        assert_eq!(take(&mut messages).await.changes.len(), 1);
+        assert_eq!(seen(&messages), 1);
+        let error = messages.next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Reason::Draining);
+        assert!(messages.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn cutting_off_drops_what_waits_and_says_what_was_taken() {
+        let (outlet, mut messages) = outlet();
+        (1..=5).for_each(|seq| outlet.push(message(seq, 1)));
+        take(&mut messages).await;
+        take(&mut messages).await;
+        outlet.cut_off(Duration::from_secs(1));
+        assert_eq!(outlet.lock().bytes, 0);
+        let error = messages.next().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Reason::SlowConsumer);
+        let token = &error.metadata()["resume_token"];
+        assert_eq!(token.parse(), Ok(messages.resume_token()));
+        assert_eq!(seen(&messages), 1);
+        assert!(error.to_string().contains("4 messages"), "{error}");
+        assert!(messages.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pump_hears_that_nobody_watches() {
+        let (outlet, messages) = outlet();
+        assert!(outlet.dropped().now_or_never().is_none());
+        drop(messages);
+        outlet.dropped().now_or_never().expect("it is told");
+    }
+}
