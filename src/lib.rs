@@ -17,6 +17,10 @@
 //! let renamed = users.put("alice/name", "Augusta").if_version(entry.version).await;
 //! assert!(renamed.is_ok());
 //! assert_eq!(users.scan("alice/").collect().await?.len(), 1);
+//! let mut changes = users.watch().prefix("alice/").start()?;
+//! users.delete("alice/name").await?;
+//! let change = changes.next().await.expect("a watch goes on")?;
+//! assert_eq!(change.operations, [domicile::Operation::Delete { key: "alice/name".into() }]);
 //! node.close().await?;
 //! # Ok(()) }
 //! ```
@@ -29,11 +33,13 @@
 
 pub use domicile_proto::{
     AckLevel, ErrorKind, Expiry, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
-    PartitionId, Placement, Position, Reason, RegionId, RequestId, RpoLimit, Seq, Version,
+    PartitionId, Placement, Position, Reason, RegionId, RequestId, ResumeToken, ResumeTokenError,
+    RpoLimit, Seq, Version,
 };
-pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Write};
+pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
 pub use domicile_replication::{
-    Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding, NodeOptions,
-    NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage,
-    SessionMark, WriteCall,
+    Change, Changes, Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding,
+    NodeOptions, NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall,
+    ScanPage, SessionMark, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages,
+    WatchStatus, WriteCall,
 };

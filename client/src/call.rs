@@ -19,10 +19,10 @@ use crate::error::{ClientError, Origin};
 use crate::options::{MESSAGE_BYTES_MAX, Retry};
 
 /// First pause between attempts; doubled, a restarted connection is used that much later.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(10);
 
 /// Longest pause: a takeover takes seconds, asking once a second adds little to it.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A message that one method of one service answers.
 pub(crate) trait Method: Clone + Send + 'static {
@@ -129,7 +129,7 @@ fn conclude(error: ClientError, write: Option<Option<RequestId>>, maybe_done: bo
 }
 
 /// Between half and all of `pause`, so that callers that failed together come back apart.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     let dice = RandomState::new().hash_one(0_u8) >> 40;
     let half = pause / 2;
     half + half.mul_f64(dice as f64 / (1_u64 << 24) as f64)

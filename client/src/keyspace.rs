@@ -14,6 +14,7 @@ use crate::error::ClientError;
 use crate::read::{Get, Scan};
 use crate::receipt::Receipt;
 use crate::session::{Session, SessionMark};
+use crate::watch::Watch;
 use crate::write::{Batch, Write};
 
 /// A keyspace of a cluster. Clones share the connection and the session.
@@ -91,6 +92,12 @@ impl KeyspaceClient {
     /// Reads the keys that start with `prefix` (all, if it is empty), in key order.
     pub fn scan(&self, prefix: impl AsRef<[u8]>) -> Scan {
         Scan::new(self.clone(), owned(prefix))
+    }
+
+    /// Watches all keys; the builder narrows it. History is not kept for watches: how far back one
+    /// may begin is how much journal the answering node has.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.clone())
     }
 
     /// What became of a write: its receipt as of now, or `None` if it is not among those that the

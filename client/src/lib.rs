@@ -19,6 +19,7 @@
 //! - `write`: put, delete, compare-and-set and batch as builders
 //! - `read`: get and scan as builders
 //! - `stream`: pipelined writes
+//! - `watch`: changes as they become visible, going on by itself
 //! - `session`: the positions that a session must not read before
 //! - `receipt`: what a write was told, what a read found
 //! - `request_id`: ids under which a write is done at most once
@@ -37,10 +38,11 @@ mod receipt;
 mod request_id;
 mod session;
 mod stream;
+mod watch;
 mod write;
 
 pub use connection::Client;
-pub use domicile_proto::v1;
+pub use domicile_proto::{ResumeToken, v1};
 pub use error::ClientError;
 pub use keyspace::KeyspaceClient;
 pub use options::{ClientOptions, Retry};
@@ -49,4 +51,5 @@ pub use receipt::{Entry, Page, PageToken, ReadAnswer, Receipt};
 pub use request_id::next_request_id;
 pub use session::{Session, SessionMark};
 pub use stream::{Completed, StreamWrite, WriteReceiver, WriteSender};
+pub use watch::{Change, Changes, Watch, WatchFrom};
 pub use write::{Batch, Write};

@@ -63,11 +63,6 @@ impl SessionMark {
     }
 
     pub(crate) fn from_wire(wire: &v1::Position) -> Result<Self, ClientError> {
-        let bytes = <[u8; PartitionId::BYTES]>::try_from(&wire.partition[..]);
-        let bytes = bytes.map_err(|_| {
-            let message = format!("{} bytes, expected 8", wire.partition.len());
-            ClientError::unreadable("partition", message)
-        })?;
         let unreadable = |cause| ClientError::unreadable("position", cause);
         let node = NodeId::new(wire.epoch_node).map_err(unreadable)?;
         let epoch = Epoch {
@@ -75,13 +70,23 @@ impl SessionMark {
             node,
         };
         Ok(Self {
-            partition: PartitionId::from_bytes(bytes).map_err(unreadable)?,
+            partition: partition_of(wire)?,
             position: Position {
                 epoch,
                 seq: Seq::new(wire.seq),
             },
         })
     }
+}
+
+/// The partition of a position.
+pub(crate) fn partition_of(wire: &v1::Position) -> Result<PartitionId, ClientError> {
+    let bytes = <[u8; PartitionId::BYTES]>::try_from(&wire.partition[..]);
+    let bytes = bytes.map_err(|_| {
+        let message = format!("{} bytes, expected 8", wire.partition.len());
+        ClientError::unreadable("partition", message)
+    })?;
+    PartitionId::from_bytes(bytes).map_err(|cause| ClientError::unreadable("position", cause))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! - [`keyspace`]: the validated policy of a keyspace and the route from a key to its partition
 //! - [`record`]: one write as bytes
 //! - [`expiry`]: when a value ends
+//! - [`resume`]: where a watch goes on: one position a partition
 //! - [`segment`]: the records of one partition in one group commit as one checksummed block
 //! - [`limits`]: the sizes that every door enforces
 //! - [`reason`]: stable reason codes of errors
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod position;
 pub mod reason;
 pub mod record;
+pub mod resume;
 pub mod segment;
 #[cfg(feature = "grpc")]
 pub mod v1;
@@ -41,5 +43,6 @@ pub use level::{Achieved, AckLevel};
 pub use position::{Epoch, Position, Seq, Version};
 pub use reason::{ErrorKind, Reason};
 pub use record::{Operation, OperationRef, Record, RecordHead, RecordKind};
+pub use resume::{ResumeToken, ResumeTokenError};
 pub use segment::{ChainHash, Segment, SegmentBuilder, SegmentHeader};
 pub use wire::WireError;

@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Overloaded,
     /// The session saw what a takeover lost.
     SessionLost,
+    /// What was asked for was there and is no longer kept; begin anew.
+    Compacted,
     /// The policy forbids the data to be there.
     Residency,
     /// Bytes on disk or from a peer are damaged.
@@ -48,7 +50,7 @@ impl ErrorKind {
             | Self::Overloaded
             | Self::Unavailable => 4,
             Self::Conflict => 5,
-            Self::Indeterminate | Self::SessionLost => 6,
+            Self::Indeterminate | Self::SessionLost | Self::Compacted => 6,
             Self::Residency => 7,
             Self::Corrupt => 8,
         }
@@ -132,6 +134,10 @@ reasons! {
     RpoExceeded = "RPO_EXCEEDED" => Overloaded,
     /// The session's token lies beyond the fork.
     SessionLost = "SESSION_LOST" => SessionLost,
+    /// The journal no longer has what a watch was to go on with.
+    Compacted = "COMPACTED" => Compacted,
+    /// A watch was ended since its messages were not taken.
+    SlowConsumer = "SLOW_CONSUMER" => Overloaded,
     /// The policy forbids it.
     DataResidency = "DATA_RESIDENCY" => Residency,
     /// A checksum does not hold.

@@ -8,6 +8,7 @@
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
+//! - [`watching`]: changes as they become visible, from a position on
 //! - `topology`: who is home of what and who may hold what
 //!
 //! This crate never decides when a write is acknowledged (the core does) and never touches a file
@@ -24,6 +25,7 @@ mod peers;
 pub mod receipt;
 mod shipping;
 mod topology;
+pub mod watching;
 
 pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
@@ -34,3 +36,6 @@ pub use node::status::{Detail, NodeStatus};
 pub use node::{KeyspaceHandle, Node, NodeBuilder};
 pub use options::{Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;
+pub use watching::{
+    Change, Changes, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,
+};

@@ -74,6 +74,8 @@ pub struct NodeOptions {
     pub copy_keep_bytes: u64,
     /// The age of the oldest write that is kept for a copy that lacks it.
     pub copy_keep: Duration,
+    /// Watches at once; further ones are refused.
+    pub watches_max: usize,
 }
 
 /// 512 MiB: a copy that was away for as many writes catches up from the journal. Doubled, so is
@@ -87,6 +89,9 @@ const COPY_KEEP_BYTES: u64 = 4 << 30;
 /// A day: who is away for longer is hardly away by accident, and a snapshot is cheaper than the log
 /// of days. Doubled, a small keyspace keeps as much more of it.
 const COPY_KEEP: Duration = Duration::from_secs(24 * 3600);
+/// 1,024, as many as connections: an idle one costs a few KiB, a stuck one half a mebibyte for some
+/// seconds. Doubled, so is that.
+const WATCHES_MAX: usize = 1024;
 
 impl NodeOptions {
     /// One region named `local`, no peers, no keyspaces yet.
@@ -111,6 +116,7 @@ impl NodeOptions {
             journal_keep_bytes: JOURNAL_KEEP_BYTES,
             copy_keep_bytes: COPY_KEEP_BYTES,
             copy_keep: COPY_KEEP,
+            watches_max: WATCHES_MAX,
         }
     }
 }

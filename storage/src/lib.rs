@@ -14,6 +14,7 @@
 //! - [`retention`]: which journal files nobody needs any more
 //! - [`space`]: room on the device, and refusing writes before it ends
 //! - `log`: where records are, where a partition's log begins and ends
+//! - [`reach`]: what a reader finds who wants a partition's log from one record on
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
@@ -44,6 +45,7 @@ mod opening;
 pub mod options;
 mod planted;
 mod quarantine;
+pub mod reach;
 pub mod records;
 pub mod recovery;
 pub mod retention;
@@ -62,6 +64,7 @@ pub use error::StoreError;
 pub use incoming::CheckedSegment;
 pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
 pub use options::{EngineChoice, OnDamage, StoreOptions};
+pub use reach::LogReach;
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
 pub use retention::{Pin, TrimReport};

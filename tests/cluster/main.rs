@@ -15,4 +15,7 @@ mod reads;
 mod restarts;
 mod retention;
 mod rig;
+mod watch;
+mod watch_doors;
+mod watch_ends;
 mod writes;

@@ -38,6 +38,8 @@ impl Driver {
             epoch, seq, chain, ..
         } = *header;
         self.input(slot, Input::Installed { epoch, seq, chain });
+        // Who watched from before finds what it lacks cut; who waits may find enough.
+        slot.wake_readers();
     }
 
     /// A copy that may have lost records has lost none: there are none.

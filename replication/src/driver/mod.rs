@@ -20,10 +20,12 @@ mod requests;
 mod signals;
 mod slot;
 mod timers;
+mod watchers;
 mod work;
 
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
 pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal, lock};
 pub(crate) use slot::Slot;
+pub(crate) use watchers::WatchSignal;
 pub(crate) use work::{Driver, PreparedWrite, Refused};

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::outbox::Waiter;
 use super::signals::{HeldMark, StreamState, lock};
+use super::watchers::Watchers;
 use crate::clock::Clock;
 use crate::error::Error;
 
@@ -30,6 +31,7 @@ pub(crate) struct Slot {
     pub(crate) home: RegionId,
     pub(crate) is_home: bool,
     pub(crate) cells: Arc<PartitionCells>,
+    pub(crate) watchers: Watchers,
     state: Mutex<SlotState>,
     reads_open: AtomicBool,
     applied: Notify,
@@ -144,6 +146,7 @@ impl Slot {
             home,
             is_home,
             cells,
+            watchers: Watchers::default(),
             state: Mutex::new(state),
             reads_open: AtomicBool::new(false),
             applied: Notify::new(),
@@ -330,6 +333,7 @@ impl Slot {
     }
 
     pub(super) fn wake_readers(&self) {
+        self.watchers.wake();
         if self.readers_waiting.load(Ordering::Acquire) > 0 {
             self.applied.notify_waiters();
         }

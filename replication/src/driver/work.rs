@@ -315,6 +315,7 @@ impl Driver {
             state.alarm = Some(why.to_owned());
             self.poison(slot, &mut state, &mut outbox);
             drop(state);
+            slot.watchers.wake();
             self.deliver(outbox);
         }
         self.room.notify_waiters();
@@ -489,6 +490,10 @@ impl CommitSink for Driver {
                 upto: commit.last_seq,
             };
             self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
+            if !slot.is_home {
+                // A copy may have shown these before: watches had to wait until they are durable.
+                slot.watchers.wake();
+            }
         }
         self.deliver(outbox);
         self.room.notify_waiters();

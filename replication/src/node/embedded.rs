@@ -20,6 +20,7 @@ use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
 use crate::error::Error;
 use crate::options::{NodeOptions, RegionSpec};
 use crate::receipt::Receipt;
+use crate::watching::{WatchCall, WatchMessages};
 
 /// A node: one data directory, opened. Clones share it.
 ///
@@ -191,6 +192,17 @@ impl Node {
     /// As [`Node::read`]; a limit outside 1 to 10,000.
     pub async fn scan(&self, call: ScanCall) -> Result<ScanPage, Error> {
         self.core().scan(call).await
+    }
+
+    /// Begins a watch, served from this node's own journal: what is visible here. Must be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// `DATA_RESIDENCY` if the keyspace may not be here; `OVERLOADED` above the limit of watches;
+    /// `INVALID_ARGUMENT` for a token of another keyspace or of too few partitions; `COMPACTED` if
+    /// the journal no longer has what follows; `SESSION_LOST` if what was seen is not in this log.
+    pub fn watch(&self, call: WatchCall) -> Result<WatchMessages, Error> {
+        self.core().watch(call)
     }
 
     /// What became of a write: its receipt as of now, or `None` if the id is not remembered.

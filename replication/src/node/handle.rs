@@ -13,6 +13,7 @@ use domicile_proto::{AckLevel, Expiry, Keyspace, Operation, Reason, RequestId, V
 use futures::Stream;
 
 use super::embedded::Node;
+use super::watch::Watch;
 use crate::call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, ScanCall,
     WriteCall,
@@ -104,6 +105,12 @@ impl KeyspaceHandle {
             call,
             rows_left: usize::MAX,
         }
+    }
+
+    /// Watches all keys; the builder narrows it. History is not kept for watches: how far back one
+    /// may begin is how much journal the node has.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.node.clone(), Arc::clone(&self.keyspace))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::driver::{Driver, Slot};
 use crate::error::Error;
 use crate::peers::PeerLink;
 use crate::topology::Topology;
+use crate::watching::WatchCount;
 
 /// How long a call waits that does not say: longer than any keyspace's default, so that the
 /// keyspace's policy decides and not this.
@@ -40,6 +41,7 @@ pub(crate) struct NodeCore {
     pub(crate) wanted: Wanted,
     /// Snapshots that may still be sent at once.
     pub(crate) snapshots_sent: Arc<Semaphore>,
+    pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
 }
 
@@ -73,7 +75,7 @@ impl NodeCore {
     }
 
     /// Refuses what this region may not even pass on.
-    pub(super) fn check_residency(&self, keyspace: &Keyspace) -> Result<(), Error> {
+    pub(crate) fn check_residency(&self, keyspace: &Keyspace) -> Result<(), Error> {
         let own = &self.topology.own;
         if keyspace.regions.contains(&own.id) {
             return Ok(());

@@ -12,10 +12,12 @@ mod read;
 mod request_id;
 mod scan;
 pub mod status;
+mod watch;
 mod write;
 
 pub use builder::NodeBuilder;
 pub use embedded::Node;
 pub use handle::{KeyspaceHandle, Read, Scan, Write};
 pub(crate) use interior::NodeCore;
-pub(crate) use scan::{PartitionRows, PartitionScan};
+pub(crate) use scan::{PartitionRows, PartitionScan, partitions_of};
+pub use watch::Watch;

@@ -27,6 +27,7 @@ use crate::options::{Engine, NodeOptions};
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
+use crate::watching::WatchCount;
 
 /// How often the flusher looks whether the overlay wants flushing. The overlay takes seconds to
 /// fill, so this only has to be well below that.
@@ -65,6 +66,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         bytes: options.copy_keep_bytes,
         age: options.copy_keep,
     };
+    let watches = WatchCount::new(options.watches_max);
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let (driver, uncovered) = recovered.map_err(|error| {
@@ -92,6 +94,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         uncovered: Mutex::new(uncovered),
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
+        watches,
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;

@@ -175,7 +175,7 @@ fn end_of_prefix(prefix: &Bytes) -> Bytes {
 }
 
 /// The partitions that keys with this prefix can be in: one, if the prefix holds a whole group.
-fn partitions_of(keyspace: &Keyspace, prefix: &[u8]) -> Vec<PartitionId> {
+pub(crate) fn partitions_of(keyspace: &Keyspace, prefix: &[u8]) -> Vec<PartitionId> {
     if prefix.contains(&keyspace.delimiter) {
         return vec![keyspace.partition_of(prefix)];
     }

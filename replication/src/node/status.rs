@@ -11,6 +11,7 @@ use domicile_proto::{AckLevel, Epoch, NodeId, PartitionId, Seq};
 
 use super::interior::NodeCore;
 use crate::driver::Slot;
+use crate::watching::WatchStatus;
 
 /// How much to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct NodeStatus {
     pub disk: DiskStatus,
     /// The memory.
     pub memory: MemoryStatus,
+    /// The watches.
+    pub watches: WatchStatus,
     /// One per other region.
     pub peers: Vec<PeerStatus>,
     /// One per keyspace held here.
@@ -225,6 +228,7 @@ pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
             .poison_cause()
             .map_or(String::new(), |cause| cause.to_string()),
         disk: disk_status(core),
+        watches: core.watches.status(),
         memory: MemoryStatus {
             overlay_bytes: stats.cells.active_bytes + stats.cells.frozen_bytes,
             unapplied_bytes: stats.cells.unapplied_bytes,

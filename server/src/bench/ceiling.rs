@@ -23,8 +23,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use domicile_proto::v1::kv_server::{Kv, KvServer};
 use domicile_proto::v1::{
     BatchRequest, CompareAndSetRequest, DeleteRequest, GetRequest, GetResponse, OutcomeRequest,
-    OutcomeResponse, PutRequest, ScanRequest, ScanResponse, WriteRequest, WriteResponse,
-    WriteResult,
+    OutcomeResponse, PutRequest, ScanRequest, ScanResponse, WatchRequest, WatchResponse,
+    WriteRequest, WriteResponse, WriteResult,
 };
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
@@ -163,6 +163,7 @@ fn not_here<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl Kv for Ceiling {
     type WriteStream = futures::stream::Empty<Result<WriteResult, Status>>;
+    type WatchStream = futures::stream::Empty<Result<WatchResponse, Status>>;
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<WriteResponse>, Status> {
         let Some(commits) = &self.commits else {
@@ -204,6 +205,10 @@ impl Kv for Ceiling {
         &self,
         _: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<Self::WriteStream>, Status> {
+        not_here()
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         not_here()
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Runs a node until it is told to stop (SIGTERM or Ctrl-C).
-    Serve(ServeFlags),
+    Serve(Box<ServeFlags>),
     /// Reads and writes keys.
     Kv(KvCommand),
     /// Shows keyspaces and their policies.

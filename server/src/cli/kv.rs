@@ -1,7 +1,7 @@
 //! `kv`: the verbs on keys.
 //!
 //! **Owns**: their flags and the calls they make.
-//! **Does not own**: files full of rows (`import`, `export`).
+//! **Does not own**: files full of rows (`import`, `export`), changes (`watch`).
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,7 @@ use super::export::ExportFlags;
 use super::failure::Failure;
 use super::import::ImportFlags;
 use super::output::{Layout, Output, OutputFlags};
+use super::watch::WatchFlags;
 
 /// `kv`
 #[derive(Debug, Args)]
@@ -42,6 +43,8 @@ enum KvVerb {
     Cas(CasFlags),
     /// Prints keys and values in key order.
     Scan(ScanFlags),
+    /// Prints changes as they become visible, a line a key; Ctrl-C says where to go on.
+    Watch(WatchFlags),
     /// Sets keys from a JSONL or CSV file; run again, it goes on where it stopped.
     Import(ImportFlags),
     /// Writes keys and values to standard output or a file.
@@ -243,6 +246,7 @@ impl KvCommand {
             KvVerb::Delete(flags) => delete(flags).await,
             KvVerb::Cas(flags) => cas(flags).await,
             KvVerb::Scan(flags) => scan(flags).await,
+            KvVerb::Watch(flags) => flags.run().await,
             KvVerb::Import(flags) => flags.run().await,
             KvVerb::Export(flags) => flags.run().await,
         }

@@ -29,6 +29,7 @@ mod run;
 mod serve;
 mod status;
 mod verify;
+mod watch;
 
 #[cfg(test)]
 mod import_tests;

@@ -127,6 +127,11 @@ impl<W: Write> Output<W> {
         }
     }
 
+    /// Passes on what was written so far.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
     /// Ends the data; without rows it is still a document.
     pub(crate) fn end(mut self) -> io::Result<()> {
         match (self.format, self.layout) {

@@ -74,6 +74,9 @@ pub(crate) struct ServeFlags {
     /// Bytes of unanswered writes.
     #[arg(long, env = "DOMICILE_IN_FLIGHT_BYTES_MAX", value_name = "BYTES")]
     in_flight_bytes_max: Option<String>,
+    /// Watches at once on the node.
+    #[arg(long, env = "DOMICILE_WATCHES_MAX", value_name = "COUNT")]
+    watches_max: Option<String>,
     /// What calls may take once the node closes.
     #[arg(long, env = "DOMICILE_DRAIN_TIMEOUT_MS", value_name = "MS")]
     drain_timeout_ms: Option<String>,
@@ -86,7 +89,7 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 18] = [
+const KEYS: [(&str, &str); 19] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
@@ -102,6 +105,7 @@ const KEYS: [(&str, &str); 18] = [
     ("connections_max", "limits.connections_max"),
     ("calls_max", "limits.calls_max"),
     ("in_flight_bytes_max", "limits.in_flight_bytes_max"),
+    ("watches_max", "limits.watches_max"),
     ("drain_timeout_ms", "limits.drain_timeout_ms"),
     ("log_filter", "log.filter"),
     ("log_format", "log.format"),

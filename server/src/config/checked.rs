@@ -77,14 +77,18 @@ impl Config {
         let limits = limits(&given.limits, &mut faults);
         let log = log(&given.log, &mut faults);
         let node = node_options(&given.node, &mut faults);
+        let watches = given.limits.watches_max;
+        let watches = within("limits.watches_max", watches, 0..=100_000, &mut faults);
         let parts = (|| {
+            let node = node?;
             let node = NodeOptions {
+                watches_max: watches.map_or(node.watches_max, |most| most as usize),
                 cluster: cluster?,
                 region: region?,
                 regions,
                 keyspaces,
                 listen,
-                ..node?
+                ..node
             };
             Some(Self {
                 node,

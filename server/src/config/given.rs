@@ -57,6 +57,7 @@ pub(super) struct LimitsGiven {
     pub(super) connections_max: Option<u64>,
     pub(super) calls_max: Option<u64>,
     pub(super) in_flight_bytes_max: Option<u64>,
+    pub(super) watches_max: Option<u64>,
     pub(super) drain_timeout_ms: Option<u64>,
 }
 

@@ -123,6 +123,12 @@ pub const KEYS: &[Key] = &[
         "unanswered writes; then OVERLOADED",
     ),
     key(
+        "limits.watches_max",
+        "count",
+        "1024",
+        "watches at once on a node; then OVERLOADED",
+    ),
+    key(
         "limits.drain_timeout_ms",
         "ms",
         "10000",

@@ -168,6 +168,7 @@ impl Layers {
             "limits.in_flight_bytes_max" => {
                 number(&mut limits.in_flight_bytes_max, &mut self.faults);
             }
+            "limits.watches_max" => number(&mut limits.watches_max, &mut self.faults),
             "limits.drain_timeout_ms" => number(&mut limits.drain_timeout_ms, &mut self.faults),
             _ => self.faults.note(key, "no such key"),
         }
@@ -198,6 +199,7 @@ impl Layers {
             "limits.connections_max" => number(limits.connections_max),
             "limits.calls_max" => number(limits.calls_max),
             "limits.in_flight_bytes_max" => number(limits.in_flight_bytes_max),
+            "limits.watches_max" => number(limits.watches_max),
             "limits.drain_timeout_ms" => number(limits.drain_timeout_ms),
             "log.filter" => log.filter.clone(),
             "log.format" => log.format.clone(),

@@ -27,6 +27,7 @@ listen_client = "127.0.0.1:7400"
 # connections_max = 1024
 # calls_max = 1024                # at once on one connection
 # in_flight_bytes_max = 268435456
+# watches_max = 1024
 # drain_timeout_ms = 10000
 
 # [log]

@@ -78,7 +78,8 @@ fn mark(mark: &SessionMark) -> v1::Position {
     position(mark.partition, mark.position)
 }
 
-fn position(partition: PartitionId, position: Position) -> v1::Position {
+/// A place in a partition's history.
+pub(crate) fn position(partition: PartitionId, position: Position) -> v1::Position {
     v1::Position {
         partition: Bytes::copy_from_slice(&partition.to_bytes()),
         epoch_counter: position.epoch.counter,

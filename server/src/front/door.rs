@@ -23,7 +23,6 @@ use tonic_health::server::HealthReporter;
 use tonic_reflection::server::Builder;
 
 use super::admin::AdminService;
-use super::budget::Budget;
 use super::error::FrontError;
 use super::kv::KvService;
 use super::limits::{
@@ -110,8 +109,7 @@ async fn router(
     limits: &FrontLimits,
     draining: watch::Receiver<bool>,
 ) -> Result<(HealthReporter, Router), FrontError> {
-    let budget = Budget::new(limits.in_flight_bytes_max);
-    let kv = KvServer::new(KvService::new(node.clone(), budget, draining))
+    let kv = KvServer::new(KvService::new(node.clone(), limits, draining))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin = AdminServer::new(AdminService::new(node))

@@ -9,13 +9,13 @@ use std::time::Duration;
 use domicile_proto::v1::admin_client::AdminClient;
 use domicile_proto::v1::kv_client::KvClient;
 use domicile_proto::{AckLevel, Keyspace, Name, OnTimeout, v1};
-use domicile_replication::{Engine, Node, NodeOptions, RegionSpec};
+use domicile_replication::{Detail, Engine, Node, NodeOptions, RegionSpec};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Served {
     _dir: TempDir,
     channel: Channel,
+    node: Node,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -49,6 +50,7 @@ async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
     let node = Node::open(options).await.unwrap();
     let limits = FrontLimits {
         drain_timeout: PATIENCE,
+        watch_patience: Duration::from_millis(200),
         ..FrontLimits::default()
     };
     let door = Door::open("127.0.0.1:0".parse().unwrap(), limits)
@@ -56,6 +58,7 @@ async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
         .unwrap();
     let endpoint = format!("http://{}", door.address().unwrap());
     let (stop, stopped) = oneshot::channel();
+    let opened = node.clone();
     let task = tokio::spawn(async move {
         let served = door
             .serve(node.clone(), async { stopped.await.unwrap_or(()) })
@@ -71,12 +74,19 @@ async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
     Served {
         _dir: dir,
         channel,
+        node: opened,
         stop,
         task,
     }
 }
 
 impl Served {
+    async fn until_cut_off(&self) {
+        while self.node.status(Detail::Summary).watches.cut_off == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone())
     }
@@ -338,6 +348,7 @@ async fn a_closing_door_says_so_and_lets_streams_finish() {
     let Served {
         _dir,
         channel,
+        node: _node,
         stop,
         task,
     } = served;
@@ -506,4 +517,175 @@ async fn a_deadline_is_answered_with_what_is_known() {
     let told = (unknown.code(), reason(&unknown));
     assert_eq!(told, (Code::DeadlineExceeded, "INDETERMINATE".to_owned()));
     served.close().await;
+}
+
+fn watch(prefix: &str) -> v1::WatchRequest {
+    v1::WatchRequest {
+        keyspace: "users".to_owned(),
+        prefix: prefix.to_owned().into(),
+        ..v1::WatchRequest::default()
+    }
+}
+
+async fn next(messages: &mut Streaming<v1::WatchResponse>) -> v1::WatchResponse {
+    let next = tokio::time::timeout(PATIENCE, messages.message()).await;
+    let next = next.expect("a message comes within the deadline");
+    next.unwrap().expect("the watch goes on")
+}
+
+/// The newest of each partition, as a client keeps them.
+fn merge(known: &mut Vec<v1::Position>, message: &v1::WatchResponse) {
+    for position in &message.positions {
+        known.retain(|each| each.partition != position.partition);
+        known.push(position.clone());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_changes_and_goes_on_from_positions() {
+    let served = served().await;
+    let mut kv = served.kv();
+    let mut messages = kv.watch(watch("alice/")).await.unwrap().into_inner();
+    let (first, mut known) = (next(&mut messages).await, Vec::new());
+    merge(&mut known, &first);
+    assert_eq!((first.changes.len(), known.len()), (0, 1));
+    assert_eq!(known[0].seq, 0, "nothing was written before");
+    let receipt = kv.put(put("alice/name", "Ada")).await.unwrap().into_inner();
+    let told = next(&mut messages).await;
+    merge(&mut known, &told);
+    let change = &told.changes[0];
+    assert_eq!(change.position, receipt.position);
+    assert_eq!(change.version, receipt.version);
+    assert_eq!(change.written_at_ms, change.written_at_hlc >> 16);
+    let changed = |key: &'static str, value: Option<&'static str>| v1::ChangedKey {
+        key: key.into(),
+        value: value.map(Into::into),
+        expires_at_ms: 0,
+    };
+    assert_eq!(change.keys, [changed("alice/name", Some("Ada"))]);
+    drop(messages);
+
+    let operation = |key: &'static str, value: Option<&'static str>| v1::Operation {
+        key: key.into(),
+        value: value.map(Into::into),
+        ..v1::Operation::default()
+    };
+    let batch = v1::BatchRequest {
+        keyspace: "users".to_owned(),
+        operations: vec![
+            operation("alice/name", None),
+            operation("alice/x", Some("")),
+        ],
+        options: None,
+    };
+    kv.batch(batch).await.unwrap();
+    let resumed = v1::WatchRequest {
+        positions: known.clone(),
+        ..watch("alice/")
+    };
+    let mut messages = kv.watch(resumed).await.unwrap().into_inner();
+    assert_eq!(next(&mut messages).await.positions, known);
+    let told = next(&mut messages).await;
+    let expected = [changed("alice/name", None), changed("alice/x", Some(""))];
+    assert_eq!(told.changes[0].keys, expected);
+    let one = v1::WatchRequest {
+        key: "alice/x".into(),
+        start: v1::WatchStart::First.into(),
+        ..watch("")
+    };
+    let mut messages = kv.watch(one).await.unwrap().into_inner();
+    next(&mut messages).await;
+    assert_eq!(next(&mut messages).await.changes[0].keys, expected[1..]);
+    drop(messages);
+    served.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_is_refused_with_its_reason() {
+    let served = served().await;
+    let mut kv = served.kv();
+    let nowhere = v1::WatchRequest {
+        keyspace: "nobody".to_owned(),
+        ..watch("")
+    };
+    let refused = kv.watch(nowhere).await.unwrap_err();
+    assert_eq!(reason(&refused), "KEYSPACE_NOT_FOUND");
+    let receipt = kv.put(put("a", "b")).await.unwrap().into_inner();
+    let mut beyond = receipt.position.unwrap();
+    beyond.seq += 1;
+    let positions = |positions| v1::WatchRequest {
+        key: "a".into(),
+        positions,
+        ..watch("")
+    };
+    let refused = kv.watch(positions(vec![beyond.clone()])).await.unwrap_err();
+    let told = (refused.code(), reason(&refused));
+    assert_eq!(told, (Code::DataLoss, "SESSION_LOST".to_owned()));
+    beyond.partition = vec![1; 3].into();
+    let refused = kv.watch(positions(vec![beyond])).await.unwrap_err();
+    let violations = refused.get_details_bad_request().unwrap().field_violations;
+    assert_eq!(violations[0].field, "positions");
+    served.close().await;
+}
+
+/// A client that does not read is noticed through the windows of HTTP/2.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_is_cut_off_and_knows_where_to_go_on() {
+    const WRITES: usize = 120;
+    let served = served().await;
+    let mut kv = served.kv();
+    let mut messages = kv.watch(watch("g/")).await.unwrap().into_inner();
+    let value = "x".repeat(30_000);
+    for index in 0..WRITES {
+        kv.put(put(&format!("g/{index}"), &value)).await.unwrap();
+    }
+    // Nothing is asked of the stream until the node has given up on it.
+    let (mut known, mut keys) = (Vec::new(), Vec::new());
+    let cut_off = tokio::time::timeout(PATIENCE, served.until_cut_off()).await;
+    cut_off.expect("the watch is cut off within the deadline");
+    let ended = loop {
+        match messages.message().await {
+            Ok(message) => {
+                let message = message.expect("the watch says why it ends");
+                merge(&mut known, &message);
+                let changes = message.changes.into_iter();
+                keys.extend(changes.map(|change| change.keys[0].key.clone()));
+            }
+            Err(status) => break status,
+        }
+    };
+    let told = (ended.code(), reason(&ended));
+    assert_eq!(told, (Code::ResourceExhausted, "SLOW_CONSUMER".to_owned()));
+    assert!(keys.len() < WRITES, "everything was told");
+    let token = &ended.get_details_error_info().unwrap().metadata["resume_token"];
+    let token: domicile_proto::ResumeToken = token.parse().unwrap();
+    let (_, seen) = token.iter().next().unwrap();
+    assert_eq!(seen.unwrap().seq.get(), known[0].seq);
+    let resumed = v1::WatchRequest {
+        positions: known,
+        ..watch("g/")
+    };
+    let mut messages = kv.watch(resumed).await.unwrap().into_inner();
+    while keys.len() < WRITES {
+        let changes = next(&mut messages).await.changes.into_iter();
+        keys.extend(changes.map(|change| change.keys[0].key.clone()));
+    }
+    let expected: Vec<String> = (0..WRITES).map(|index| format!("g/{index}")).collect();
+    assert_eq!(keys, expected);
+    drop(messages);
+    served.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closing_door_ends_watches() {
+    let served = served().await;
+    let mut messages = served.kv().watch(watch("")).await.unwrap().into_inner();
+    next(&mut messages).await;
+    let ending = tokio::spawn(async move {
+        let ended = messages.message().await.unwrap_err();
+        (ended.code(), reason(&ended))
+    });
+    served.close().await;
+    let told = ending.await.unwrap();
+    assert_eq!(told, (Code::Unavailable, "DRAINING".to_owned()));
 }

@@ -1,7 +1,8 @@
 //! The Kv service: each method is a check, a call of the node and an answer.
 //!
 //! **Owns**: which message becomes which call, what a call takes from the budget.
-//! **Does not own**: the checks (`request`), the answers (`answer`), the stream (`write_stream`).
+//! **Does not own**: the checks (`request`), the answers (`answer`), the streams (`write_stream`,
+//! `watch_stream`).
 //!
 //! A handler does nothing but what its call needs: no task, no span, no copy of a value.
 
@@ -16,8 +17,10 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::budget::Budget;
+use super::limits::FrontLimits;
 use super::refusal::refuse;
 use super::request::Lifetime;
+use super::watch_stream::WatchStream;
 use super::write_stream::WriteStream;
 use super::{answer, deadline, request};
 
@@ -27,6 +30,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub(crate) struct KvService {
     node: Node,
     budget: Budget,
+    watch_patience: Duration,
     draining: watch::Receiver<bool>,
 }
 
@@ -38,10 +42,11 @@ struct Asked {
 }
 
 impl KvService {
-    pub(crate) fn new(node: Node, budget: Budget, draining: watch::Receiver<bool>) -> Self {
+    pub(crate) fn new(node: Node, limits: &FrontLimits, draining: watch::Receiver<bool>) -> Self {
         Self {
             node,
-            budget,
+            budget: Budget::new(limits.in_flight_bytes_max),
+            watch_patience: limits.watch_patience,
             draining,
         }
     }
@@ -139,6 +144,7 @@ fn one(
 #[tonic::async_trait]
 impl Kv for KvService {
     type WriteStream = WriteStream;
+    type WatchStream = WatchStream;
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
         let timeout = deadline::of(request.metadata());
@@ -227,6 +233,13 @@ impl Kv for KvService {
         let requests = request.into_inner();
         let stream = WriteStream::new(node, requests, budget, self.draining.clone());
         Ok(Response::new(stream))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let message = request.into_inner();
+        let (patience, draining) = (self.watch_patience, self.draining.clone());
+        let stream = WatchStream::new(&self.node, message, patience, draining);
+        stream.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn outcome(&self, request: Request<v1::OutcomeRequest>) -> Answer<v1::OutcomeResponse> {

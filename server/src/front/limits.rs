@@ -1,7 +1,7 @@
 //! What the client door admits at once.
 //!
 //! **Owns**: the numbers, their defaults and why they are what they are.
-//! **Does not own**: enforcing them (`listener`, `door`, `budget`, `write_stream`).
+//! **Does not own**: enforcing them (`listener`, `door`, `budget`, the streams).
 
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub struct FrontLimits {
     pub calls_max: u32,
     /// Bytes of keys and values of calls that are not answered yet, over all connections.
     pub in_flight_bytes_max: usize,
+    /// How long a watch with a full buffer may go untaken before it is cut off.
+    pub watch_patience: Duration,
     /// How long calls may take to finish once the door closes.
     pub drain_timeout: Duration,
 }
@@ -64,6 +66,8 @@ impl Default for FrontLimits {
             connections_max: 1024,
             calls_max: 1024,
             in_flight_bytes_max: 256 << 20,
+            // Far above any round trip and any pause of a collector.
+            watch_patience: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
         }
     }

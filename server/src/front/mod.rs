@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! TCP -> listener (connections, first byte) -> HTTP/2 (streams, windows, keepalive)
-//!     -> kv | write_stream | admin -> request (checks) -> budget (bytes) -> Node
+//!     -> kv | write_stream | watch_stream | admin -> request (checks) -> budget (bytes) -> Node
 //!     <- answer | refusal                                              <----'
 //! ```
 
@@ -25,6 +25,7 @@ mod posture;
 mod refusal;
 mod request;
 mod status_report;
+mod watch_stream;
 mod write_stream;
 
 #[cfg(test)]

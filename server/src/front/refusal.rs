@@ -27,6 +27,7 @@ fn code_of(kind: ErrorKind) -> Code {
         ErrorKind::Indeterminate => Code::DeadlineExceeded,
         ErrorKind::Overloaded => Code::ResourceExhausted,
         ErrorKind::SessionLost | ErrorKind::Corrupt => Code::DataLoss,
+        ErrorKind::Compacted => Code::OutOfRange,
         ErrorKind::Residency => Code::PermissionDenied,
         // The enum may grow: a kind unknown here is ours to explain.
         _ => Code::Internal,
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     /// One reason of each kind, with the code that the interface promises.
-    const TABLE: [(Reason, Code); 13] = [
+    const TABLE: [(Reason, Code); 15] = [
         (Reason::InvalidKey, Code::InvalidArgument),
         (Reason::KeyspaceNotFound, Code::NotFound),
         (Reason::VersionMismatch, Code::Aborted),
@@ -99,7 +100,9 @@ mod tests {
         (Reason::Indeterminate, Code::DeadlineExceeded),
         (Reason::Overloaded, Code::ResourceExhausted),
         (Reason::RpoExceeded, Code::ResourceExhausted),
+        (Reason::SlowConsumer, Code::ResourceExhausted),
         (Reason::SessionLost, Code::DataLoss),
+        (Reason::Compacted, Code::OutOfRange),
         (Reason::DataResidency, Code::PermissionDenied),
         (Reason::ChecksumMismatch, Code::DataLoss),
         (Reason::Draining, Code::Unavailable),

@@ -203,15 +203,22 @@ fn session(wire: &[v1::Position]) -> Result<Vec<SessionMark>, Error> {
 }
 
 fn session_mark(wire: &v1::Position) -> Result<SessionMark, Error> {
-    let invalid = |cause: &dyn std::fmt::Display| invalid("options.session", cause);
-    let bytes = <[u8; PartitionId::BYTES]>::try_from(&wire.partition[..]).map_err(|_| {
-        invalid(&format!(
-            "partition of {} bytes, expected 8",
-            wire.partition.len()
-        ))
+    mark("options.session", wire)
+}
+
+/// A partition: 8 bytes.
+pub(crate) fn partition(field: &str, bytes: &[u8]) -> Result<PartitionId, Error> {
+    let exact = <[u8; PartitionId::BYTES]>::try_from(bytes).map_err(|_| {
+        let message = format!("partition of {} bytes, expected 8", bytes.len());
+        invalid(field, message)
     })?;
-    let partition = PartitionId::from_bytes(bytes).map_err(|cause| invalid(&cause))?;
-    let node = NodeId::new(wire.epoch_node).map_err(|cause| invalid(&cause))?;
+    PartitionId::from_bytes(exact).map_err(|cause| invalid(field, cause))
+}
+
+/// A place in a partition's history.
+pub(crate) fn mark(field: &str, wire: &v1::Position) -> Result<SessionMark, Error> {
+    let partition = partition(field, &wire.partition)?;
+    let node = NodeId::new(wire.epoch_node).map_err(|cause| invalid(field, cause))?;
     let epoch = Epoch {
         counter: wire.epoch_counter,
         node,

@@ -162,3 +162,44 @@ fn the_chain_hash_is_known_where_a_segment_ends_and_nowhere_else() {
     assert_eq!(store.chain_at(partition(0), Seq::new(41)).unwrap(), None);
     assert_eq!(store.chain_at(partition(9), Seq::FIRST).unwrap(), None);
 }
+
+#[test]
+fn a_reader_is_told_reigns_and_what_was_cut() {
+    let (store, _) = open(&MemoryDisk::new());
+    let mut author = Author::default();
+    let id = partition(0);
+    let nothing = store.reach(id, Seq::FIRST);
+    assert_eq!((nothing.oldest, nothing.oldest_epoch), (Seq::FIRST, None));
+    assert!(!nothing.is_cut(Seq::FIRST));
+    for round in 0..8 {
+        author.write(&store, id, &[7; 28_000]).unwrap();
+        author.commit(&store).unwrap();
+        if round == 3 {
+            author.new_epoch();
+        }
+    }
+    let before = |seq| store.reach(id, Seq::new(seq)).epoch_before;
+    let first = Some(epoch(1));
+    assert_eq!(
+        [1, 2, 5, 6].map(before),
+        [None, first, first, Some(epoch(2))]
+    );
+    assert_eq!([9, 10].map(before), [Some(epoch(2)), None]);
+    assert_eq!(store.reach(id, Seq::new(3)).durable_upto, Seq::new(8));
+    store.flush_once().unwrap();
+    let plan = crate::SnapshotPlan {
+        now_ms: 1,
+        requests_max: 5,
+    };
+    store.snapshot(id, plan, &mut |_| true).unwrap().unwrap();
+    store.trim(&|_| crate::retention::NOTHING).unwrap();
+    let cut = store.reach(id, Seq::new(2));
+    assert!(cut.oldest > Seq::new(2), "{cut:?}");
+    assert_eq!(cut.oldest, store.log_start(id));
+    assert!(cut.is_cut(Seq::new(2)) && cut.place >= store.journal_start());
+    assert!(!cut.is_cut(cut.oldest));
+    let end = store.durable_end();
+    let found = store.reach(id, cut.oldest).place;
+    let chunk = store.read(found, end, 1).unwrap();
+    assert_eq!(chunk.segments[0].1.header().first_seq, cut.oldest);
+}
