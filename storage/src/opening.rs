@@ -30,7 +30,7 @@ use crate::journal::scan::ScanEnd;
 use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
-use crate::options::{EngineChoice, StoreOptions};
+use crate::options::StoreOptions;
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
 use crate::snapshot::{SnapshotSet, restore};
@@ -218,7 +218,7 @@ fn open_cells(
     snapshots: &SnapshotSet,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let attempt = || {
-        let engine = open_engine(dir, options)?;
+        let engine = open_engine(&**disk, dir, options)?;
         let restored_cells = match snapshots.is_empty() || checkpoint::is_there(&*engine)? {
             true => 0,
             false => restore(&*engine, snapshots, files.start())?,
@@ -230,7 +230,7 @@ fn open_cells(
         };
         Ok::<_, StoreError>((cells, replayed))
     };
-    let is_ours = matches!(options.engine, EngineChoice::Sled);
+    let is_ours = options.engine.is_on_disk();
     let missing = is_ours && !disk.exists(&dir.join(ENGINE_DIR));
     match attempt() {
         Ok((cells, replayed)) => {

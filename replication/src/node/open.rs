@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
 use domicile_proto::{Epoch, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
-use domicile_storage::{
-    CommitThread, EngineChoice, RecoveredPartition, Recovery, Store, StoreOptions,
-};
+use domicile_storage::{CommitThread, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::watch;
 
 use super::interior::NodeCore;
@@ -21,7 +19,7 @@ use super::keeper::run_keeper;
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
-use crate::options::{Engine, NodeOptions};
+use crate::options::NodeOptions;
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
@@ -115,10 +113,7 @@ fn recover(
         journal_file_bytes: options.journal_file_bytes,
         engine_cache_bytes: options.engine_cache_bytes,
         overlay_bytes_max: options.overlay_bytes_max,
-        engine: match options.engine {
-            Engine::Sled => EngineChoice::Sled,
-            Engine::Memory => EngineChoice::Memory,
-        },
+        engine: options.engine.choice(),
         ..StoreOptions::default()
     };
     let (store, recovery) = Store::open(Arc::new(OsDisk::new()), &options.data, store_options)?;

@@ -97,6 +97,30 @@ impl Config {
     }
 }
 
+fn engine(given: Option<&str>, faults: &mut Faults) -> Option<Engine> {
+    let Some(word) = given else {
+        return Some(Engine::default());
+    };
+    let found = Engine::ALL.into_iter().find(|each| each.word() == word);
+    match found {
+        Some(engine) if engine.is_built() => return found,
+        Some(_) => {
+            let feature = format_args!(
+                "{word:?} is not in this build, which lacks the cargo feature `{word}`"
+            );
+            faults.note("node.engine", feature);
+        }
+        None => {
+            let known = Engine::ALL.map(Engine::word).join(", ");
+            faults.note(
+                "node.engine",
+                format_args!("{word:?}, expected one of {known}"),
+            );
+        }
+    }
+    None
+}
+
 /// The options that need no other part; names and lists are filled in by the caller.
 fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
     let data = given.data.as_deref().unwrap_or("domicile-data");
@@ -104,17 +128,7 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         faults.note("node.data", "empty, a path expected");
     }
     let mut options = NodeOptions::single(PathBuf::from(data));
-    options.engine = match given.engine.as_deref() {
-        None | Some("sled") => Engine::Sled,
-        Some("memory") => Engine::Memory,
-        Some(other) => {
-            faults.note(
-                "node.engine",
-                format_args!("{other:?}, expected sled or memory"),
-            );
-            return None;
-        }
-    };
+    options.engine = engine(given.engine.as_deref(), faults)?;
     const MIB: u64 = 1 << 20;
     let mut bytes = |key, value: Option<u64>, range: RangeInclusive<u64>, field: &mut u64| {
         if let Some(value) = within(key, value, range, faults) {

@@ -553,3 +553,11 @@ fn readers_see_one_moment_above_sled() {
     let engine = SledEngine::open(directory.path(), 16 << 20).unwrap();
     readers_see_one_moment(Arc::new(engine), 1_000);
 }
+
+#[cfg(feature = "fjall")]
+#[test]
+fn readers_see_one_moment_above_fjall() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = crate::engine::FjallEngine::open(directory.path(), 16 << 20).unwrap();
+    readers_see_one_moment(Arc::new(engine), 1_000);
+}
