@@ -69,6 +69,7 @@ fn every_acknowledged_write_survives_another_engine_after_each_kill_9() {
 }
 
 /// Each start takes the next of these engines, in turn.
+#[allow(clippy::print_stdout, reason = "the command that repeats a failed run")]
 fn survives_kill_9(engines: &[&str]) {
     let mut engines = engines.iter().cycle();
     let mut start = |directory: &std::path::Path| {
