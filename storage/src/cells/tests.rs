@@ -99,9 +99,11 @@ fn keys(scan: &CellScan) -> Vec<&[u8]> {
 
 const EVERY: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 
-/// Notes the batches it is given.
+/// Notes the batches it is given, and how many rows its scans gave.
 struct NotingEngine {
     inner: MemoryEngine,
+    scans: AtomicU64,
+    scanned_rows: AtomicU64,
     batches: Mutex<Vec<Vec<RowChange>>>,
 }
 
@@ -109,6 +111,8 @@ impl NotingEngine {
     fn new() -> Self {
         Self {
             inner: MemoryEngine::new(),
+            scans: AtomicU64::new(0),
+            scanned_rows: AtomicU64::new(0),
             batches: Mutex::default(),
         }
     }
@@ -132,7 +136,11 @@ impl Engine for NotingEngine {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(from, upto, direction, limit)
+        let rows = self.inner.scan(from, upto, direction, limit)?;
+        self.scans.fetch_add(1, Ordering::Relaxed);
+        self.scanned_rows
+            .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        Ok(rows)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
@@ -426,6 +434,28 @@ fn a_scan_over_many_deleted_keys_ends_early_and_resumes() {
     let expected: Vec<String> = (19_990..20_000).map(name).collect();
     assert_eq!(found, expected);
     assert!((4..=6).contains(&pages), "{pages} pages");
+}
+
+#[test]
+fn a_scan_reads_no_more_of_the_engine_than_it_returns_and_one_row() {
+    let engine = Arc::new(NotingEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    let name = |index: u32| format!("key{index:06}");
+    let operations: Vec<Operation> = (0..2_000).map(|index| put(&name(index), "v")).collect();
+    write(&cells, &operations[..1_000]);
+    write(&cells, &operations[1_000..]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    for (limit, scans) in [(1, 1), (10, 1), (250, 2), (500, 2), (1_000, 3)] {
+        engine.scans.store(0, Ordering::Relaxed);
+        engine.scanned_rows.store(0, Ordering::Relaxed);
+        let scan = cells.scan(EVERY.0, EVERY.1, Direction::Forward, limit);
+        assert_eq!(scan.unwrap().rows.len(), limit);
+        let read = engine.scanned_rows.load(Ordering::Relaxed);
+        assert_eq!(read, limit as u64 + 1, "rows read for {limit}");
+        let found = engine.scans.load(Ordering::Relaxed);
+        assert_eq!(found, scans, "scans of the engine for {limit}");
+    }
 }
 
 #[test]
