@@ -209,7 +209,13 @@ impl Engine for FjallEngine {
 
     fn close(&self) {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        drop(open.take());
+        let closed = guarded("close", || {
+            drop(open.take());
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "engine closed with an error");
+        }
     }
 
     fn name(&self) -> &'static str {
