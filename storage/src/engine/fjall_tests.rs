@@ -280,6 +280,24 @@ fn a_directory_that_another_holds_is_no_damage() {
     again.apply(vec![set("ca", "1")]).unwrap();
 }
 
+/// fjall's worker seals it later, and not at all while it merges tables.
+#[test]
+fn a_full_memtable_is_sealed_before_the_next_batch() {
+    let opened = open();
+    let sealed = || {
+        let count = |open: &Open| Ok(open.rows.sealed_memtable_count() + open.rows.table_count());
+        opened.engine.with("count", count).unwrap()
+    };
+    let value = Bytes::from(vec![7; 1 << 20]);
+    let mebibytes = MEMTABLE_BYTES >> 20;
+    for number in 1..=3 * mebibytes {
+        assert_eq!(sealed() > 0, number > mebibytes, "after {number} MiB");
+        let row = format!("c{number:05}");
+        opened.engine.apply(vec![set(&row, value.clone())]).unwrap();
+    }
+    assert!(sealed() >= 1);
+}
+
 #[test]
 fn a_reader_sees_one_write_of_a_row_or_another() {
     let opened = open();
