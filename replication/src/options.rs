@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_proto::{Keyspace, Name, RegionId};
-use domicile_storage::StoreOptions;
+use domicile_storage::{EngineChoice, StoreOptions};
 
 /// Which engine serves the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,8 +16,39 @@ pub enum Engine {
     /// sled, on disk.
     #[default]
     Sled,
+    /// fjall, on disk; only in builds with the cargo feature `fjall`.
+    Fjall,
     /// Memory; rebuilt from the journal at every open.
     Memory,
+}
+
+impl Engine {
+    /// All of them, whether or not this build has them.
+    pub const ALL: [Self; 3] = [Self::Sled, Self::Fjall, Self::Memory];
+
+    /// The word for it in a configuration.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Fjall => "fjall",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// Whether this build has it. If not, its cargo feature is named as it is.
+    #[must_use]
+    pub fn is_built(self) -> bool {
+        self.choice().is_built()
+    }
+
+    pub(crate) const fn choice(self) -> EngineChoice {
+        match self {
+            Self::Sled => EngineChoice::Sled,
+            Self::Fjall => EngineChoice::Fjall,
+            Self::Memory => EngineChoice::Memory,
+        }
+    }
 }
 
 /// One region of the cluster.

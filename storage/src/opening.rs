@@ -31,7 +31,7 @@ use crate::journal::scan::ScanEnd;
 use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
-use crate::options::{EngineChoice, OnDamage, StoreOptions};
+use crate::options::{OnDamage, StoreOptions};
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
 use crate::snapshot::{SnapshotSet, restore};
@@ -240,7 +240,7 @@ fn open_cells(
     snapshots: &mut SnapshotSet,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let mut attempt = || {
-        let engine = open_engine(dir, options)?;
+        let engine = open_engine(&**disk, dir, options)?;
         let (mut restored_cells, mut lost) = (0, BTreeMap::new());
         if !checkpoint::is_there(&*engine)? {
             lost = snapshots.uncovered(&files.covered());
@@ -259,7 +259,7 @@ fn open_cells(
         };
         Ok::<_, StoreError>((cells, replayed))
     };
-    let is_ours = matches!(options.engine, EngineChoice::Sled);
+    let is_ours = options.engine.is_on_disk();
     let missing = is_ours && !disk.exists(&dir.join(ENGINE_DIR));
     match attempt() {
         Ok((cells, replayed)) => {

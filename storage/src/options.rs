@@ -24,16 +24,32 @@ pub enum EngineChoice {
     /// sled, in the data directory.
     #[default]
     Sled,
+    /// fjall, in the data directory; only with the cargo feature `fjall`.
+    Fjall,
     /// A new one in memory, rebuilt from the journal at every open.
     Memory,
     /// This one, which outlives the store.
     Given(Arc<dyn Engine>),
 }
 
+impl EngineChoice {
+    /// Whether this build has it.
+    #[must_use]
+    pub const fn is_built(&self) -> bool {
+        cfg!(feature = "fjall") || !matches!(self, Self::Fjall)
+    }
+
+    /// Whether it keeps its rows in the data directory.
+    pub(crate) const fn is_on_disk(&self) -> bool {
+        matches!(self, Self::Sled | Self::Fjall)
+    }
+}
+
 impl fmt::Debug for EngineChoice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sled => formatter.write_str("Sled"),
+            Self::Fjall => formatter.write_str("Fjall"),
             Self::Memory => formatter.write_str("Memory"),
             Self::Given(engine) => write!(formatter, "Given({})", engine.name()),
         }

@@ -53,6 +53,28 @@ async fn load(server: &Server, round: u64, acked: &Acked, run: Duration) -> u64 
 
 #[test]
 fn every_acknowledged_write_survives_kill_9() {
+    survives_kill_9(&["sled"]);
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn every_acknowledged_write_survives_kill_9_with_fjall() {
+    survives_kill_9(&["fjall"]);
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn every_acknowledged_write_survives_another_engine_after_each_kill_9() {
+    survives_kill_9(&["sled", "fjall"]);
+}
+
+/// Each start takes the next of these engines, in turn.
+#[allow(clippy::print_stdout, reason = "the command that repeats a failed run")]
+fn survives_kill_9(engines: &[&str]) {
+    let mut engines = engines.iter().cycle();
+    let mut start = |directory: &std::path::Path| {
+        Server::start_with(directory, engines.next().expect("there is one"))
+    };
     let directory = tempfile::tempdir().unwrap();
     let acked: Acked = Acked::default();
     let seed = std::env::var("DOMICILE_SEED")
@@ -66,7 +88,7 @@ fn every_acknowledged_write_survives_kill_9() {
     println!("DOMICILE_SEED={seed} DOMICILE_ROUNDS={rounds} cargo test --test durability");
     let mut random = seed;
     for round in 0..rounds {
-        let server = Server::start(directory.path());
+        let server = start(directory.path());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -87,7 +109,7 @@ fn every_acknowledged_write_survives_kill_9() {
             std::fs::remove_dir_all(directory.path().join("data/engine")).unwrap();
         }
     }
-    let server = Server::start(directory.path());
+    let server = start(directory.path());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(read_back(&server, &acked, rounds));
     server.kill();

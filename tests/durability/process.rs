@@ -39,6 +39,11 @@ pub(crate) fn configuration(directory: &Path, client: SocketAddr, peer: SocketAd
 
 impl Server {
     pub(crate) fn start(directory: &Path) -> Self {
+        Self::start_with(directory, "sled")
+    }
+
+    /// With this engine.
+    pub(crate) fn start_with(directory: &Path, engine: &str) -> Self {
         let (client, peer) = (free_address(), free_address());
         let config = directory.join("domicile.toml");
         std::fs::write(&config, configuration(directory, client, peer)).unwrap();
@@ -48,6 +53,7 @@ impl Server {
             .arg("serve")
             .arg("--config")
             .arg(&config)
+            .env("DOMICILE_ENGINE", engine)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(output)

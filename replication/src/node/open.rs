@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
 use domicile_proto::{Epoch, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
-use domicile_storage::{
-    CommitThread, EngineChoice, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions,
-};
+use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::{Semaphore, watch};
 
 use super::expiry::run_expiry;
@@ -23,7 +21,7 @@ use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
-use crate::options::{Engine, NodeOptions};
+use crate::options::NodeOptions;
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
@@ -188,10 +186,7 @@ fn store_options(options: &NodeOptions) -> StoreOptions {
         journal_file_bytes: options.journal_file_bytes,
         engine_cache_bytes: options.engine_cache_bytes,
         overlay_bytes_max: options.overlay_bytes_max,
-        engine: match options.engine {
-            Engine::Sled => EngineChoice::Sled,
-            Engine::Memory => EngineChoice::Memory,
-        },
+        engine: options.engine.choice(),
         on_damage: OnDamage::Quarantine,
         ..StoreOptions::default()
     }

@@ -4,7 +4,7 @@
 //! **Does not own**: flags (`cli`) and the benches themselves.
 
 use super::options::{Bench, BenchOptions};
-use super::{acks, catch_up, embedded, lag, memory, pipelined, reopen, throughput};
+use super::{acks, catch_up, embedded, engines, lag, memory, pipelined, reopen, throughput};
 use crate::rig::{Console, ExitOutcome, Stop, run_to_its_end};
 
 /// Runs a bench to its end: tables to standard output, talk to standard error, files where asked.
@@ -28,6 +28,7 @@ fn run_here(options: &BenchOptions, console: &Console, stop: &Stop) -> anyhow::R
         Bench::CatchUp => catch_up::run,
         Bench::Memory => memory::run,
         Bench::Reopen => reopen::run,
+        Bench::Engines => engines::run,
     };
     bench(options, console, stop)
 }

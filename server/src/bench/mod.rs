@@ -5,9 +5,11 @@
 //! **Does not own** servers, links and the loss of a region (`rig`), nor flags (`cli`).
 //!
 //! ```text
-//! command -> acks throughput pipelined embedded lag catch_up memory reopen   what is measured
+//! command -> acks throughput pipelined embedded lag catch_up memory reopen engines
+//!              |                                                         what is measured
 //!              |- stage                                                on what
 //!              |- series -> load -> unary | stream, pace                how
+//!              |- engines -> engine_life -> disk_use                    a process each
 //!              |- crash -> load + rig's ledger                          what a loss costs
 //!              `- checks, report -> page -> chart; hgrm                 what comes of it
 //! ```
@@ -21,7 +23,10 @@ mod checks;
 mod command;
 mod crash;
 mod disk_ceiling;
+mod disk_use;
 mod embedded;
+mod engine_life;
+mod engines;
 mod hgrm;
 mod lag;
 mod load;
@@ -45,7 +50,8 @@ pub use ceiling::{CeilingMode, CeilingOptions, serve_ceiling};
 pub use checks::{Bound, Check, Distances, Kind, Verdict, checks_table, outcome};
 pub use command::run;
 pub use crash::{CrashLoad, CrashPlan, CrashReport, crash_under_load};
+pub use engine_life::{EngineLife, live_engine_life};
 pub use load::{Acks, LoadPlan, LoadResult, Order, Second, Shape, run_load};
-pub use options::{Bench, BenchOptions, Ending, KEYS_DEFAULT, REOPEN_KEYS_DEFAULT, Transport};
+pub use options::{Bench, BenchOptions, Ending, KEYS_DEFAULT, MANY_KEYS_DEFAULT, Transport};
 pub use pace::Pace;
 pub use recorder::{Errors, Latencies, Summary, errors_text, median, ms};

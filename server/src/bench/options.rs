@@ -13,8 +13,9 @@ use crate::rig::{RttError, Rtts, VALUE_BYTES_DEFAULT};
 /// Keys of a load unless asked otherwise, the number that every published figure here is for.
 pub const KEYS_DEFAULT: u32 = 100_000;
 
-/// Keys of the store that is opened again: the promise about it is for a million.
-pub const REOPEN_KEYS_DEFAULT: u32 = 1_000_000;
+/// Keys of a store that is opened again, and of those that engines are compared with: the promise
+/// about opening is for a million.
+pub const MANY_KEYS_DEFAULT: u32 = 1_000_000;
 
 /// The most keys: a gigabyte of them in memory. Doubled, the client needs more than the servers.
 const KEYS_MAX: u32 = 10_000_000;
@@ -44,6 +45,8 @@ pub enum Bench {
     Memory,
     /// A large store is opened again.
     Reopen,
+    /// The engines, each in a large store.
+    Engines,
 }
 
 impl Bench {
@@ -59,6 +62,7 @@ impl Bench {
             Self::CatchUp => "catch-up",
             Self::Memory => "memory",
             Self::Reopen => "reopen",
+            Self::Engines => "engines",
         }
     }
 }
@@ -139,7 +143,7 @@ impl BenchOptions {
             transport: Transport::Unary,
             outstanding,
             keys: match bench {
-                Bench::Reopen => REOPEN_KEYS_DEFAULT,
+                Bench::Reopen | Bench::Engines => MANY_KEYS_DEFAULT,
                 _ => KEYS_DEFAULT,
             },
             value_bytes: VALUE_BYTES_DEFAULT,

@@ -7,10 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use domicile_replication::Engine;
 
 use crate::bench::{
-    self, Bench, BenchOptions, CeilingMode, CeilingOptions, Ending, Transport, serve_ceiling,
+    self, Bench, BenchOptions, CeilingMode, CeilingOptions, Ending, EngineLife, Transport,
+    live_engine_life, serve_ceiling,
 };
 use crate::rig::{ExitOutcome, run_leashed};
 
@@ -39,6 +42,10 @@ enum BenchVerb {
     Memory(BenchFlags),
     /// A store of a million keys is opened again.
     Reopen(BenchFlags),
+    /// The engines of this build, each in a large store: writes, memory, disk, reads.
+    Engines(BenchFlags),
+    #[command(hide = true)]
+    EngineLife(EngineLifeFlags),
     #[command(hide = true)]
     CeilingServer(CeilingFlags),
     #[command(hide = true)]
@@ -104,6 +111,22 @@ struct CeilingFlags {
     data: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct EngineLifeFlags {
+    #[arg(long)]
+    engine: String,
+    #[arg(long)]
+    keys: u32,
+    #[arg(long)]
+    value_bytes: usize,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long)]
+    data: PathBuf,
+    #[arg(long)]
+    result: PathBuf,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum CeilingWord {
     Noop,
@@ -140,6 +163,11 @@ impl BenchCommand {
             BenchVerb::CatchUp(flags) => (Bench::CatchUp, flags),
             BenchVerb::Memory(flags) => (Bench::Memory, flags),
             BenchVerb::Reopen(flags) => (Bench::Reopen, flags),
+            BenchVerb::Engines(flags) => (Bench::Engines, flags),
+            BenchVerb::EngineLife(flags) => {
+                live_engine_life(&flags.life()?)?;
+                return Ok(ExitOutcome::Pass);
+            }
             BenchVerb::CeilingServer(flags) => {
                 serve_ceiling(&flags.options())?;
                 return Ok(ExitOutcome::Pass);
@@ -160,6 +188,22 @@ impl CeilingFlags {
             listen: self.listen,
             data: self.data,
         }
+    }
+}
+
+impl EngineLifeFlags {
+    fn life(self) -> anyhow::Result<EngineLife> {
+        let mut engines = Engine::ALL.into_iter();
+        let engine = engines.find(|engine| engine.word() == self.engine);
+        let engine = engine.with_context(|| format!("no engine {:?}", self.engine))?;
+        Ok(EngineLife {
+            engine,
+            keys: self.keys,
+            value_bytes: self.value_bytes,
+            seed: self.seed,
+            data: self.data,
+            result: self.result,
+        })
     }
 }
 

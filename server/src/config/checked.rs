@@ -104,6 +104,30 @@ impl Config {
 /// How long the log may be kept for a copy: a minute to ten years.
 const COPY_KEEP_MS: RangeInclusive<u64> = 60_000..=315_360_000_000;
 
+fn engine(given: Option<&str>, faults: &mut Faults) -> Option<Engine> {
+    let Some(word) = given else {
+        return Some(Engine::default());
+    };
+    let found = Engine::ALL.into_iter().find(|each| each.word() == word);
+    match found {
+        Some(engine) if engine.is_built() => return found,
+        Some(_) => {
+            let feature = format_args!(
+                "{word:?} is not in this build, which lacks the cargo feature `{word}`"
+            );
+            faults.note("node.engine", feature);
+        }
+        None => {
+            let known = Engine::ALL.map(Engine::word).join(", ");
+            faults.note(
+                "node.engine",
+                format_args!("{word:?}, expected one of {known}"),
+            );
+        }
+    }
+    None
+}
+
 /// The options that need no other part; names and lists are filled in by the caller.
 fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
     let data = given.data.as_deref().unwrap_or("domicile-data");
@@ -111,17 +135,7 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
         faults.note("node.data", "empty, a path expected");
     }
     let mut options = NodeOptions::single(PathBuf::from(data));
-    options.engine = match given.engine.as_deref() {
-        None | Some("sled") => Engine::Sled,
-        Some("memory") => Engine::Memory,
-        Some(other) => {
-            faults.note(
-                "node.engine",
-                format_args!("{other:?}, expected sled or memory"),
-            );
-            return None;
-        }
-    };
+    options.engine = engine(given.engine.as_deref(), faults)?;
     sizes(given, &mut options, faults);
     Some(options)
 }

@@ -180,6 +180,21 @@ fn keyspace_names_with_the_same_crc_are_refused() {
 }
 
 #[test]
+fn an_engine_is_taken_if_this_build_has_it() {
+    let text = |word| format!("[node]\nengine = \"{word}\"\n");
+    for engine in Engine::ALL {
+        let word = engine.word();
+        if engine.is_built() {
+            assert_eq!(check(&text(word)).unwrap().node.engine, engine);
+        } else {
+            let expected = format!("is not in this build, which lacks the cargo feature `{word}`");
+            assert!(refused(&text(word)).contains(&expected));
+        }
+    }
+    assert!(refused(&text("rocks")).contains("expected one of sled, fjall, memory"));
+}
+
+#[test]
 fn all_faults_are_told_at_once() {
     let text = "[node]\nengine = \"rocks\"\nlisten_client = \"here\"\noverlay_bytes_max = 1\n\
                 [limits]\nconnections_max = 0\n[log]\nformat = \"xml\"\nfilter = \"a=b=c\"\n";

@@ -64,9 +64,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "node.engine",
-        "sled, memory",
+        "sled, fjall, memory",
         "sled",
-        "memory is rebuilt from the journal at open",
+        "decision 0007; another one is filled from snapshots and journal",
     ),
     key(
         "node.engine_cache_bytes",

@@ -23,10 +23,11 @@ const SCAN_BYTES_MAX: usize = 4 << 20;
 /// under its lock, so that twice as many keep a fold waiting twice as long.
 const SCAN_STEPS_MAX: usize = 8192;
 
-/// Rows of the first page taken from the engine: at the largest values these are 16 MiB.
+/// Rows of the first page taken from the engine, from which their size is known: at the largest
+/// values these are 16 MiB.
 const ENGINE_PAGE_ROWS_MIN: usize = 16;
 
-/// Rows of later pages, which double while rows are small.
+/// Rows of a later page: all that the scan still wants, while rows are small.
 const ENGINE_PAGE_ROWS_MAX: usize = 512;
 
 impl PartitionCells {
@@ -77,7 +78,7 @@ impl PartitionCells {
             direction: range.direction,
             active: active.cells,
             frozen: frozen.peekable(),
-            engine: EngineRows::new(self, range),
+            engine: EngineRows::new(self, range, limit),
         };
         let Merged { rows, resume_after } = merge.collect(limit, active.horizon)?;
         Ok(CellScan {
@@ -164,11 +165,15 @@ struct EngineRows<'a> {
     direction: Direction,
     page: VecDeque<(Bytes, Bytes)>,
     page_rows: usize,
+    /// Rows that the scan still has use for, the one that tells of more included: a page of more
+    /// would be read to be thrown away.
+    wanted: usize,
     at_end: bool,
 }
 
 impl<'a> EngineRows<'a> {
-    fn new(cells: &'a PartitionCells, range: KeyRange<'_>) -> Self {
+    fn new(cells: &'a PartitionCells, range: KeyRange<'_>, limit: usize) -> Self {
+        let wanted = limit.saturating_add(1);
         let (from, upto) = cells.prefix.range(range.from, range.upto);
         Self {
             cells,
@@ -176,7 +181,8 @@ impl<'a> EngineRows<'a> {
             upto,
             direction: range.direction,
             page: VecDeque::new(),
-            page_rows: ENGINE_PAGE_ROWS_MIN,
+            page_rows: ENGINE_PAGE_ROWS_MIN.min(wanted),
+            wanted,
             at_end: false,
         }
     }
@@ -211,9 +217,15 @@ impl<'a> EngineRows<'a> {
             .iter()
             .map(|(row, stored)| row.len() + stored.len())
             .sum();
-        if bytes < SCAN_BYTES_MAX / 4 {
-            self.page_rows = (self.page_rows * 2).min(ENGINE_PAGE_ROWS_MAX);
-        }
+        self.wanted = self.wanted.saturating_sub(page.len());
+        let row_bytes = (bytes / page.len().max(1)).max(1);
+        let rows_max = (SCAN_BYTES_MAX / row_bytes).clamp(1, ENGINE_PAGE_ROWS_MAX);
+        let next = match self.wanted {
+            // Keys deleted in the overlay hid some of what was read.
+            0 => 2 * self.page_rows,
+            wanted => wanted,
+        };
+        self.page_rows = next.min(rows_max);
         self.page = page.into();
         Ok(())
     }

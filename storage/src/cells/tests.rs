@@ -200,9 +200,11 @@ fn a_row_of_the_index_without_its_cell_is_passed_over() {
 
 const EVERY: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 
-/// Notes the batches it is given.
+/// Notes the batches it is given, and how many rows its scans gave.
 struct NotingEngine {
     inner: MemoryEngine,
+    scans: AtomicU64,
+    scanned_rows: AtomicU64,
     batches: Mutex<Vec<Vec<RowChange>>>,
 }
 
@@ -210,6 +212,8 @@ impl NotingEngine {
     fn new() -> Self {
         Self {
             inner: MemoryEngine::new(),
+            scans: AtomicU64::new(0),
+            scanned_rows: AtomicU64::new(0),
             batches: Mutex::default(),
         }
     }
@@ -233,7 +237,11 @@ impl Engine for NotingEngine {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
-        self.inner.scan(from, upto, direction, limit)
+        let rows = self.inner.scan(from, upto, direction, limit)?;
+        self.scans.fetch_add(1, Ordering::Relaxed);
+        self.scanned_rows
+            .fetch_add(rows.len() as u64, Ordering::Relaxed);
+        Ok(rows)
     }
 
     fn sync(&self) -> Result<(), EngineError> {
@@ -530,6 +538,28 @@ fn a_scan_over_many_deleted_keys_ends_early_and_resumes() {
 }
 
 #[test]
+fn a_scan_reads_no_more_of_the_engine_than_it_returns_and_one_row() {
+    let engine = Arc::new(NotingEngine::new());
+    let store = store(&engine);
+    let cells = store.partition(partition(0));
+    let name = |index: u32| format!("key{index:06}");
+    let operations: Vec<Operation> = (0..2_000).map(|index| put(&name(index), "v")).collect();
+    write(&cells, &operations[..1_000]);
+    write(&cells, &operations[1_000..]);
+    store.flush_once(Checkpoint::default()).unwrap();
+    for (limit, scans) in [(1, 1), (10, 1), (250, 2), (500, 2), (1_000, 3)] {
+        engine.scans.store(0, Ordering::Relaxed);
+        engine.scanned_rows.store(0, Ordering::Relaxed);
+        let scan = cells.scan(EVERY.0, EVERY.1, Direction::Forward, limit);
+        assert_eq!(scan.unwrap().rows.len(), limit);
+        let read = engine.scanned_rows.load(Ordering::Relaxed);
+        assert_eq!(read, limit as u64 + 1, "rows read for {limit}");
+        let found = engine.scans.load(Ordering::Relaxed);
+        assert_eq!(found, scans, "scans of the engine for {limit}");
+    }
+}
+
+#[test]
 fn a_scan_of_large_values_ends_by_bytes() {
     let store = store(&Arc::new(MemoryEngine::new()));
     let cells = store.partition(partition(0));
@@ -657,5 +687,13 @@ fn readers_see_one_moment_above_memory() {
 fn readers_see_one_moment_above_sled() {
     let directory = tempfile::tempdir().unwrap();
     let engine = SledEngine::open(directory.path(), 16 << 20).unwrap();
+    readers_see_one_moment(Arc::new(engine), 1_000);
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn readers_see_one_moment_above_fjall() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = crate::engine::FjallEngine::open(directory.path(), 16 << 20).unwrap();
     readers_see_one_moment(Arc::new(engine), 1_000);
 }

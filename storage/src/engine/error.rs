@@ -3,6 +3,7 @@
 //! **Owns**: the one error of the engine and of what is read back from it.
 //! **Does not own**: quarantine and rebuild (`store`).
 
+use std::any::Any;
 use std::io;
 
 use domicile_proto::Seq;
@@ -47,6 +48,20 @@ pub enum EngineError {
     /// The engine was closed.
     #[error("the engine is closed")]
     Closed,
+    /// The directory is another engine's: it is to be put aside and rebuilt.
+    #[error("the engine directory was made by {found}, not by {wanted}")]
+    OtherEngine {
+        /// Whose it is.
+        found: String,
+        /// The engine chosen.
+        wanted: &'static str,
+    },
+    /// The engine is not in this build.
+    #[error("engine {engine} is not in this build, which lacks the cargo feature `{engine}`")]
+    NotBuilt {
+        /// The engine, which its feature is named for.
+        engine: &'static str,
+    },
     /// Rows of a layout that this build does not know: the engine is to be rebuilt.
     #[error("unknown format of engine rows: {actual}, supported {supported}")]
     UnknownFormat {
@@ -61,6 +76,18 @@ impl EngineError {
     /// Whether a new engine, filled from the journal, would not have this error.
     #[must_use]
     pub fn is_cured_by_rebuild(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Closed | Self::Filling { .. })
+        !matches!(
+            self,
+            Self::Io { .. } | Self::Closed | Self::NotBuilt { .. } | Self::Filling { .. }
+        )
+    }
+
+    /// From what a caught panic carries.
+    pub(super) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panic without a message".to_owned());
+        Self::Panicked { what, message }
     }
 }

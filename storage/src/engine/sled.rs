@@ -12,7 +12,6 @@
 //! sled applies a batch under a lock that shuts out all readers of the process, so callers keep
 //! batches short.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
@@ -293,17 +292,8 @@ fn guarded<T>(
             what,
             detail: error.to_string(),
         }),
-        Err(panic) => Err(EngineError::Panicked {
-            what,
-            message: message_of(&*panic),
-        }),
+        Err(panic) => Err(EngineError::panicked(what, &*panic)),
     }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "panic without a message".to_owned())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::engines::engines_on_disk;
 use super::fixture::*;
 use crate::disk::Disk;
 use crate::engine::MemoryEngine;
@@ -232,23 +233,21 @@ fn an_engine_that_knows_more_than_the_journal_means_that_the_journal_lost_someth
     open_with(&backup, &Arc::new(MemoryEngine::new())).unwrap();
 }
 
-fn sled_options() -> StoreOptions {
-    let engine_cache_bytes = 1 << 20;
-    StoreOptions {
-        engine: EngineChoice::Sled,
-        engine_cache_bytes,
-        ..options()
-    }
-}
-
 #[test]
 fn the_engine_may_be_deleted_damaged_or_someone_elses() {
+    engines_on_disk()
+        .iter()
+        .for_each(engine_may_be_deleted_damaged_or_someone_elses);
+}
+
+fn engine_may_be_deleted_damaged_or_someone_elses(engine: &EngineChoice) {
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
     let open = |path: &Path, id| {
         let options = StoreOptions {
             node_id: Some(node(id)),
-            ..sled_options()
+            engine_cache_bytes: 1 << 20,
+            ..options_with(engine.clone())
         };
         Store::open(Arc::clone(&disk), path, options).unwrap()
     };

@@ -2,6 +2,7 @@
 
 mod damage;
 mod directory;
+mod engines;
 mod fixture;
 mod install;
 mod planted;
