@@ -103,6 +103,8 @@ pub struct NodeOptions {
     /// How much of the journal is kept for a copy that lacks it, in bytes; above it the copy needs
     /// a snapshot once it is back.
     pub copy_keep_bytes: u64,
+    /// How long a commit or the engine may be at one call before the node counts as failed.
+    pub stall_max: Duration,
     /// The age of the oldest write that is kept for a copy that lacks it.
     pub copy_keep: Duration,
     /// Watches at once; further ones are refused.
@@ -147,6 +149,7 @@ impl NodeOptions {
             journal_keep_bytes: JOURNAL_KEEP_BYTES,
             copy_keep_bytes: COPY_KEEP_BYTES,
             copy_keep: COPY_KEEP,
+            stall_max: store.stall_max,
             watches_max: WATCHES_MAX,
         }
     }

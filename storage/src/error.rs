@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::{NodeId, PartitionId, Seq, WireError};
 
@@ -103,6 +104,20 @@ pub enum StoreError {
     Poisoned {
         /// The first failure.
         cause: Arc<str>,
+    },
+    /// A call has taken so long that it counts as one that will never come back; the store is
+    /// poisoned. Nothing that waited for it is known to be durable.
+    #[error(
+        "{what} has been under way for {} ms, limit {} ms",
+        .elapsed.as_millis(), .limit.as_millis()
+    )]
+    Stalled {
+        /// Whose call.
+        what: &'static str,
+        /// How long it has taken so far.
+        elapsed: Duration,
+        /// The limit.
+        limit: Duration,
     },
     /// The store was closed.
     #[error("store closed")]

@@ -21,7 +21,7 @@ use domicile_proto::{NodeId, PartitionId};
 
 use crate::cells::CellStore;
 use crate::checkpoint;
-use crate::commit::Published;
+use crate::commit::{Published, Stalls, WatchedEngine};
 use crate::disk::{Disk, DiskLock, OpenMode};
 use crate::error::StoreError;
 use crate::identity;
@@ -48,6 +48,8 @@ pub(crate) struct Opened {
     pub(crate) snapshots: SnapshotSet,
     /// The place that the engine's checkpoint replays from.
     pub(crate) replay_from: Place,
+    /// What is watched for never coming back.
+    pub(crate) stalls: Arc<Stalls>,
     pub(crate) writer: JournalWriter,
     pub(crate) recovery: Recovery,
 }
@@ -80,7 +82,9 @@ pub(crate) fn open(
     };
     let files = open_journal(disk, dir, node, options)?;
     let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage)?;
-    let (cells, replayed, engine_rebuilt) = open_cells(disk, dir, options, &files, &mut snapshots)?;
+    let stalls = Arc::new(Stalls::default());
+    let (cells, replayed, engine_rebuilt) =
+        open_cells(disk, dir, options, &files, &mut snapshots, &stalls)?;
     let uncovered = snapshots.uncovered(&files.covered());
     let is_damaged = |id: &PartitionId| replayed.damaged.iter().any(|(damaged, _)| damaged == id);
     let uncovered = uncovered.into_keys().filter(|id| !is_damaged(id)).collect();
@@ -119,6 +123,7 @@ pub(crate) fn open(
         published,
         snapshots,
         replay_from,
+        stalls,
         writer,
         recovery,
     })
@@ -238,9 +243,11 @@ fn open_cells(
     options: &StoreOptions,
     files: &FileSet,
     snapshots: &mut SnapshotSet,
+    stalls: &Arc<Stalls>,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let mut attempt = || {
         let engine = open_engine(&**disk, dir, options)?;
+        let engine = Arc::new(WatchedEngine::new(engine, Arc::clone(stalls)));
         let (mut restored_cells, mut lost) = (0, BTreeMap::new());
         if !checkpoint::is_there(&*engine)? {
             lost = snapshots.uncovered(&files.covered());

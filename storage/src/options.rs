@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_proto::NodeId;
 
@@ -17,6 +18,10 @@ const JOURNAL_FILE_BYTES_MIN: u64 = 64 << 10;
 
 /// Most bytes queued for one commit: 1 GiB, as a frame's length has 32 bits.
 const QUEUE_BYTES_MAX_MAX: u64 = 1 << 30;
+
+/// 20 s: a disk that recovers by itself has done so by then, and nobody waits for longer. Doubled,
+/// a region with a dying disk counts as healthy for twice as long.
+const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// What serves the cells.
 #[derive(Clone, Default)]
@@ -78,6 +83,8 @@ pub struct StoreOptions {
     /// Bytes that may wait for a commit or be in one, at most 1 GiB. Twice as much admits bursts
     /// of twice the size, and the memory for them.
     pub queue_bytes_max: u64,
+    /// How long a commit or a batch of the engine may take before the store counts as failed.
+    pub stall_max: Duration,
     /// What is done about damage.
     pub on_damage: OnDamage,
     /// What serves the cells.
@@ -100,6 +107,7 @@ impl Default for StoreOptions {
             node_id: None,
             journal_file_bytes: 64 << 20,
             queue_bytes_max: 64 << 20,
+            stall_max: STALL_MAX,
             on_damage: OnDamage::Refuse,
             engine: EngineChoice::Sled,
             engine_cache_bytes: 64 << 20,

@@ -24,7 +24,7 @@ use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedR
 use crate::checkpoint;
 use crate::commit::{
     CommitQueue, CommitStatistic, CommitStats, CommitUrgency, Committed, Committer, Health,
-    Published,
+    Published, Stalls,
 };
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
@@ -60,6 +60,8 @@ pub struct Store {
     /// The place that the engine's checkpoint replays from.
     replay_place: Mutex<Place>,
     statistic: CommitStatistic,
+    stalls: Arc<Stalls>,
+    stall_max: Duration,
     space: Space,
     /// Held over a checkpoint and its flush: checkpoints reach the engine in order.
     flushing: Mutex<()>,
@@ -102,6 +104,7 @@ impl Store {
             published,
             snapshots,
             replay_from,
+            stalls,
             writer,
             recovery,
         } = opening::open(&disk, dir, &options)?;
@@ -123,6 +126,8 @@ impl Store {
             snapshotting: Mutex::new(()),
             replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
+            stalls,
+            stall_max: options.stall_max,
             space: Space::default(),
             flushing: Mutex::new(()),
             lock: Mutex::new(Some(lock)),
@@ -335,6 +340,30 @@ impl Store {
         free.map_err(|error| StoreError::io("measure", &self.dir, error))
     }
 
+    /// Poisons the store if a commit or the engine has been at one call for too long.
+    ///
+    /// # Errors
+    /// [`StoreError::Stalled`], once and ever after.
+    pub(crate) fn check_stalls(&self) -> Result<(), StoreError> {
+        let limit = self.stall_max;
+        let watched = [
+            ("a commit", &self.stalls.commit),
+            ("the engine", &self.stalls.engine),
+        ];
+        for (what, stall) in watched {
+            if let Some(elapsed) = stall.elapsed().filter(|elapsed| *elapsed > limit) {
+                let error = StoreError::Stalled {
+                    what,
+                    elapsed,
+                    limit,
+                };
+                self.health.poison(&error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// The failure after which nothing is accepted any more, if there was one.
     #[must_use]
     pub fn poison_cause(&self) -> Option<Arc<str>> {
@@ -401,8 +430,17 @@ impl Store {
         if let Some(cause) = self.health.cause() {
             return Err(StoreError::Poisoned { cause });
         }
-        let committed =
-            committer.commit(&self.queue, &self.files, &self.published, &self.statistic);
+        let committed = committer.commit(
+            &self.queue,
+            &self.files,
+            &self.published,
+            &self.statistic,
+            &self.stalls,
+        );
+        if let (Ok(_), Some(cause)) = (&committed, self.health.cause()) {
+            // It took longer than anybody was to wait: who waited has been told otherwise.
+            return Err(StoreError::Poisoned { cause });
+        }
         if let Err(error) = &committed {
             self.health.poison(&error.to_string());
             self.queue.taken_is_done();

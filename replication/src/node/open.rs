@@ -187,6 +187,7 @@ fn store_options(options: &NodeOptions) -> StoreOptions {
         engine_cache_bytes: options.engine_cache_bytes,
         overlay_bytes_max: options.overlay_bytes_max,
         engine: options.engine.choice(),
+        stall_max: options.stall_max,
         on_damage: OnDamage::Quarantine,
         ..StoreOptions::default()
     }

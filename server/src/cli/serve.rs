@@ -65,6 +65,9 @@ pub(crate) struct ServeFlags {
     /// Age of the oldest write kept for a copy that lacks it.
     #[arg(long, env = "DOMICILE_COPY_KEEP_MS", value_name = "MS")]
     copy_keep_ms: Option<String>,
+    /// How long a commit may take before the node counts as failed.
+    #[arg(long, env = "DOMICILE_STALL_MAX_MS", value_name = "MS")]
+    stall_max_ms: Option<String>,
     /// Clients at once.
     #[arg(long, env = "DOMICILE_CONNECTIONS_MAX", value_name = "COUNT")]
     connections_max: Option<String>,
@@ -89,7 +92,7 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 19] = [
+const KEYS: [(&str, &str); 20] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
@@ -102,6 +105,7 @@ const KEYS: [(&str, &str); 19] = [
     ("journal_keep_bytes", "node.journal_keep_bytes"),
     ("copy_keep_bytes", "node.copy_keep_bytes"),
     ("copy_keep_ms", "node.copy_keep_ms"),
+    ("stall_max_ms", "node.stall_max_ms"),
     ("connections_max", "limits.connections_max"),
     ("calls_max", "limits.calls_max"),
     ("in_flight_bytes_max", "limits.in_flight_bytes_max"),

@@ -101,6 +101,9 @@ impl Config {
     }
 }
 
+/// How long a commit may take: a second, which busy disks need now and then, to ten minutes.
+const STALL_MAX_MS: RangeInclusive<u64> = 1_000..=600_000;
+
 /// How long the log may be kept for a copy: a minute to ten years.
 const COPY_KEEP_MS: RangeInclusive<u64> = 60_000..=315_360_000_000;
 
@@ -197,6 +200,13 @@ fn sizes(given: &NodeGiven, options: &mut NodeOptions, faults: &mut Faults) {
         faults,
     );
     options.copy_keep = keep_ms.map_or(options.copy_keep, Duration::from_millis);
+    let stall_ms = within(
+        "node.stall_max_ms",
+        given.stall_max_ms,
+        STALL_MAX_MS,
+        faults,
+    );
+    options.stall_max = stall_ms.map_or(options.stall_max, Duration::from_millis);
 }
 
 fn listen_peer(

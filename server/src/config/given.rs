@@ -49,6 +49,7 @@ pub(super) struct NodeGiven {
     pub(super) journal_keep_bytes: Option<u64>,
     pub(super) copy_keep_bytes: Option<u64>,
     pub(super) copy_keep_ms: Option<u64>,
+    pub(super) stall_max_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

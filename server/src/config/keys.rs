@@ -105,6 +105,12 @@ pub const KEYS: &[Key] = &[
         "age of what is kept for a copy",
     ),
     key(
+        "node.stall_max_ms",
+        "ms",
+        "20000",
+        "a commit that takes longer fails the node",
+    ),
+    key(
         "limits.connections_max",
         "count",
         "1024",

@@ -22,6 +22,7 @@ listen_client = "127.0.0.1:7400"
 # journal_keep_bytes = 536870912
 # copy_keep_bytes = 4294967296    # kept for a copy that is away; then it needs a snapshot
 # copy_keep_ms = 86400000
+# stall_max_ms = 20000            # a commit that takes longer fails the node
 
 # [limits]
 # connections_max = 1024

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use domicile_proto::{ChainHash, Epoch, PartitionId, Seq};
 
 use super::queue::{CommitQueue, Work};
+use super::stall::Stalls;
 use super::statistics::CommitStatistic;
 use crate::error::StoreError;
 use crate::journal::Place;
@@ -24,6 +25,10 @@ use crate::planted::{Bug, is_planted};
 
 /// The frame's buffer is kept for the next one up to this size, 4 MiB; a larger one was a burst.
 const BUFFER_BYTES_KEPT: usize = 4 << 20;
+
+/// A sync that takes longer is told of: a healthy disk needs milliseconds. Halved, a disk under
+/// somebody else's load fills the log.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// A segment that is durable now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +131,7 @@ impl Committer {
         files: &FileSet,
         published: &Mutex<Published>,
         statistic: &CommitStatistic,
+        stalls: &Stalls,
     ) -> Result<Vec<Committed>, StoreError> {
         queue.take(&mut self.work);
         if self.work.is_empty() {
@@ -133,15 +139,15 @@ impl Committer {
         }
         self.finish_entries();
         let frame_bytes = self.frame.len() as u64;
-        let place = self.writer.make_room(files, frame_bytes)?;
         let entries = self.entries.len() as u32;
-        self.writer.append(files, &mut self.frame, entries)?;
-        let began = Instant::now();
-        let synced = self.writer.sync();
-        if !is_planted(Bug::AckBeforeSync) {
-            synced?;
+        let (writer, frame) = (&mut self.writer, &mut self.frame);
+        let (place, sync) = stalls
+            .commit
+            .watch(|| write_and_sync(writer, files, frame, entries))?;
+        if sync > SLOW_SYNC {
+            let sync_ms = sync.as_millis() as u64;
+            tracing::warn!(sync_ms, "the disk is slow to sync");
         }
-        let sync = began.elapsed();
         let committed = self.publish(place, published);
         queue.taken_is_done();
         let records = committed
@@ -228,6 +234,23 @@ impl Committer {
         published.last = self.writer.last();
         committed
     }
+}
+
+/// Writes a frame and makes it durable; where it is, and how long the sync took.
+fn write_and_sync(
+    writer: &mut JournalWriter,
+    files: &FileSet,
+    frame: &mut [u8],
+    entries: u32,
+) -> Result<(Place, Duration), StoreError> {
+    let place = writer.make_room(files, frame.len() as u64)?;
+    writer.append(files, frame, entries)?;
+    let began = Instant::now();
+    let synced = writer.sync();
+    if !is_planted(Bug::AckBeforeSync) {
+        synced?;
+    }
+    Ok((place, began.elapsed()))
 }
 
 impl Work {

@@ -12,6 +12,7 @@
 mod committer;
 mod health;
 mod queue;
+mod stall;
 mod statistics;
 mod thread;
 
@@ -20,6 +21,7 @@ pub(crate) use committer::{Committer, Published};
 pub(crate) use health::Health;
 pub(crate) use queue::CommitQueue;
 pub use queue::{CommitUrgency, SOON_INTERVAL};
+pub(crate) use stall::{Stalls, WatchedEngine};
 pub(crate) use statistics::CommitStatistic;
 pub use statistics::CommitStats;
 pub use thread::{CommitSink, CommitThread};

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::faults::{Faults, Step, Verdict};
 use super::image::{Chance, Image, Inode};
@@ -20,6 +20,27 @@ use super::{Disk, DiskFile, DiskLock, LockOutcome, OpenMode};
 #[derive(Clone, Default)]
 pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
+    held: Arc<Held>,
+}
+
+/// Syncs that do not come back until they are let go.
+#[derive(Default)]
+struct Held {
+    is_held: Mutex<bool>,
+    let_go: Condvar,
+}
+
+impl Held {
+    fn set(&self, is_held: bool) {
+        *self.is_held.lock().unwrap_or_else(PoisonError::into_inner) = is_held;
+        self.let_go.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.let_go.wait_while(is_held, |is_held| *is_held);
+        drop(waited);
+    }
 }
 
 #[derive(Default)]
@@ -85,6 +106,16 @@ impl MemoryDisk {
         self.state().faults.space_left_bytes = bytes;
     }
 
+    /// No sync comes back from now on, until [`MemoryDisk::let_syncs_go`].
+    pub fn hold_syncs(&self) {
+        self.held.set(true);
+    }
+
+    /// The syncs that were held come back, and later ones at once.
+    pub fn let_syncs_go(&self) {
+        self.held.set(false);
+    }
+
     fn of(image: Image) -> Self {
         let state = State {
             image,
@@ -92,6 +123,7 @@ impl MemoryDisk {
         };
         Self {
             state: Arc::new(Mutex::new(state)),
+            held: Arc::default(),
         }
     }
 
@@ -244,6 +276,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.held.wait();
         let mut state = self.disk.state();
         match state.faults.judge(Step::Sync) {
             Verdict::Done => {

@@ -10,5 +10,6 @@ mod power;
 mod reading;
 mod snapshots;
 mod speed;
+mod stalls;
 mod unhurried;
 mod writing;
