@@ -105,6 +105,10 @@ pub struct NodeOptions {
     pub copy_keep_bytes: u64,
     /// How long a commit or the engine may be at one call before the node counts as failed.
     pub stall_max: Duration,
+    /// How fast what was written long ago is read again, in bytes a second; 0: not at all.
+    pub scrub_bytes_per_s: u64,
+    /// How long between the end of one such pass and the next.
+    pub scrub_pause: Duration,
     /// The age of the oldest write that is kept for a copy that lacks it.
     pub copy_keep: Duration,
     /// Watches at once; further ones are refused.
@@ -125,6 +129,13 @@ const COPY_KEEP: Duration = Duration::from_secs(24 * 3600);
 /// 1,024, as many as connections: an idle one costs a few KiB, a stuck one half a mebibyte for some
 /// seconds. Doubled, so is that.
 const WATCHES_MAX: usize = 1024;
+
+/// 4 MiB: a gibibyte in four minutes, and no more than a hundredth of a disk's time. Doubled, it
+/// takes as much more from commits.
+const SCRUB_BYTES_PER_S: u64 = 4 << 20;
+
+/// An hour. Doubled, damage is found that much later.
+const SCRUB_PAUSE: Duration = Duration::from_secs(3600);
 
 impl NodeOptions {
     /// One region named `local`, no peers, no keyspaces yet.
@@ -150,6 +161,8 @@ impl NodeOptions {
             copy_keep_bytes: COPY_KEEP_BYTES,
             copy_keep: COPY_KEEP,
             stall_max: store.stall_max,
+            scrub_bytes_per_s: SCRUB_BYTES_PER_S,
+            scrub_pause: SCRUB_PAUSE,
             watches_max: WATCHES_MAX,
         }
     }

@@ -150,6 +150,13 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether what was read is not what was written, for a reader whose cursor was a place once: a
+    /// place that is none any more is damaged.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::NoSuchPlace { .. })
+    }
+
     /// An [`StoreError::Io`] with its context.
     pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {

@@ -15,6 +15,7 @@
 //! - [`space`]: room on the device, and refusing writes before it ends
 //! - `log`: where records are, where a partition's log begins and ends
 //! - [`reach`]: what a reader finds who wants a partition's log from one record on
+//! - [`scrub`]: reading again what was written long ago
 //! - [`records`]: the records of one partition, read from the journal
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
@@ -49,6 +50,7 @@ pub mod reach;
 pub mod records;
 pub mod recovery;
 pub mod retention;
+pub mod scrub;
 mod snapshot;
 pub mod space;
 pub mod store;
@@ -68,6 +70,7 @@ pub use reach::LogReach;
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};
 pub use retention::{Pin, TrimReport};
+pub use scrub::{ScrubDamage, ScrubReport};
 pub use snapshot::{
     IncomingSnapshot, KeptRequest, OutgoingSnapshot, SnapshotHeader, SnapshotOrigin, SnapshotPlan,
 };

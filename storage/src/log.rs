@@ -46,8 +46,8 @@ impl Store {
     /// What the operating system says.
     pub fn skip_damage(&self, from: Place) -> Result<Place, StoreError> {
         let end = self.durable_end();
-        let next = scan::behind_damage(self.files(), from)?;
-        Ok(next.map_or(end, |next| next.min(end)))
+        let behind = scan::behind_damage(self.files(), from)?;
+        Ok(behind.next.map_or(end, |next| next.min(end)))
     }
 
     /// A place at or before the segment that holds `seq`, or, if it is not durable yet, before

@@ -20,6 +20,8 @@ pub struct RecordScan<'store> {
     store: &'store Store,
     partition: PartitionId,
     next_seq: Seq,
+    /// Records that are damaged are passed over.
+    passes_holes: bool,
     cursor: Place,
     upto: Place,
     ready: VecDeque<(Epoch, Seq, Record)>,
@@ -34,10 +36,17 @@ impl<'store> RecordScan<'store> {
             store,
             partition,
             next_seq,
+            passes_holes: false,
             cursor,
             upto,
             ready: VecDeque::new(),
         }
+    }
+
+    /// Passes over records that are damaged instead of ending with an error.
+    pub(crate) fn pass_holes(mut self) -> Self {
+        self.passes_holes = true;
+        self
     }
 
     fn fill(&mut self) -> Result<(), StoreError> {
@@ -53,7 +62,7 @@ impl<'store> RecordScan<'store> {
                 if header.partition != self.partition || header.last_seq() < self.next_seq {
                     continue;
                 }
-                if header.first_seq > self.next_seq {
+                if header.first_seq > self.next_seq && !self.passes_holes {
                     let (partition, lost) = (self.partition, self.next_seq);
                     let problem = format!("records of {partition} from {lost} on are damaged");
                     return Err(StoreError::corrupt(self.store.dir(), 0, problem));
@@ -81,7 +90,7 @@ impl<'store> RecordScan<'store> {
 /// Reads on from `cursor`, past what is damaged: whose it was is noticed by the gap.
 fn read_on(store: &Store, cursor: Place, upto: Place) -> Result<JournalChunk, StoreError> {
     match store.read(cursor, upto, CHUNK_BYTES) {
-        Err(StoreError::Corrupt { .. }) => Ok(JournalChunk {
+        Err(error) if error.is_damage() => Ok(JournalChunk {
             segments: Vec::new(),
             next: store.skip_damage(cursor)?,
         }),

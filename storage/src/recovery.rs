@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, RecordHead, Segment, Seq};
+use domicile_proto::{
+    ChainHash, Epoch, NodeId, PartitionId, RecordHead, Segment, SegmentHeader, Seq,
+};
 
 use crate::cells::{CellStore, PartitionCells, UnappliedRecord, read_filled};
 use crate::checkpoint::{self, LoadedCheckpoint};
@@ -125,6 +127,7 @@ pub(crate) fn replay(
         damage: None,
         misfits: lost_snapshots,
         suspects: None,
+        holes: BTreeSet::new(),
         checkpoint_end,
         handles: BTreeMap::new(),
         records: 0,
@@ -199,6 +202,8 @@ struct Replay<'a> {
     misfits: BTreeMap<PartitionId, StoreError>,
     /// What may have been anybody's.
     suspects: Option<Suspects>,
+    /// Partitions that lack a segment which something else stands for.
+    holes: BTreeSet<PartitionId>,
     on_damage: OnDamage,
     /// The last damage that was seen.
     damage: Option<String>,
@@ -224,13 +229,17 @@ impl Replay<'_> {
     fn take_damage(&mut self, damage: Damage) {
         let Damage {
             error,
-            partition,
+            segment,
             place,
         } = damage;
         self.damage = Some(error.to_string());
-        tracing::error!(%error, ?partition, "the journal is damaged");
-        match partition {
-            Some(partition) => {
+        tracing::error!(%error, ?segment, "the journal is damaged");
+        match segment {
+            Some(header) if self.is_covered(&header) => {
+                self.holes.insert(header.partition);
+            }
+            Some(header) => {
+                let partition = header.partition;
                 let is_void = self.filled.get(&partition).is_some_and(|it| place < *it);
                 if !is_void {
                     self.misfits.entry(partition).or_insert(error);
@@ -245,6 +254,11 @@ impl Replay<'_> {
                 });
             }
         }
+    }
+
+    /// Whether a snapshot or the checkpoint stands for a segment.
+    fn is_covered(&self, header: &SegmentHeader) -> bool {
+        header.last_seq() <= self.published.tails.end_of(header.partition).0
     }
 
     fn take_frame(&mut self, frame: Frame) -> Result<(), StoreError> {
@@ -364,6 +378,11 @@ impl Replay<'_> {
     fn follow(&mut self, frame_place: Place, segment: &Segment) -> Result<(), String> {
         let header = segment.header();
         let (last_seq, chain) = self.published.tails.end_of(header.partition);
+        if self.holes.remove(&header.partition) {
+            // Behind a hole the log begins anew for whoever lacks it.
+            let index = &mut self.published.index;
+            index.rebase(header.partition, header.first_seq, frame_place);
+        }
         if header.last_seq() <= last_seq {
             let index = &mut self.published.index;
             index.note(header.partition, header.first_seq, frame_place);

@@ -1,10 +1,13 @@
 //! Nodes whose files were damaged: what is lost is named and fetched again, the rest goes on.
 
+use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domicile::{AckLevel, Consistency, Reason};
+use domicile::{AckLevel, Consistency, Detail, Reason};
+use domicile_replication::node::status::DiskStatus;
+use domicile_storage::engine::{Direction, Engine, RowChange, SledEngine};
 
 use crate::rig::{Cluster, keyspace, partition, until, until_alike};
 
@@ -21,6 +24,8 @@ async fn start() -> Cluster {
     Cluster::start_with(NEAR, spaces, |options| {
         options.journal_file_bytes = 1 << 20;
         options.journal_keep_bytes = KEEP_BYTES;
+        options.scrub_pause = Duration::from_millis(100);
+        options.scrub_bytes_per_s = 1 << 30;
     })
     .await
 }
@@ -150,5 +155,72 @@ async fn a_snapshot_that_is_gone_is_taken_again_or_fetched() {
     cluster.open("ap").await;
     until_alike(&cluster, "wide").await;
     assert!(partition(&cluster, "ap", "wide").alarm.is_empty());
+    cluster.stop().await;
+}
+
+fn disk_of(cluster: &Cluster, node: &str) -> DiskStatus {
+    cluster.node(node).status(Detail::Summary).disk
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_is_found_while_it_still_costs_nothing() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 150).await;
+    until_alike(&cluster, "wide").await;
+    let journal = files(&cluster.data_of("eu").join("journal"), ".journal");
+    damage(&journal[0], 300_000);
+    until("the home has found it", || {
+        let disk = disk_of(&cluster, "eu");
+        disk.damage_found > 0
+    })
+    .await;
+    let passes = disk_of(&cluster, "eu").scrub_passes;
+    until("and mended it", || {
+        disk_of(&cluster, "eu").scrub_passes > passes + 1
+    })
+    .await;
+    // Who lacks what is lost gets the snapshot that stands for it.
+    cluster.close("ap").await;
+    std::fs::remove_dir_all(cluster.data_of("ap")).unwrap();
+    cluster.open("ap").await;
+    until_alike(&cluster, "wide").await;
+    // And the home itself does not need it any more.
+    cluster.close("eu").await;
+    std::fs::remove_dir_all(cluster.data_of("eu").join("engine")).unwrap();
+    cluster.open("eu").await;
+    write(&cluster, "wide", 20).await;
+    until_alike(&cluster, "wide").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_differs_from_its_home_is_found_and_filled_anew() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 40).await;
+    until_alike(&cluster, "wide").await;
+    until("copies were compared", || {
+        disk_of(&cluster, "ap").digests_compared > 0
+    })
+    .await;
+    assert_eq!(disk_of(&cluster, "ap").digests_unequal, 0);
+    cluster.close("ap").await;
+    // A value changes in the engine, as no write did.
+    {
+        let engine = SledEngine::open(&cluster.data_of("ap").join("engine"), 1 << 20).unwrap();
+        let (from, upto) = (Bound::Included(&b"c"[..]), Bound::Excluded(&b"d"[..]));
+        let found = engine.scan(from, upto, Direction::Forward, 1).unwrap();
+        let (row, value) = found.into_iter().next().unwrap();
+        let mut value = value.to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        let value = value.into();
+        engine.apply(vec![RowChange::Set { row, value }]).unwrap();
+        engine.sync().unwrap();
+    }
+    cluster.open("ap").await;
+    until("the difference is found", || {
+        disk_of(&cluster, "ap").digests_unequal > 0
+    })
+    .await;
+    until_alike(&cluster, "wide").await;
     cluster.stop().await;
 }

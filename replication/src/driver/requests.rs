@@ -37,7 +37,14 @@ pub(crate) fn remembered_requests(
     };
     let end = store.durable_end();
     while place < end {
-        let chunk = store.read(place, end, READ_BYTES)?;
+        let chunk = match store.read(place, end, READ_BYTES) {
+            // Whose it is is out of service, or a snapshot stands for it.
+            Err(error) if error.is_damage() => {
+                place = store.skip_damage(place)?;
+                continue;
+            }
+            read => read?,
+        };
         if chunk.next == place {
             break;
         }

@@ -24,6 +24,7 @@ pub(crate) struct ShipSignal {
     pub(crate) hurry: Notify,
     is_urgent: AtomicBool,
     watermarks: Mutex<BTreeMap<PartitionId, (Epoch, Seq)>>,
+    digests: Mutex<BTreeMap<PartitionId, (Seq, u64)>>,
 }
 
 impl ShipSignal {
@@ -45,6 +46,15 @@ impl ShipSignal {
     /// A watermark moved; it rides on the next segment or beat.
     pub(crate) fn watermark(&self, partition: PartitionId, epoch: Epoch, visible_upto: Seq) {
         lock(&self.watermarks).insert(partition, (epoch, visible_upto));
+    }
+
+    /// A digest of a partition that rests; it rides on the next beat.
+    pub(crate) fn digest(&self, partition: PartitionId, seq: Seq, digest: u64) {
+        lock(&self.digests).insert(partition, (seq, digest));
+    }
+
+    pub(crate) fn take_digests(&self) -> BTreeMap<PartitionId, (Seq, u64)> {
+        std::mem::take(&mut *lock(&self.digests))
     }
 
     pub(crate) fn take_watermarks(&self) -> BTreeMap<PartitionId, (Epoch, Seq)> {

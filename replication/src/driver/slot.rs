@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     pub(crate) watchers: Watchers,
     state: Mutex<SlotState>,
     reads_open: AtomicBool,
+    /// As the state's damage says, for readers.
+    is_damaged: AtomicBool,
     applied: Notify,
     readers_waiting: AtomicUsize,
 }
@@ -149,6 +151,7 @@ impl Slot {
             watchers: Watchers::default(),
             state: Mutex::new(state),
             reads_open: AtomicBool::new(false),
+            is_damaged: AtomicBool::new(false),
             applied: Notify::new(),
             readers_waiting: AtomicUsize::new(0),
         }
@@ -184,13 +187,14 @@ impl Slot {
 
     /// Whether the partition is damaged here and out of service.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.lock().damage.is_some()
+        self.is_damaged.load(Ordering::Acquire)
     }
 
     /// Takes the partition out of service.
     pub(super) fn set_damage(&self, damage: &str) {
         self.close_reads();
         let mut state = self.lock();
+        self.is_damaged.store(true, Ordering::Release);
         state.damage = Some(damage.to_owned());
         state.alarm = Some(format!("damaged: {damage}"));
         state.installing = true;
@@ -200,6 +204,7 @@ impl Slot {
     pub(super) fn clear_damage(&self) {
         let mut state = self.lock();
         (state.damage, state.alarm) = (None, None);
+        self.is_damaged.store(false, Ordering::Release);
     }
 
     pub(super) fn close_reads(&self) {

@@ -33,6 +33,7 @@ pub(super) async fn close(core: Arc<NodeCore>, threads: Threads) -> Result<(), E
         threads.commit.stop();
         drop(threads.flusher.join());
         drop(threads.keeper.join());
+        drop(threads.scrub.join());
         store.close()
     });
     match ended.await {

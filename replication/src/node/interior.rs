@@ -4,10 +4,11 @@
 //! **Does not own**: threads and tasks (`open` starts, `close` ends them).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
+use domicile_proto::{Keyspace, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::Store;
 use tokio::sync::{Semaphore, watch};
 
@@ -37,12 +38,28 @@ pub(crate) struct NodeCore {
     pub(crate) copy_budget: CopyBudget,
     /// Partitions whose last snapshot is missing or damaged, and that need one soon.
     pub(crate) uncovered: Mutex<Vec<PartitionId>>,
+    /// What homes said of partitions that rest: to be compared with what is here.
+    pub(crate) digests: Mutex<BTreeMap<PartitionId, (Seq, u64)>>,
+    pub(crate) scrubbing: Scrubbing,
     /// Partitions that want a snapshot.
     pub(crate) wanted: Wanted,
     /// Snapshots that may still be sent at once.
     pub(crate) snapshots_sent: Arc<Semaphore>,
     pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
+}
+
+/// How what was written is read again, and what that came to.
+#[derive(Debug, Default)]
+pub(crate) struct Scrubbing {
+    /// How fast; 0: not at all.
+    pub(crate) bytes_per_s: u64,
+    /// How long between two passes.
+    pub(crate) pause: Duration,
+    pub(crate) passes: AtomicU64,
+    pub(crate) damage_found: AtomicU64,
+    pub(crate) digests_compared: AtomicU64,
+    pub(crate) digests_unequal: AtomicU64,
 }
 
 /// How much of the journal is kept for a copy.

@@ -19,7 +19,7 @@ use crate::driver::lock;
 const KEEP_POLL: Duration = Duration::from_secs(1);
 
 /// How long a close waits for the keeper to notice, beside a snapshot that is under way.
-const CLOSE_POLL: Duration = Duration::from_millis(50);
+pub(super) const CLOSE_POLL: Duration = Duration::from_millis(50);
 
 /// After an error, or when nothing could be cut, the next attempt waits this long.
 const KEEP_RETRY: Duration = Duration::from_secs(10);
@@ -190,7 +190,7 @@ impl NodeCore {
     }
 }
 
-fn take_snapshot(
+pub(super) fn take_snapshot(
     core: &NodeCore,
     partition: PartitionId,
 ) -> Result<Option<SnapshotHeader>, StoreError> {

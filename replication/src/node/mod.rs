@@ -11,6 +11,7 @@ mod open;
 mod read;
 mod request_id;
 mod scan;
+mod scrub;
 pub mod status;
 mod watch;
 mod write;

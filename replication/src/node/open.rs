@@ -15,8 +15,9 @@ use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Sto
 use tokio::sync::{Semaphore, watch};
 
 use super::expiry::run_expiry;
-use super::interior::{CopyBudget, NodeCore};
+use super::interior::{CopyBudget, NodeCore, Scrubbing};
 use super::keeper::run_keeper;
+use super::scrub::run_scrub;
 use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
@@ -43,6 +44,7 @@ pub(super) struct Threads {
     pub(super) commit: CommitThread,
     pub(super) flusher: JoinHandle<()>,
     pub(super) keeper: JoinHandle<()>,
+    pub(super) scrub: JoinHandle<()>,
 }
 
 /// Opens everything. Must be called within a runtime.
@@ -65,21 +67,18 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         age: options.copy_keep,
     };
     let watches = WatchCount::new(options.watches_max);
+    let scrubbing = Scrubbing {
+        bytes_per_s: options.scrub_bytes_per_s,
+        pause: options.scrub_pause,
+        ..Scrubbing::default()
+    };
     let recover = move || recover(&options, &held, &peers, own);
     let recovered = tokio::task::spawn_blocking(recover).await;
     let (driver, uncovered) = recovered.map_err(|error| {
         Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}"))
     })??;
     let driver = Arc::new(driver);
-    let mut links = BTreeMap::new();
-    for spec in topology.peers() {
-        let ship = Arc::clone(&driver.ship_signals[&spec.id]);
-        let source = Arc::clone(&driver.source_signals[&spec.id]);
-        links.insert(
-            spec.id,
-            Arc::new(PeerLink::new(spec.clone(), ship, source)?),
-        );
-    }
+    let links = links(&topology, &driver)?;
     let core = Arc::new(NodeCore {
         topology,
         clock: Arc::clone(&driver.clock),
@@ -90,12 +89,34 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         journal_keep_bytes,
         copy_budget,
         uncovered: Mutex::new(uncovered),
+        digests: Mutex::default(),
+        scrubbing,
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         watches,
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;
+    start_tasks(&core, listener);
+    Ok((core, threads, Opened { peer_address }))
+}
+
+/// A link to every peer.
+fn links(topology: &Topology, driver: &Driver) -> Result<BTreeMap<RegionId, Arc<PeerLink>>, Error> {
+    let mut links = BTreeMap::new();
+    for spec in topology.peers() {
+        let ship = Arc::clone(&driver.ship_signals[&spec.id]);
+        let source = Arc::clone(&driver.source_signals[&spec.id]);
+        links.insert(
+            spec.id,
+            Arc::new(PeerLink::new(spec.clone(), ship, source)?),
+        );
+    }
+    Ok(links)
+}
+
+fn start_tasks(core: &Arc<NodeCore>, listener: Option<PeerListener>) {
+    let driver = &core.driver;
     for slot in driver.slots() {
         driver.input(slot, Input::Tick);
     }
@@ -105,16 +126,15 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     {
         core.wanted.want(slot.partition, Seq::FIRST);
     }
-    tokio::spawn(run_timers(Arc::clone(&core)));
-    tokio::spawn(run_bootstrapper(Arc::clone(&core)));
-    tokio::spawn(run_expiry(Arc::clone(&core)));
+    tokio::spawn(run_timers(Arc::clone(core)));
+    tokio::spawn(run_bootstrapper(Arc::clone(core)));
+    tokio::spawn(run_expiry(Arc::clone(core)));
     if let Some(listener) = listener {
-        tokio::spawn(listener.serve(Arc::clone(&core)));
+        tokio::spawn(listener.serve(Arc::clone(core)));
     }
     for link in core.links.values() {
-        tokio::spawn(run_shipper(Arc::clone(&core), Arc::clone(link)));
+        tokio::spawn(run_shipper(Arc::clone(core), Arc::clone(link)));
     }
-    Ok((core, threads, Opened { peer_address }))
 }
 
 /// What is known only once the node is open.
@@ -292,6 +312,7 @@ fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
         commit,
         flusher: start("domicile-flush", run_flusher)?,
         keeper: start("domicile-keep", run_keeper)?,
+        scrub: start("domicile-scrub", run_scrub)?,
     })
 }
 

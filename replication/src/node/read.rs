@@ -62,7 +62,7 @@ impl NodeCore {
         };
         if slot.is_home {
             slot.check_reads_open(self.clock.now())?;
-        } else if !slot.cells.is_readable() {
+        } else if slot.is_damaged() || !slot.cells.is_readable() {
             return Ok(false);
         }
         match consistency {

@@ -4,6 +4,7 @@
 //! **Does not own**: showing them (server).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domicile_core::{CopyStatus as CoreCopy, Role, Rpo, Standing};
@@ -97,6 +98,14 @@ pub struct DiskStatus {
     pub fsync_max: Duration,
     /// The engine's name.
     pub engine: &'static str,
+    /// Passes over everything that was written, since the node was opened.
+    pub scrub_passes: u64,
+    /// Places in journal and snapshots that were not what had been written.
+    pub damage_found: u64,
+    /// Copies here that were compared with their homes at the same position.
+    pub digests_compared: u64,
+    /// Those that differed.
+    pub digests_unequal: u64,
 }
 
 /// What the bounded buffers hold.
@@ -249,6 +258,7 @@ pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
 }
 
 fn disk_status(core: &NodeCore) -> DiskStatus {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (commits, stats) = (core.store.commit_stats(), core.store.stats());
     DiskStatus {
         journal_bytes: stats.journal_bytes,
@@ -258,6 +268,10 @@ fn disk_status(core: &NodeCore) -> DiskStatus {
         fsync_sum: commits.sync_sum,
         fsync_max: commits.sync_max,
         engine: stats.engine,
+        scrub_passes: count(&core.scrubbing.passes),
+        damage_found: count(&core.scrubbing.damage_found),
+        digests_compared: count(&core.scrubbing.digests_compared),
+        digests_unequal: count(&core.scrubbing.digests_unequal),
     }
 }
 

@@ -6,6 +6,7 @@
 //!   core <- ack            <============ WAN === received at once, durable after fdatasync
 //! ```
 
+mod attach;
 mod compression;
 mod cursor;
 mod pace;

@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::compression::plain_bytes;
 use super::shipper::{INSTALLING, PROTOCOL};
 use crate::clock::Clock;
-use crate::driver::{Refused, Slot, SourceSignal};
+use crate::driver::{Refused, Slot, SourceSignal, lock};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
 use crate::peers::{mark_message, partition_of_bytes, read_epoch};
@@ -317,6 +317,14 @@ impl Receiver {
                         visible_upto,
                     },
                 );
+            }
+        }
+        for digest in &beat.digests {
+            let partition = partition_of_bytes(&digest.partition)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            if self.held_slot(source, partition).is_some() {
+                let heard = (Seq::new(digest.applied_upto), digest.digest);
+                lock(&self.node.digests).insert(partition, heard);
             }
         }
         let hlc = Hlc::from_bits(beat.hlc);

@@ -8,18 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domicile_core::{Input, Standing};
+use domicile_core::Input;
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{AckLevel, ChainHash, Epoch, NodeId, PartitionId, Seq};
+use domicile_proto::{NodeId, PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::attach::{Reigns, attach, own_chains, read_marks};
 use super::compression::{Compressor, LinkPace};
 use super::cursor::{READ_BYTES, ShipCursor, Shipped};
 use super::pace::ShipPace;
-use crate::driver::{HeldMark, Slot, lock};
+use crate::driver::{Slot, lock};
 use crate::node::NodeCore;
 use crate::peers::{PeerLink, partition_of_bytes, read_mark};
 
@@ -53,14 +54,7 @@ pub(crate) const PROTOCOL: u32 = 2;
 /// The cause of a rejection: the copy installs a snapshot of the partition.
 pub(super) const INSTALLING: &str = "INSTALLING";
 
-/// What a copy says it holds, and the hashes of our log at those places.
-type Marks = BTreeMap<PartitionId, HeldMark>;
-type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
-
-/// The partitions of a stream, each in the reign that the copy's acks on it will answer to.
-type Reigns = BTreeMap<PartitionId, (Arc<Slot>, Epoch)>;
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Ships to one peer until the node closes.
 pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
@@ -168,117 +162,6 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     tokio::select! {
         ended = send_all(node, link, cursor, &frames, &feedback) => ended,
         ended = take_answers(node, link, &reigns, &mut answers, &feedback) => ended,
-    }
-}
-
-/// What the copy says it holds.
-fn read_marks(hello: &v1::CopyHello, link: &PeerLink) -> Result<Marks, Failure> {
-    if hello.region != link.spec.name.as_str() {
-        let (actual, expected) = (&hello.region, &link.spec.name);
-        return Err(format!("the node there is of region {actual:?}, expected {expected}").into());
-    }
-    let marks = hello.marks.iter().map(read_mark);
-    Ok(marks.collect::<Result<Marks, _>>()?)
-}
-
-/// The chain hashes of our own log where the copy's logs end.
-async fn own_chains(node: &Arc<NodeCore>, marks: &Marks) -> Result<Chains, Failure> {
-    let (node, marks) = (Arc::clone(node), marks.clone());
-    let read = tokio::task::spawn_blocking(move || {
-        let ends = marks.iter().map(|(id, mark)| (*id, mark.received_upto));
-        ends.map(|(id, seq)| Ok((id, node.store.chain_at(id, seq)?)))
-            .collect::<Result<Chains, StoreError>>()
-    });
-    Ok(read.await??)
-}
-
-/// Takes the copy's marks into the cores and places the cursor.
-fn attach(
-    node: &NodeCore,
-    link: &PeerLink,
-    slots: &BTreeMap<PartitionId, Arc<Slot>>,
-    marks: &Marks,
-    chains: &Chains,
-) -> Result<(ShipCursor, Reigns, Vec<PartitionId>), Failure> {
-    let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
-    let mut left_out = LeftOut::default();
-    for (partition, slot) in slots {
-        let Some(mark) = marks.get(partition) else {
-            return Err(format!("the peer does not hold partition {partition}").into());
-        };
-        let region = link.region();
-        node.driver.input(
-            slot,
-            Input::CopyAttached {
-                region,
-                received_upto: mark.received_upto,
-                durable_upto: mark.durable_upto,
-                epoch: mark.epoch,
-                chain: mark.chain.unwrap_or_default(),
-                own_chain: chains.get(partition).copied().flatten(),
-                log_start: node.store.log_start(*partition),
-            },
-        );
-        let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
-        reigns.extend(reign.map(|reign| (*partition, reign)));
-        match slot.standing(region) {
-            Some(Standing::Diverged) => left_out.diverged += 1,
-            Some(Standing::Behind) => left_out.behind.push(*partition),
-            _ if mark.is_damaged => left_out.behind.push(*partition),
-            _ => {
-                slot.keep_all(region);
-                next.insert(*partition, mark.received_upto.next());
-            }
-        }
-    }
-    link.update(|status| {
-        status.connected = true;
-        status.last_error = left_out.text();
-    });
-    // A copy that restarted knows only the watermarks that segments carried; one that was on its
-    // way when the last stream broke is lost. So every stream begins with all of them.
-    for (partition, slot) in slots {
-        if let Some((epoch, visible_upto)) = slot.watermark()
-            && slot.keyspace.ack != AckLevel::Async
-        {
-            link.ship.watermark(*partition, epoch, visible_upto);
-        }
-    }
-    let shipped = match left_out.is_empty() {
-        true => Shipped::All,
-        false => Shipped::Some,
-    };
-    let cursor = ShipCursor::new(&node.store, next, shipped);
-    Ok((cursor, reigns, left_out.behind))
-}
-
-/// Partitions that a copy is not shipped.
-#[derive(Debug, Default)]
-struct LeftOut {
-    /// It has records that this home never wrote.
-    diverged: usize,
-    /// What they lack was cut from the journal, or they are damaged: they get snapshots.
-    behind: Vec<PartitionId>,
-}
-
-impl LeftOut {
-    fn is_empty(&self) -> bool {
-        self.diverged == 0 && self.behind.is_empty()
-    }
-
-    fn text(&self) -> String {
-        let mut texts = Vec::new();
-        if self.diverged > 0 {
-            let diverged = self.diverged;
-            texts.push(format!(
-                "{diverged} partitions there do not follow this home's log"
-            ));
-        }
-        if !self.behind.is_empty() {
-            let behind = self.behind.len();
-            texts.push(format!("{behind} partitions there need a snapshot"));
-        }
-        texts.join("; ")
     }
 }
 
@@ -414,7 +297,7 @@ async fn send_segments(
 
 fn is_damage(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     let error = error.downcast_ref::<StoreError>();
-    matches!(error, Some(StoreError::Corrupt { .. }))
+    error.is_some_and(StoreError::is_damage)
 }
 
 async fn send_beat(
@@ -437,6 +320,7 @@ async fn send_beat(
         hlc: node.clock.head().bits(),
         caught_up,
         watermarks: take_watermarks(node, link),
+        digests: take_digests(node, link),
     };
     send(frames, ship_frame::Frame::Beat(beat)).await?;
     if is_regular {
@@ -501,6 +385,18 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
         visible_upto: visible_upto.get(),
     });
     watermarks.collect()
+}
+
+fn take_digests(node: &NodeCore, link: &PeerLink) -> Vec<v1::PartitionDigest> {
+    let shared = shared_slots(node, link);
+    let digests = link.ship.take_digests().into_iter();
+    let digests = digests.filter(|(partition, _)| shared.contains_key(partition));
+    let digests = digests.map(|(partition, (seq, digest))| v1::PartitionDigest {
+        partition: bytes::Bytes::copy_from_slice(&partition.to_bytes()),
+        applied_upto: seq.get(),
+        digest,
+    });
+    digests.collect()
 }
 
 async fn take_answers(

@@ -68,6 +68,12 @@ pub(crate) struct ServeFlags {
     /// How long a commit may take before the node counts as failed.
     #[arg(long, env = "DOMICILE_STALL_MAX_MS", value_name = "MS")]
     stall_max_ms: Option<String>,
+    /// How fast what was written long ago is read again; 0: not at all.
+    #[arg(long, env = "DOMICILE_SCRUB_BYTES_PER_S", value_name = "BYTES")]
+    scrub_bytes_per_s: Option<String>,
+    /// How long between two such passes.
+    #[arg(long, env = "DOMICILE_SCRUB_PAUSE_MS", value_name = "MS")]
+    scrub_pause_ms: Option<String>,
     /// Clients at once.
     #[arg(long, env = "DOMICILE_CONNECTIONS_MAX", value_name = "COUNT")]
     connections_max: Option<String>,
@@ -92,7 +98,7 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 20] = [
+const KEYS: [(&str, &str); 22] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
@@ -106,6 +112,8 @@ const KEYS: [(&str, &str); 20] = [
     ("copy_keep_bytes", "node.copy_keep_bytes"),
     ("copy_keep_ms", "node.copy_keep_ms"),
     ("stall_max_ms", "node.stall_max_ms"),
+    ("scrub_bytes_per_s", "node.scrub_bytes_per_s"),
+    ("scrub_pause_ms", "node.scrub_pause_ms"),
     ("connections_max", "limits.connections_max"),
     ("calls_max", "limits.calls_max"),
     ("in_flight_bytes_max", "limits.in_flight_bytes_max"),

@@ -101,6 +101,12 @@ impl Config {
     }
 }
 
+/// Fastest scrub: more than any disk reads, so a slip of a digit is noticed.
+const SCRUB_BYTES_PER_S_MAX: u64 = 10 << 30;
+
+/// Between passes: a tenth of a second, for tests, to a year.
+const SCRUB_PAUSE_MS: RangeInclusive<u64> = 100..=31_536_000_000;
+
 /// How long a commit may take: a second, which busy disks need now and then, to ten minutes.
 const STALL_MAX_MS: RangeInclusive<u64> = 1_000..=600_000;
 
@@ -140,6 +146,7 @@ fn node_options(given: &NodeGiven, faults: &mut Faults) -> Option<NodeOptions> {
     let mut options = NodeOptions::single(PathBuf::from(data));
     options.engine = engine(given.engine.as_deref(), faults)?;
     sizes(given, &mut options, faults);
+    paces(given, &mut options, faults);
     Some(options)
 }
 
@@ -193,6 +200,9 @@ fn sizes(given: &NodeGiven, options: &mut NodeOptions, faults: &mut Faults) {
         MIB..=MIB << 24,
         copy_keep_bytes,
     );
+}
+
+fn paces(given: &NodeGiven, options: &mut NodeOptions, faults: &mut Faults) {
     let keep_ms = within(
         "node.copy_keep_ms",
         given.copy_keep_ms,
@@ -207,6 +217,16 @@ fn sizes(given: &NodeGiven, options: &mut NodeOptions, faults: &mut Faults) {
         faults,
     );
     options.stall_max = stall_ms.map_or(options.stall_max, Duration::from_millis);
+    let (key, given_rate) = ("node.scrub_bytes_per_s", given.scrub_bytes_per_s);
+    let rate = within(key, given_rate, 0..=SCRUB_BYTES_PER_S_MAX, faults);
+    options.scrub_bytes_per_s = rate.unwrap_or(options.scrub_bytes_per_s);
+    let pause_ms = within(
+        "node.scrub_pause_ms",
+        given.scrub_pause_ms,
+        SCRUB_PAUSE_MS,
+        faults,
+    );
+    options.scrub_pause = pause_ms.map_or(options.scrub_pause, Duration::from_millis);
 }
 
 fn listen_peer(

@@ -50,6 +50,8 @@ pub(super) struct NodeGiven {
     pub(super) copy_keep_bytes: Option<u64>,
     pub(super) copy_keep_ms: Option<u64>,
     pub(super) stall_max_ms: Option<u64>,
+    pub(super) scrub_bytes_per_s: Option<u64>,
+    pub(super) scrub_pause_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -111,6 +111,18 @@ pub const KEYS: &[Key] = &[
         "a commit that takes longer fails the node",
     ),
     key(
+        "node.scrub_bytes_per_s",
+        "bytes/s",
+        "4194304",
+        "reads the disk again; 0: not at all",
+    ),
+    key(
+        "node.scrub_pause_ms",
+        "ms",
+        "3600000",
+        "between two such passes",
+    ),
+    key(
         "limits.connections_max",
         "count",
         "1024",

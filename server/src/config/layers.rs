@@ -164,6 +164,8 @@ impl Layers {
             "node.copy_keep_bytes" => number(&mut node.copy_keep_bytes, &mut self.faults),
             "node.copy_keep_ms" => number(&mut node.copy_keep_ms, &mut self.faults),
             "node.stall_max_ms" => number(&mut node.stall_max_ms, &mut self.faults),
+            "node.scrub_bytes_per_s" => number(&mut node.scrub_bytes_per_s, &mut self.faults),
+            "node.scrub_pause_ms" => number(&mut node.scrub_pause_ms, &mut self.faults),
             "limits.connections_max" => number(&mut limits.connections_max, &mut self.faults),
             "limits.calls_max" => number(&mut limits.calls_max, &mut self.faults),
             "limits.in_flight_bytes_max" => {
@@ -198,6 +200,8 @@ impl Layers {
             "node.copy_keep_bytes" => number(node.copy_keep_bytes),
             "node.copy_keep_ms" => number(node.copy_keep_ms),
             "node.stall_max_ms" => number(node.stall_max_ms),
+            "node.scrub_bytes_per_s" => number(node.scrub_bytes_per_s),
+            "node.scrub_pause_ms" => number(node.scrub_pause_ms),
             "limits.connections_max" => number(limits.connections_max),
             "limits.calls_max" => number(limits.calls_max),
             "limits.in_flight_bytes_max" => number(limits.in_flight_bytes_max),

@@ -23,6 +23,8 @@ listen_client = "127.0.0.1:7400"
 # copy_keep_bytes = 4294967296    # kept for a copy that is away; then it needs a snapshot
 # copy_keep_ms = 86400000
 # stall_max_ms = 20000            # a commit that takes longer fails the node
+# scrub_bytes_per_s = 4194304      # what was written long ago is read again
+# scrub_pause_ms = 3600000
 
 # [limits]
 # connections_max = 1024

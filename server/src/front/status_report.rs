@@ -38,6 +38,10 @@ fn disk(disk: &DiskStatus) -> v1::DiskStatus {
         fsync_us_sum: micros(disk.fsync_sum),
         fsync_us_max: micros(disk.fsync_max),
         engine: disk.engine.to_owned(),
+        scrub_passes: disk.scrub_passes,
+        damage_found: disk.damage_found,
+        digests_compared: disk.digests_compared,
+        digests_unequal: disk.digests_unequal,
     }
 }
 

@@ -16,6 +16,7 @@
 //! <= enqueued_upto. Cells of the engine may be as new as its intent mark.
 
 mod cell;
+mod digest;
 mod due;
 mod export;
 mod flush;

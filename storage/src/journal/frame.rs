@@ -12,7 +12,7 @@
 //! nowhere else, so a copy of a journal inside a value is never taken for the journal.
 
 use bytes::{Buf, Bytes};
-use domicile_proto::{NodeId, PartitionId, Segment, SegmentHeader};
+use domicile_proto::{NodeId, Segment, SegmentHeader};
 
 use super::Place;
 use super::rebase::{Entry, REBASE_MAGIC, Rebase};
@@ -164,8 +164,8 @@ pub(crate) fn decode_entries(
     Ok(entries)
 }
 
-/// An entry that is damaged: where, whose, how.
-pub(crate) type Lost = (Place, PartitionId, String);
+/// A segment that is damaged: where, which, how.
+pub(crate) type Lost = (Place, SegmentHeader, String);
 
 /// What is left of a damaged frame, and what is not.
 pub(crate) type Salvaged = (Vec<(Place, Entry)>, Vec<Lost>);
@@ -189,7 +189,7 @@ pub(crate) fn salvage_entries(
                 let header = SegmentHeader::decode(&body).ok()?;
                 let len = header.segment_len();
                 (len <= body.len()).then(|| body.advance(len))?;
-                lost.push((place, header.partition, problem));
+                lost.push((place, header, problem));
             }
         }
     }

@@ -14,8 +14,8 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use domicile_proto::SegmentHeader;
 use domicile_proto::segment::SEGMENT_HEADER_BYTES;
-use domicile_proto::{PartitionId, SegmentHeader};
 
 use super::files::{FileSet, JournalFile};
 use super::frame::{
@@ -56,8 +56,8 @@ pub(crate) enum Scanned {
 pub(crate) struct Damage {
     /// Where, and how it was noticed.
     pub(crate) error: StoreError,
-    /// Whose; `None` if it cannot be told, and records of any partition may be missing.
-    pub(crate) partition: Option<PartitionId>,
+    /// Which segment; `None` if it cannot be told, and records of any partition may be missing.
+    pub(crate) segment: Option<SegmentHeader>,
     /// The damaged frame, or where the first one would be.
     pub(crate) place: Place,
 }
@@ -135,12 +135,20 @@ pub(crate) fn scan(
     Ok(finish(end, order, None, None))
 }
 
-/// Where to read on if what is at `place` is damaged: the next segment of the frame, if its header
-/// tells where that is, or the next intact frame; `None` if there is none.
+/// What is known of something damaged, and where to read on behind it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BehindDamage {
+    /// The damaged segment, if its header is intact.
+    pub(crate) segment: Option<SegmentHeader>,
+    /// What follows it in its frame, or the next intact frame; `None` if there is none.
+    pub(crate) next: Option<Place>,
+}
+
+/// What is at `place`, where something is damaged, and where to read on.
 ///
 /// # Errors
 /// What the operating system says.
-pub(crate) fn behind_damage(files: &FileSet, place: Place) -> Result<Option<Place>, StoreError> {
+pub(crate) fn behind_damage(files: &FileSet, place: Place) -> Result<BehindDamage, StoreError> {
     let mut file = FileScan::new(files.get(place.file)?, files, place.offset);
     let mut offset = place.offset;
     if file.header_at(offset)?.is_some() {
@@ -153,22 +161,29 @@ pub(crate) fn behind_damage(files: &FileSet, place: Place) -> Result<Option<Plac
             && (header.segment_len() as u64) < left
         {
             offset += header.segment_len() as u64;
-            return Ok(Some(Place { offset, ..place }));
+            return Ok(BehindDamage {
+                segment: Some(header),
+                next: Some(Place { offset, ..place }),
+            });
         }
     }
     let mut number = place.file;
     let mut at = place.offset + 1;
-    while files.last().is_some_and(|last| number <= last) {
+    let mut next = None;
+    while next.is_none() && files.last().is_some_and(|last| number <= last) {
         let mut file = FileScan::new(files.get(number)?, files, at);
         if let Rest::Frame { offset } = file.rest(at, None)? {
-            return Ok(Some(Place {
+            next = Some(Place {
                 file: number,
                 offset,
-            }));
+            });
         }
         (number, at) = (number.next(), FILE_HEADER_BYTES);
     }
-    Ok(None)
+    Ok(BehindDamage {
+        segment: None,
+        next,
+    })
 }
 
 /// Commits are numbered without holes, except where damage has made one.
@@ -408,10 +423,10 @@ impl<'files> FileScan<'files> {
         let Some((frame, lost)) = self.salvage(place)? else {
             self.at = goes_on_at;
             order.lose();
-            let partition = None;
+            let segment = None;
             return visit(Scanned::Damage(Damage {
                 error,
-                partition,
+                segment,
                 place,
             }));
         };
@@ -419,13 +434,13 @@ impl<'files> FileScan<'files> {
         self.at = frame.end.offset;
         // The first one is what was noticed, with what follows it.
         let mut noticed = Some(error);
-        for (place, partition, problem) in lost {
+        for (place, header, problem) in lost {
             let own = || StoreError::corrupt(&self.file.path, place.offset, problem);
             let error = noticed.take().unwrap_or_else(own);
-            let partition = Some(partition);
+            let segment = Some(header);
             visit(Scanned::Damage(Damage {
                 error,
-                partition,
+                segment,
                 place,
             }))?;
         }

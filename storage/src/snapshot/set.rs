@@ -251,6 +251,11 @@ impl SnapshotSet {
         Ok(requests)
     }
 
+    /// No longer counts on a snapshot: it is damaged.
+    pub(crate) fn forget(&mut self, partition: PartitionId) {
+        self.newest.remove(&partition);
+    }
+
     /// Takes note of a snapshot that is durable, and removes the one that it replaces.
     ///
     /// # Errors

@@ -137,7 +137,8 @@ fn requests_upto(
     if from > seq {
         return Ok(requests);
     }
-    for record in store.records(partition, from) {
+    // Of what is damaged the requests are lost; what is to stand for it must not wait for them.
+    for record in store.records(partition, from).pass_holes() {
         let (_, at, record) = record?;
         requests.extend(KeptRequest::of(at, &record));
         // Not read on to a later one: that may be the journal's whole rest away.

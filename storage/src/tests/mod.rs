@@ -8,6 +8,7 @@ mod install;
 mod planted;
 mod power;
 mod reading;
+mod scrub;
 mod snapshots;
 mod speed;
 mod stalls;

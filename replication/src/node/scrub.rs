@@ -1,0 +1,175 @@
+//! Reads again what was written long ago, and compares copies that rest with their homes.
+//!
+//! **Owns**: when and how fast, what is done about what is found.
+//! **Does not own**: reading and checking (storage), fetching another state (bootstrap).
+//!
+//! ```text
+//! journal damaged        -> a snapshot stands for it, the log begins anew behind it
+//! snapshot damaged       -> another one is taken
+//! digest differs at the same position -> the copy is out of service and fetches a snapshot
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use domicile_proto::{PartitionId, Seq};
+use domicile_storage::{Place, ScrubDamage, StoreError};
+
+use super::interior::NodeCore;
+use super::keeper::{CLOSE_POLL, take_snapshot};
+use crate::driver::{Slot, lock};
+
+/// The first pass begins this long after the open, or sooner if passes are closer than that: a node
+/// that starts has other things to do.
+const FIRST_PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Rows of a digest read in a second: an eighth of what a processor can. Doubled, so is the share.
+const DIGEST_ROWS_PER_S: u64 = 100_000;
+
+/// Runs until the node closes or its store fails.
+pub(super) fn run_scrub(core: &NodeCore) {
+    let closed = core.closed.subscribe();
+    let mut next = Instant::now() + core.scrubbing.pause.min(FIRST_PAUSE_MAX);
+    let mut known = BTreeSet::new();
+    while !*closed.borrow() && core.store.poison_cause().is_none() {
+        compare_digests(core);
+        if core.scrubbing.bytes_per_s == 0 || Instant::now() < next {
+            std::thread::sleep(CLOSE_POLL);
+            continue;
+        }
+        if let Err(error) = pass(core, &mut known) {
+            tracing::error!(%error, "reading the disk again came to no end");
+        }
+        core.scrubbing.passes.fetch_add(1, Ordering::Relaxed);
+        next = Instant::now() + core.scrubbing.pause;
+    }
+}
+
+/// One pass over everything. `known` is the damage that earlier ones have told of.
+fn pass(core: &NodeCore, known: &mut BTreeSet<Place>) -> Result<(), StoreError> {
+    let report = core.store.scrub_journal(&mut pace(core))?;
+    let (bytes, segments) = (report.bytes, report.segments);
+    tracing::debug!(bytes, segments, "the journal was read again");
+    for damage in &report.damage {
+        if known.insert(damage.place) {
+            core.scrubbing.damage_found.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(error = %damage.error, lost = ?damage.lost, "damage was found");
+        }
+        mend(core, damage)?;
+    }
+    let partitions: Vec<PartitionId> = core.driver.slots().map(|slot| slot.partition).collect();
+    for partition in partitions {
+        match core.store.scrub_snapshot(partition, &mut pace(core)) {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                core.scrubbing.damage_found.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "damage was found: another snapshot is taken");
+                take_snapshot(core, partition)?;
+            }
+            checked => checked?,
+        }
+    }
+    tell_digests(core)
+}
+
+fn pace(core: &NodeCore) -> impl FnMut(u64) -> bool + '_ {
+    limited(core, core.scrubbing.bytes_per_s)
+}
+
+fn limited(core: &NodeCore, per_s: u64) -> impl FnMut(u64) -> bool + '_ {
+    let began = Instant::now();
+    move |done: u64| {
+        let due = Duration::from_secs_f64(done as f64 / per_s.max(1) as f64);
+        while began.elapsed() < due && !*core.closed.borrow() {
+            std::thread::sleep(CLOSE_POLL.min(due.saturating_sub(began.elapsed())));
+        }
+        !*core.closed.borrow()
+    }
+}
+
+/// Makes up for a hole in the journal.
+fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<(), StoreError> {
+    core.store.flush_once()?;
+    core.driver.room.notify_waiters();
+    let concerned: Vec<(PartitionId, Seq)> = match damage.lost {
+        Some(lost) => vec![lost],
+        None => {
+            let slots = core.driver.slots().map(|slot| slot.partition);
+            let ends = slots.map(|id| (id, core.store.tail(id)));
+            ends.filter_map(|(id, tail)| Some((id, tail?.last_seq)))
+                .collect()
+        }
+    };
+    for (partition, upto) in concerned {
+        take_snapshot(core, partition)?;
+        let covered = core.store.last_snapshot(partition);
+        if covered.is_some_and(|snapshot| snapshot.seq >= upto) {
+            core.store.close_hole(partition, damage.place)?;
+            tracing::info!(%partition, %upto, "a snapshot stands for what is damaged");
+        } else {
+            tracing::error!(%partition, %upto, "no snapshot has what is damaged yet");
+        }
+    }
+    Ok(())
+}
+
+/// Tells the copies of partitions that rest what they must have.
+fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
+    for slot in core.driver.slots().filter(|slot| slot.is_home) {
+        let has_copies = slot.keyspace.regions.len() > 1;
+        if !has_copies || slot.is_damaged() || slot.watermark().is_none() {
+            continue;
+        }
+        let mut pace = limited(core, DIGEST_ROWS_PER_S);
+        let Some((seq, digest)) = slot.cells.digest(&mut pace)? else {
+            continue;
+        };
+        if seq > Seq::NONE {
+            for signal in core.driver.ship_signals.values() {
+                signal.digest(slot.partition, seq, digest);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compares what homes said with what is here.
+fn compare_digests(core: &NodeCore) {
+    let heard = std::mem::take(&mut *lock(&core.digests));
+    for (partition, (seq, expected)) in heard {
+        let Some(slot) = core.driver.slot(partition) else {
+            continue;
+        };
+        if slot.cells.applied_upto() != seq || slot.is_damaged() {
+            continue;
+        }
+        match slot.cells.digest(&mut limited(core, DIGEST_ROWS_PER_S)) {
+            Ok(Some((at, digest))) if at == seq => {
+                let compared = &core.scrubbing.digests_compared;
+                compared.fetch_add(1, Ordering::Relaxed);
+                if digest != expected {
+                    condemn(core, slot, seq);
+                }
+            }
+            // It went on meanwhile, or is being filled: another time.
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%partition, %error, "no digest was made"),
+        }
+    }
+}
+
+/// A copy shows something else than its home does.
+fn condemn(core: &NodeCore, slot: &Slot, seq: Seq) {
+    let partition = slot.partition;
+    core.scrubbing
+        .digests_unequal
+        .fetch_add(1, Ordering::Relaxed);
+    tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
+    let damage = format!("differs from its home at {seq}");
+    core.driver.quarantine(slot, &damage);
+    core.wanted.want(partition, seq);
+    if let Some(source) = core.driver.source_signals.get(&slot.home) {
+        // The next hello says that nothing of it counts.
+        source.end_stream();
+    }
+}

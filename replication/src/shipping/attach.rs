@@ -1,0 +1,135 @@
+//! The beginning of a stream: what the copy holds, compared with the own log.
+//!
+//! **Owns**: from which record on each partition is shipped, and which are left out.
+//! **Does not own**: shipping (shipper), how a copy stands (the core).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use domicile_core::{Input, Standing};
+use domicile_proto::{AckLevel, ChainHash, Epoch, PartitionId, v1};
+use domicile_storage::StoreError;
+
+use super::cursor::{ShipCursor, Shipped};
+use super::shipper::Failure;
+use crate::driver::{HeldMark, Slot};
+use crate::node::NodeCore;
+use crate::peers::{PeerLink, read_mark};
+
+/// What a copy says it holds, and the hashes of our log at those places.
+pub(super) type Marks = BTreeMap<PartitionId, HeldMark>;
+pub(super) type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
+
+/// The partitions of a stream, each in the reign that the copy's acks on it will answer to.
+pub(super) type Reigns = BTreeMap<PartitionId, (Arc<Slot>, Epoch)>;
+
+/// What the copy says it holds.
+pub(super) fn read_marks(hello: &v1::CopyHello, link: &PeerLink) -> Result<Marks, Failure> {
+    if hello.region != link.spec.name.as_str() {
+        let (actual, expected) = (&hello.region, &link.spec.name);
+        return Err(format!("the node there is of region {actual:?}, expected {expected}").into());
+    }
+    let marks = hello.marks.iter().map(read_mark);
+    Ok(marks.collect::<Result<Marks, _>>()?)
+}
+
+/// The chain hashes of our own log where the copy's logs end.
+pub(super) async fn own_chains(node: &Arc<NodeCore>, marks: &Marks) -> Result<Chains, Failure> {
+    let (node, marks) = (Arc::clone(node), marks.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let ends = marks.iter().map(|(id, mark)| (*id, mark.received_upto));
+        ends.map(|(id, seq)| Ok((id, node.store.chain_at(id, seq)?)))
+            .collect::<Result<Chains, StoreError>>()
+    });
+    Ok(read.await??)
+}
+
+/// Takes the copy's marks into the cores and places the cursor.
+pub(super) fn attach(
+    node: &NodeCore,
+    link: &PeerLink,
+    slots: &BTreeMap<PartitionId, Arc<Slot>>,
+    marks: &Marks,
+    chains: &Chains,
+) -> Result<(ShipCursor, Reigns, Vec<PartitionId>), Failure> {
+    let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
+    let mut left_out = LeftOut::default();
+    for (partition, slot) in slots {
+        let Some(mark) = marks.get(partition) else {
+            return Err(format!("the peer does not hold partition {partition}").into());
+        };
+        let region = link.region();
+        node.driver.input(
+            slot,
+            Input::CopyAttached {
+                region,
+                received_upto: mark.received_upto,
+                durable_upto: mark.durable_upto,
+                epoch: mark.epoch,
+                chain: mark.chain.unwrap_or_default(),
+                own_chain: chains.get(partition).copied().flatten(),
+                log_start: node.store.log_start(*partition),
+            },
+        );
+        let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
+        reigns.extend(reign.map(|reign| (*partition, reign)));
+        match slot.standing(region) {
+            Some(Standing::Diverged) => left_out.diverged += 1,
+            Some(Standing::Behind) => left_out.behind.push(*partition),
+            _ if mark.is_damaged => left_out.behind.push(*partition),
+            _ => {
+                slot.keep_all(region);
+                next.insert(*partition, mark.received_upto.next());
+            }
+        }
+    }
+    link.update(|status| {
+        status.connected = true;
+        status.last_error = left_out.text();
+    });
+    // A copy that restarted knows only the watermarks that segments carried; one that was on its
+    // way when the last stream broke is lost. So every stream begins with all of them.
+    for (partition, slot) in slots {
+        if let Some((epoch, visible_upto)) = slot.watermark()
+            && slot.keyspace.ack != AckLevel::Async
+        {
+            link.ship.watermark(*partition, epoch, visible_upto);
+        }
+    }
+    let shipped = match left_out.is_empty() {
+        true => Shipped::All,
+        false => Shipped::Some,
+    };
+    let cursor = ShipCursor::new(&node.store, next, shipped);
+    Ok((cursor, reigns, left_out.behind))
+}
+
+/// Partitions that a copy is not shipped.
+#[derive(Debug, Default)]
+struct LeftOut {
+    /// It has records that this home never wrote.
+    diverged: usize,
+    /// What they lack was cut from the journal, or they are damaged: they get snapshots.
+    behind: Vec<PartitionId>,
+}
+
+impl LeftOut {
+    fn is_empty(&self) -> bool {
+        self.diverged == 0 && self.behind.is_empty()
+    }
+
+    fn text(&self) -> String {
+        let mut texts = Vec::new();
+        if self.diverged > 0 {
+            let diverged = self.diverged;
+            texts.push(format!(
+                "{diverged} partitions there do not follow this home's log"
+            ));
+        }
+        if !self.behind.is_empty() {
+            let behind = self.behind.len();
+            texts.push(format!("{behind} partitions there need a snapshot"));
+        }
+        texts.join("; ")
+    }
+}
