@@ -7,6 +7,7 @@
 //! - [`cells`]: the current value of each key, folded from the records
 //! - [`engine`]: ordered rows: sled or memory
 //! - [`disk`]: files as the store sees them: the operating system's, or in memory with power loss
+//! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
 //! - [`recovery`]: the replay of a journal, and what opening found
 //! - [`incoming`]: a segment from elsewhere, checked to the last record
@@ -39,6 +40,7 @@ pub mod engine;
 pub mod error;
 mod identity;
 pub mod incoming;
+pub mod inspect;
 pub mod journal;
 mod lock;
 mod log;
@@ -64,6 +66,7 @@ pub use commit::{CommitSink, CommitStats, CommitThread, CommitUrgency, Committed
 pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
 pub use incoming::CheckedSegment;
+pub use inspect::{Inspected, inspect};
 pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
 pub use options::{EngineChoice, OnDamage, StoreOptions};
 pub use reach::LogReach;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
 use crate::identity;
 use crate::journal::files::FileSet;
@@ -92,21 +92,7 @@ impl VerifyReport {
 /// [`StoreError::Locked`]; [`StoreError::NotAStore`]; an identity that cannot be read. Damage to
 /// the journal is no error but part of the report.
 pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreError> {
-    if !disk.exists(dir) {
-        return Err(StoreError::io(
-            "open",
-            dir,
-            std::io::ErrorKind::NotFound.into(),
-        ));
-    }
-    let Some(node_id) = identity::read(&**disk, dir)? else {
-        identity::check_unused(&**disk, dir, &[])?;
-        return Err(StoreError::NotAStore {
-            path: dir.to_owned(),
-            found: "nothing".to_owned(),
-        });
-    };
-    let _held = lock(&**disk, dir)?;
+    let (node_id, _held) = hold(disk, dir)?;
     let mut report = VerifyReport {
         node_id,
         files: 0,
@@ -128,21 +114,56 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreErr
     Ok(report)
 }
 
+/// Takes the lock of a directory that is not in use; whose it is.
+pub(crate) fn hold(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+) -> Result<(NodeId, Box<dyn DiskLock>), StoreError> {
+    if !disk.exists(dir) {
+        return Err(StoreError::io(
+            "open",
+            dir,
+            std::io::ErrorKind::NotFound.into(),
+        ));
+    }
+    let Some(node_id) = identity::read(&**disk, dir)? else {
+        identity::check_unused(&**disk, dir, &[])?;
+        return Err(StoreError::NotAStore {
+            path: dir.to_owned(),
+            found: "nothing".to_owned(),
+        });
+    };
+    let held = lock(&**disk, dir)?;
+    Ok((node_id, held))
+}
+
+/// The journal's files in a directory.
+pub(crate) fn journal_files(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    node: NodeId,
+) -> Result<FileSet, StoreError> {
+    let journal = dir.join(JOURNAL_DIR);
+    let missing = || {
+        let problem = "journal missing under a known identity";
+        StoreError::corrupt(&journal, 0, problem)
+    };
+    if !disk.exists(&journal) {
+        return Err(missing());
+    }
+    let files = FileSet::open(Arc::clone(disk), &journal, node, 0)?;
+    files.last().ok_or_else(missing)?;
+    Ok(files)
+}
+
 fn check_journal(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     report: &mut VerifyReport,
 ) -> Result<Option<TornTail>, StoreError> {
     let journal = dir.join(JOURNAL_DIR);
-    if !disk.exists(&journal) {
-        let problem = "journal missing under a known identity";
-        return Err(StoreError::corrupt(&journal, 0, problem));
-    }
-    let files = FileSet::open(Arc::clone(disk), &journal, report.node_id, 0)?;
-    let Some(last) = files.last() else {
-        let problem = "journal missing under a known identity";
-        return Err(StoreError::corrupt(&journal, 0, problem));
-    };
+    let files = journal_files(disk, dir, report.node_id)?;
+    let last = files.last().unwrap_or(FileNumber::FIRST);
     let from = files.start();
     report.files = last.get() - from.file.get() + 1;
     report.end = from;

@@ -9,6 +9,7 @@ use super::bench::BenchCommand;
 use super::completions::CompletionsCommand;
 use super::configuration::ConfigCommand;
 use super::demo::DemoCommand;
+use super::inspect::InspectCommand;
 use super::keyspaces::KeyspaceCommand;
 use super::kv::KvCommand;
 use super::serve::ServeFlags;
@@ -41,6 +42,8 @@ pub(crate) enum Verb {
     Status(StatusCommand),
     /// Checks every byte of a data directory that is not in use.
     Verify(VerifyCommand),
+    /// Shows what lies in a data directory, entry by entry, damage included.
+    Inspect(InspectCommand),
     /// Writes, checks and explains configurations.
     Config(ConfigCommand),
     Bench(BenchCommand),

@@ -21,6 +21,7 @@ mod failure;
 mod import;
 mod import_checkpoint;
 mod import_rows;
+mod inspect;
 mod keyspaces;
 mod kv;
 mod logs;

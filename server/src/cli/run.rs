@@ -44,6 +44,7 @@ fn dispatch(verb: Verb, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Keyspace(command) => block_on(command.run()).map(done),
         Verb::Status(command) => block_on(command.run()).map(done),
         Verb::Verify(command) => command.run().map(done),
+        Verb::Inspect(command) => command.run().map(done),
         Verb::Config(command) => configuration::run(command, deepest(matches)).map(done),
         Verb::Completions(command) => completions::run(&command, Arguments::command()).map(done),
         // These two start children and threads of their own and want no runtime around them.

@@ -396,3 +396,29 @@ fn damage_before_what_the_engine_has_is_found_only_when_it_is_needed() {
     let (_, recovery) = try_open(&disk, quarantining()).unwrap();
     assert!(!recovery.damaged.is_empty(), "{recovery:?}");
 }
+
+/// Everything that is whole is shown, and everything that is not.
+#[test]
+fn an_inspection_goes_on_behind_damage() {
+    let (disk, _, places) = three_frames();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let shown = |disk: &Arc<dyn Disk>| {
+        let (mut records, mut damaged) = (0, Vec::new());
+        crate::inspect(disk, Path::new(DIR), &mut |found| {
+            match found {
+                crate::Inspected::Segment { records: more, .. } => records += more.len(),
+                crate::Inspected::Damage { partition, .. } => damaged.push(partition),
+                other => panic!("{other:?}"),
+            }
+            Ok(())
+        })
+        .unwrap();
+        (records, damaged)
+    };
+    assert_eq!(shown(&shared), (6, vec![]));
+    // In the last byte of the second frame: its second segment.
+    overwrite(&disk, FIRST_FILE, places[2].offset - 1, &[0xff]);
+    assert_eq!(shown(&shared), (5, vec![Some(partition(1))]));
+    overwrite(&disk, FIRST_FILE, places[0].offset, &[0xff]);
+    assert_eq!(shown(&shared), (3, vec![None, Some(partition(1))]));
+}
