@@ -221,3 +221,20 @@ async fn a_snapshot_is_sent_to_no_region_that_may_not_hold_it() {
     drop(european);
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_away_for_too_long_no_longer_keeps_the_journal() {
+    let one = keyspace("one", AckLevel::Async, "eu");
+    let cluster = Cluster::start_with(NEAR, vec![one], |options| {
+        options.journal_file_bytes = 1 << 20;
+        options.journal_keep_bytes = KEEP_BYTES;
+        options.copy_keep = Duration::from_millis(300);
+    })
+    .await;
+    cluster.wan.isolate("ap").unwrap();
+    write_much(cluster.node("eu"), "one", 1).await;
+    until_cut(&cluster, "eu").await;
+    cluster.wan.heal("ap").unwrap();
+    until_alike(&cluster, "one").await;
+    cluster.stop().await;
+}

@@ -224,3 +224,48 @@ async fn a_copy_that_differs_from_its_home_is_found_and_filled_anew() {
     until_alike(&cluster, "wide").await;
     cluster.stop().await;
 }
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// An old copy of a home's own directory is intact in every byte, and yet it lost acknowledged writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_that_was_set_back_goes_out_of_service() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 40).await;
+    cluster.close("eu").await;
+    let (data, stale) = (cluster.data_of("eu"), cluster.data.path().join("stale"));
+    copy_dir(&data, &stale);
+    cluster.open("eu").await;
+    cluster.connected("eu").await;
+    write(&cluster, "wide", 40).await;
+    until_alike(&cluster, "wide").await;
+    cluster.close("eu").await;
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_dir(&stale, &data);
+    cluster.open("eu").await;
+    let eu = cluster.node("eu").keyspace("wide").unwrap();
+    until("the home knows that it was set back", || {
+        let status = cluster.node("eu").status(Detail::Partitions).partitions;
+        let of = status.iter().filter(|it| it.keyspace == "wide");
+        of.clone().all(|it| it.alarm.contains("set back"))
+    })
+    .await;
+    let refused = eu.put("g1/k", "v").await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ChecksumMismatch, "{refused}");
+    assert!(refused.to_string().contains("set back"), "{refused}");
+    // What was acknowledged is at the copies, and served there.
+    let us = cluster.node("us").keyspace("wide").unwrap();
+    let entry = us.get("g39/k").consistency(Consistency::Local).await;
+    assert_eq!(entry.unwrap().unwrap().value, vec![39; 10_000]);
+    drop((eu, us));
+    cluster.stop().await;
+}

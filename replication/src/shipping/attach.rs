@@ -74,7 +74,10 @@ pub(super) fn attach(
         let reign = slot.epoch().map(|epoch| (Arc::clone(slot), epoch));
         reigns.extend(reign.map(|reign| (*partition, reign)));
         match slot.standing(region) {
-            Some(Standing::Diverged) => left_out.diverged += 1,
+            Some(Standing::Diverged) => {
+                check_set_back(node, slot, mark);
+                left_out.diverged += 1;
+            }
             Some(Standing::Behind) => left_out.behind.push(*partition),
             _ if mark.is_damaged => left_out.behind.push(*partition),
             _ => {
@@ -102,6 +105,17 @@ pub(super) fn attach(
     };
     let cursor = ShipCursor::new(&node.store, next, shipped);
     Ok((cursor, reigns, left_out.behind))
+}
+
+/// A copy has more of this very reign than its home: what the home once had on disk is not there any
+/// more. Whatever it would write now, it would write in the same places again.
+fn check_set_back(node: &NodeCore, slot: &Slot, mark: &HeldMark) {
+    let own = slot.held_mark();
+    if mark.epoch == own.epoch && mark.durable_upto > own.durable_upto {
+        let (has, had) = (own.durable_upto, mark.durable_upto);
+        let damage = format!("set back: it ends at {has}, a copy has what it wrote up to {had}");
+        node.driver.quarantine(slot, &damage);
+    }
 }
 
 /// Partitions that a copy is not shipped.
