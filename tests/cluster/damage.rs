@@ -236,7 +236,8 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// An old copy of a home's own directory is intact in every byte, and yet it lost acknowledged writes.
+/// An old copy of a home's own directory is intact in every byte, and yet it lost what was
+/// acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_home_that_was_set_back_goes_out_of_service() {
     let mut cluster = start().await;

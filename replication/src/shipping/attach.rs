@@ -107,8 +107,8 @@ pub(super) fn attach(
     Ok((cursor, reigns, left_out.behind))
 }
 
-/// A copy has more of this very reign than its home: what the home once had on disk is not there any
-/// more. Whatever it would write now, it would write in the same places again.
+/// A copy has more of this very reign than its home: what the home once had on disk is not there
+/// any more. Whatever it would write now, it would write in the same places again.
 fn check_set_back(node: &NodeCore, slot: &Slot, mark: &HeldMark) {
     let own = slot.held_mark();
     if mark.epoch == own.epoch && mark.durable_upto > own.durable_upto {
