@@ -118,13 +118,14 @@ fn keep(core: &NodeCore) -> Result<bool, StoreError> {
         let may_write = store.check_space().is_ok();
         let is_over = store.stats().journal_bytes > core.journal_keep_bytes;
         let taken = match report.pinned_by {
-            _ if !is_over || !may_write => return Ok(has_cut),
+            _ if !is_over => return Ok(has_cut),
             Some(Pin::Needed(partition)) => {
                 if !outrun(core, partition, &report)? {
                     return Ok(has_cut);
                 }
                 continue;
             }
+            _ if !may_write => return Ok(has_cut),
             Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
             None => None,
         };
