@@ -270,3 +270,29 @@ async fn a_home_that_was_set_back_goes_out_of_service() {
     drop((eu, us));
     cluster.stop().await;
 }
+
+/// Without its directory a home comes back empty. It is no new home as long as a copy has its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_that_lost_its_disk_does_not_begin_anew() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 40).await;
+    until_alike(&cluster, "wide").await;
+    cluster.close("eu").await;
+    std::fs::remove_dir_all(cluster.data_of("eu")).unwrap();
+    cluster.open("eu").await;
+    let eu = cluster.node("eu").keyspace("wide").unwrap();
+    until("the home knows that it lost its disk", || {
+        let status = cluster.node("eu").status(Detail::Partitions).partitions;
+        let of = status.iter().filter(|it| it.keyspace == "wide");
+        of.clone()
+            .all(|it| it.alarm.contains("its directory is new"))
+    })
+    .await;
+    let refused = eu.get("g1/k").await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::ChecksumMismatch, "{refused}");
+    let us = cluster.node("us").keyspace("wide").unwrap();
+    let entry = us.get("g39/k").consistency(Consistency::Local).await;
+    assert_eq!(entry.unwrap().unwrap().value, vec![39; 10_000]);
+    drop((eu, us));
+    cluster.stop().await;
+}

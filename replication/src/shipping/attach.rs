@@ -16,6 +16,9 @@ use crate::driver::{HeldMark, Slot};
 use crate::node::NodeCore;
 use crate::peers::{PeerLink, read_mark};
 
+/// The counter of a home's first reign: a home that has it never followed another one.
+const FIRST_REIGN: u64 = 1;
+
 /// What a copy says it holds, and the hashes of our log at those places.
 pub(super) type Marks = BTreeMap<PartitionId, HeldMark>;
 pub(super) type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
@@ -107,15 +110,22 @@ pub(super) fn attach(
     Ok((cursor, reigns, left_out.behind))
 }
 
-/// A copy has more of this very reign than its home: what the home once had on disk is not there
-/// any more. Whatever it would write now, it would write in the same places again.
+/// Whether a copy shows that this home has lost what it once had on disk: it has more of this very
+/// reign, or it follows a reign that was before the first one here. Whatever the home would write
+/// now, it would write in the same places again.
 fn check_set_back(node: &NodeCore, slot: &Slot, mark: &HeldMark) {
     let own = slot.held_mark();
-    if mark.epoch == own.epoch && mark.durable_upto > own.durable_upto {
-        let (has, had) = (own.durable_upto, mark.durable_upto);
-        let damage = format!("set back: it ends at {has}, a copy has what it wrote up to {had}");
-        node.driver.quarantine(slot, &damage);
-    }
+    let (has, had) = (own.durable_upto, mark.durable_upto);
+    let damage = match (own.epoch, mark.epoch) {
+        (Some(own), Some(copy)) if own == copy && had > has => {
+            format!("set back: it ends at {has}, a copy has what it wrote up to {had}")
+        }
+        (Some(own), Some(copy)) if own != copy && own.counter == FIRST_REIGN => {
+            format!("its directory is new: a copy has {had} records of the reign {copy}")
+        }
+        _ => return,
+    };
+    node.driver.quarantine(slot, &damage);
 }
 
 /// Partitions that a copy is not shipped.
