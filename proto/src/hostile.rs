@@ -141,13 +141,26 @@ impl Target<'_> {
     /// # Panics
     /// If a case panics or takes more memory than it may: with its seed, and how to repeat it.
     pub fn attack(&self, measure: fn(&mut dyn FnMut()) -> u64, decode: &dyn Fn(&[u8])) {
+        self.attack_a_share(1, measure, decode);
+    }
+
+    /// As [`Target::attack`], with one in `share` of the cases: for one of many small targets.
+    ///
+    /// # Panics
+    /// As [`Target::attack`].
+    pub fn attack_a_share(
+        &self,
+        share: usize,
+        measure: fn(&mut dyn FnMut()) -> u64,
+        decode: &dyn Fn(&[u8]),
+    ) {
         for bytes in self.valid {
             self.try_case("valid", bytes, measure, decode);
         }
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
         let seeds = match number("DOMICILE_FUZZ_SEED") {
             Some(seed) => seed..=seed,
-            None => 1..=number("DOMICILE_FUZZ_CASES").unwrap_or(CASES),
+            None => 1..=number("DOMICILE_FUZZ_CASES").unwrap_or(CASES) / share as u64,
         };
         for seed in seeds {
             let bytes = self.case(Seed(seed));

@@ -3,6 +3,7 @@
 mod damage;
 mod directory;
 mod fixture;
+mod fuzz;
 mod install;
 mod planted;
 mod power;
