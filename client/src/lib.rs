@@ -41,6 +41,9 @@ mod stream;
 mod watch;
 mod write;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use connection::Client;
 pub use domicile_proto::{ResumeToken, v1};
 pub use error::ClientError;

@@ -213,4 +213,44 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn fuzz_answers() {
+        use prost::Message;
+        let version = "0.1.0000000000000001.7".to_owned();
+        let position = v1::Position {
+            partition: vec![0, 0, 0, 1, 0, 1, 0, 1].into(),
+            ..v1::Position::default()
+        };
+        let write = v1::WriteResponse {
+            version: version.clone(),
+            position: Some(position.clone()),
+            request_id: vec![1; 16].into(),
+            ..v1::WriteResponse::default()
+        };
+        let entry = v1::Entry {
+            key: b"key".to_vec().into(),
+            version,
+            ..v1::Entry::default()
+        };
+        let get = v1::GetResponse {
+            entry: Some(entry.clone()),
+            position: Some(position),
+            ..v1::GetResponse::default()
+        };
+        let scan = v1::ScanResponse {
+            entries: vec![entry.clone(), entry],
+            ..v1::ScanResponse::default()
+        };
+        let valid = [
+            write.encode_to_vec(),
+            get.encode_to_vec(),
+            scan.encode_to_vec(),
+        ];
+        crate::fuzz_tests::attack(&valid, &|bytes| {
+            let _ = v1::WriteResponse::decode(bytes).map(Receipt::from_wire);
+            let _ = v1::GetResponse::decode(bytes).map(ReadAnswer::from_wire);
+            let _ = v1::ScanResponse::decode(bytes).map(Page::from_wire);
+        });
+    }
 }

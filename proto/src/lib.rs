@@ -13,6 +13,7 @@
 //! - [`segment`]: the records of one partition in one group commit as one checksummed block
 //! - [`limits`]: the sizes that every door enforces
 //! - [`reason`]: stable reason codes of errors
+//! - `hostile`: bytes that nobody vouches for, for tests (feature `hostile`)
 //! - `wire`: reading fields from bytes that nobody vouches for
 //! - `v1`: the generated gRPC messages (feature `grpc`)
 //!
@@ -21,6 +22,8 @@
 pub mod expiry;
 pub mod hash;
 pub mod hlc;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 pub mod identity;
 pub mod keyspace;
 pub mod level;
@@ -34,6 +37,9 @@ pub mod segment;
 pub mod v1;
 
 mod wire;
+
+#[cfg(test)]
+mod fuzz_tests;
 
 pub use expiry::Expiry;
 pub use hlc::{Hlc, HlcClock};

@@ -27,6 +27,9 @@ mod shipping;
 mod topology;
 pub mod watching;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,

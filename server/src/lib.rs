@@ -19,4 +19,7 @@ pub mod front;
 pub mod rig;
 pub mod wan;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 pub use cli::run;

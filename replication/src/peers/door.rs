@@ -326,3 +326,65 @@ fn row_message(entry: Entry) -> v1::ForwardRow {
         expires_at_ms: entry.expires_at_ms,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::fuzz_tests::attack;
+
+    #[test]
+    fn fuzz_forwarded_requests() {
+        let put = domicile_proto::Operation::Put {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            expiry: None,
+        };
+        let write = v1::ForwardWrite {
+            keyspace: 7,
+            body: RecordBody::encode(&[put]).unwrap().bytes().clone(),
+            preconditions: vec![v1::ForwardPrecondition {
+                key: Bytes::from_static(b"key"),
+                expected_version: "0.1.0000000000000001.7".to_owned(),
+            }],
+            ack: "semi-sync:2".to_owned(),
+            request_id: Bytes::from_static(&[1; 16]),
+        };
+        let scan = v1::ForwardScan {
+            partition: Bytes::from_static(&[0, 0, 0, 1, 0, 1, 0, 1]),
+            limit: 7,
+            ..v1::ForwardScan::default()
+        };
+        let valid = [
+            forward_request::Request::Write(write),
+            forward_request::Request::Scan(scan),
+        ];
+        let valid = valid.map(|request| {
+            let request = Some(request);
+            let hops = 1;
+            let from_region = "eu".to_owned();
+            v1::ForwardRequest {
+                hops,
+                from_region,
+                request,
+            }
+            .encode_to_vec()
+        });
+        attack(&valid, &|bytes| {
+            let request = v1::ForwardRequest::decode(bytes).map(|message| message.request);
+            match request {
+                Ok(Some(forward_request::Request::Write(write))) => {
+                    let _ = RecordBody::from_untrusted(write.body);
+                    let _ = (read_level(&write.ack), read_request_id(&write.request_id));
+                    let read = write.preconditions.into_iter().map(read_precondition);
+                    let _ = read.collect::<Result<Vec<_>, _>>();
+                }
+                Ok(Some(forward_request::Request::Scan(scan))) => {
+                    let _ = partition_of_bytes(&scan.partition);
+                }
+                _ => {}
+            }
+        });
+    }
+}

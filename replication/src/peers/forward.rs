@@ -274,3 +274,66 @@ fn read_rows(response: forward_response::Response) -> Result<PartitionRows, Erro
         staleness: Duration::ZERO,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Name, RegionId};
+    use prost::Message;
+
+    use super::*;
+    use crate::fuzz_tests::attack;
+
+    #[test]
+    fn fuzz_answers_to_forwarded_requests() {
+        let region = RegionId::new(1).unwrap();
+        let keyspace = Keyspace::new(Name::new("users").unwrap(), vec![region], region);
+        let receipt = v1::ForwardReceipt {
+            partition: Bytes::from_static(&[0, 0, 0, 1, 0, 1, 0, 1]),
+            version: "0.1.0000000000000001.7".to_owned(),
+            asked: "sync".to_owned(),
+            achieved: "async".to_owned(),
+            durable_in: u64::MAX,
+            request_id: Bytes::from_static(&[1; 16]),
+            ..v1::ForwardReceipt::default()
+        };
+        let row = v1::ForwardRow {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(b"value"),
+            version: receipt.version.clone(),
+            ..v1::ForwardRow::default()
+        };
+        assert!(read_receipt(&receipt, &keyspace).is_ok());
+        let rows = v1::ForwardRows {
+            rows: vec![row.clone(), row],
+            ..v1::ForwardRows::default()
+        };
+        let error = v1::ForwardError {
+            reason: "WRONG_HOME".to_owned(),
+            message: "elsewhere".to_owned(),
+            metadata: [("home".to_owned(), "eu".to_owned())].into(),
+        };
+        let valid = [
+            forward_response::Response::Receipt(receipt),
+            forward_response::Response::Rows(rows),
+            forward_response::Response::Error(error),
+        ];
+        let valid = valid.map(|response| {
+            let response = Some(response);
+            v1::ForwardResponse { response }.encode_to_vec()
+        });
+        attack(&valid, &|bytes| match v1::ForwardResponse::decode(bytes)
+            .map(|message| message.response)
+        {
+            Ok(Some(forward_response::Response::Receipt(receipt))) => {
+                let _ = read_receipt(&receipt, &keyspace);
+            }
+            Ok(Some(forward_response::Response::Error(error))) => {
+                let _ = read_error(error).to_string();
+            }
+            Ok(Some(response)) => {
+                let _ = read_rows(response);
+            }
+            _ => {}
+        });
+    }
+}

@@ -54,3 +54,40 @@ pub(crate) fn read_mark(message: &v1::CopyMark) -> Result<(PartitionId, HeldMark
     }
     Ok((partition, mark))
 }
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Bucket, KeyspaceId, RegionId};
+    use prost::Message;
+
+    use super::*;
+    use crate::fuzz_tests::attack;
+
+    /// What is read of a mark is told again as it was read.
+    #[test]
+    fn fuzz_marks() {
+        let partition = PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region: RegionId::new(2).unwrap(),
+            bucket: Bucket::new(3),
+        };
+        let marks = [None, read_epoch(4, 5)].map(|epoch| HeldMark {
+            epoch,
+            received_upto: Seq::new(300),
+            durable_upto: Seq::new(299),
+            chain: Some(ChainHash::from_bits(u64::MAX)),
+            is_damaged: epoch.is_none(),
+        });
+        let valid = marks.map(|mark| mark_message(partition, mark).encode_to_vec());
+        attack(&valid, &|bytes| {
+            let Ok(message) = v1::CopyMark::decode(bytes) else {
+                return;
+            };
+            if let Ok((partition, mark)) = read_mark(&message) {
+                let again = read_mark(&mark_message(partition, mark));
+                assert_eq!(again, Ok((partition, mark)));
+                let _ = (mark.received_upto.next(), mark.durable_upto.next());
+            }
+        });
+    }
+}

@@ -114,4 +114,37 @@ mod tests {
         let untouched = compressor.frame(plain.clone(), LinkPace::Free);
         assert_eq!(untouched.bytes, plain);
     }
+
+    /// The frame's own fields before its bytes: compression, length as it says.
+    #[test]
+    fn fuzz_frames() {
+        use crate::fuzz_tests::{FRAME_BYTES_MAX, attack};
+        let plain = Bytes::from(b"all work and no play ".repeat(300));
+        let valid = [LinkPace::Slow, LinkPace::Free].map(|pace| {
+            let frame = Compressor::default().frame(plain.clone(), pace);
+            let head = [
+                frame.compression.to_le_bytes(),
+                frame.plain_len.to_le_bytes(),
+            ];
+            [
+                &head.concat()[..],
+                &frame.bytes[..frame.bytes.len().min(400)],
+            ]
+            .concat()
+        });
+        attack(&valid, &|bytes| {
+            let Some((head, bytes)) = bytes.split_first_chunk::<8>() else {
+                return;
+            };
+            let [c0, c1, c2, c3, l0, l1, l2, l3] = *head;
+            let frame = Segments {
+                bytes: Bytes::copy_from_slice(bytes),
+                compression: i32::from_le_bytes([c0, c1, c2, c3]),
+                plain_len: u32::from_le_bytes([l0, l1, l2, l3]),
+            };
+            if let Ok(plain) = plain_bytes(frame, FRAME_BYTES_MAX) {
+                assert!(plain.len() <= FRAME_BYTES_MAX.max(bytes.len()));
+            }
+        });
+    }
 }

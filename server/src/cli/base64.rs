@@ -106,4 +106,16 @@ mod tests {
             assert!(decode(bad).is_err(), "{bad:?} was accepted");
         }
     }
+
+    /// A text that is taken is the one that is written for its bytes.
+    #[test]
+    fn fuzz_texts() {
+        let valid = [&b""[..], b"a", b"ab", b"abc"].map(|bytes| encode(bytes).into_bytes());
+        crate::fuzz_tests::attack(&valid, &|bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(bytes) = decode(&text) {
+                assert_eq!(encode(&bytes), text);
+            }
+        });
+    }
 }

@@ -245,4 +245,21 @@ mod tests {
         checkpoint.remove().unwrap();
         assert_eq!(checkpoint.load().unwrap(), 0);
     }
+
+    /// What is taken for a checkpoint is one of this import.
+    #[test]
+    fn fuzz_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::beside(&dir.path().join("rows"), Identity(7));
+        checkpoint.save(12).unwrap();
+        let valid = [fs::read(&checkpoint.path).unwrap()];
+        crate::fuzz_tests::attack(&valid, &|bytes| {
+            fs::write(&checkpoint.path, bytes).unwrap();
+            if let Ok(rows_done) = checkpoint.load() {
+                let text = String::from_utf8_lossy(bytes);
+                assert!(text.contains(&rows_done.to_string()), "{text}");
+                assert!(text.contains(&checkpoint.name()), "{text}");
+            }
+        });
+    }
 }

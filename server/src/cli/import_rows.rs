@@ -388,4 +388,20 @@ mod tests {
         let fault = csv(&text).next().unwrap_err();
         assert!(fault.to_string().contains("quote"), "{fault}");
     }
+
+    #[test]
+    fn fuzz_files() {
+        let rows = b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key_base64\":\"YQ==\",\"value\":\"\"}\n";
+        let table = b"key,value,expires_at_ms\r\na,1,5\r\n\"b\"\"c\",\"2\n3\",\r\n";
+        crate::fuzz_tests::attack(&[rows.to_vec(), table.to_vec()], &|bytes| {
+            let file = || Box::new(io::Cursor::new(bytes.to_vec()));
+            for mut rows in [Rows::jsonl(file()), Rows::csv(file())] {
+                let mut count = 0;
+                while let Ok(Some(_)) = rows.next() {
+                    count += 1;
+                    assert!(count <= bytes.len(), "more rows than bytes");
+                }
+            }
+        });
+    }
 }

@@ -217,3 +217,17 @@ fn the_two_listeners_need_two_ports() {
     let text = format!("{text}[[keyspace]]\nname = \"users\"\n");
     assert!(refused(&text).contains("node.listen_peer: 127.0.0.1:7401 is node.listen_client"));
 }
+
+/// Whatever a file says, the answer is a configuration or a refusal in words.
+#[test]
+fn fuzz_files() {
+    let valid = [
+        CLUSTER.as_bytes().to_vec(),
+        b"[node]\ndata = \"d\"\n".to_vec(),
+    ];
+    crate::fuzz_tests::attack(&valid, &|bytes| {
+        if let Err(refused) = check(&String::from_utf8_lossy(bytes)) {
+            assert!(!refused.to_string().is_empty());
+        }
+    });
+}

@@ -131,4 +131,20 @@ mod tests {
         }
         assert_eq!(decode(&scan()).unwrap(), None);
     }
+
+    /// A token that is taken is one that is given.
+    #[test]
+    fn fuzz_tokens() {
+        let valid = [&b"k"[..], b"alice/7"].map(|key| encode(&scan(), key).to_vec());
+        crate::fuzz_tests::attack(&valid, &|bytes| {
+            let page_token = Bytes::copy_from_slice(bytes);
+            let scan = v1::ScanRequest {
+                page_token,
+                ..scan()
+            };
+            if let Ok(Some(key)) = decode(&scan) {
+                assert_eq!(encode(&scan, &key), bytes);
+            }
+        });
+    }
 }

@@ -427,4 +427,55 @@ mod tests {
         assert_eq!(rows(10_000).unwrap(), 10_000);
         assert_eq!(field_of(&rows(10_001).unwrap_err()), "limit");
     }
+
+    #[test]
+    fn fuzz_requests() {
+        use prost::Message;
+        let operation = |condition| v1::Operation {
+            key: Bytes::from_static(b"alice/1"),
+            value: Some(Bytes::from_static(b"value")),
+            condition,
+            ttl_ms: Some(5),
+            expires_at_ms: None,
+        };
+        let version = "0.1.0000000000000001.7".to_owned();
+        let condition = v1::operation::Condition::IfVersion(version);
+        let batch = v1::BatchRequest {
+            operations: vec![operation(None), operation(Some(condition))],
+            options: Some(v1::WriteOptions {
+                ack: "sync:2".to_owned(),
+                request_id: Bytes::from_static(&[1; 16]),
+                ..v1::WriteOptions::default()
+            }),
+            ..v1::BatchRequest::default()
+        };
+        crate::fuzz_tests::attack(&[batch.encode_to_vec()], &|bytes| {
+            let Ok(batch) = v1::BatchRequest::decode(bytes) else {
+                return;
+            };
+            let Ok((operations, _)) = operations(batch.operations) else {
+                return;
+            };
+            let _ = write_call(keyspace(), operations, batch.options, None);
+        });
+        let scan = v1::ScanRequest {
+            from: Bytes::from_static(b"a"),
+            prefix: Bytes::from_static(b"al"),
+            limit: 10,
+            ..v1::ScanRequest::default()
+        };
+        let position = v1::Position {
+            partition: Bytes::from_static(&[0, 0, 0, 1, 0, 1, 0, 1]),
+            ..v1::Position::default()
+        };
+        let valid = [scan.encode_to_vec(), position.encode_to_vec()];
+        crate::fuzz_tests::attack(&valid, &|bytes| {
+            if let Ok(mut scan) = v1::ScanRequest::decode(bytes) {
+                let _ = scan_call(keyspace(), &mut scan, None);
+            }
+            if let Ok(position) = v1::Position::decode(bytes) {
+                let _ = mark("after", &position);
+            }
+        });
+    }
 }

@@ -4,6 +4,7 @@ mod damage;
 mod directory;
 mod engines;
 mod fixture;
+mod fuzz;
 mod install;
 mod planted;
 mod power;
