@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
+use crate::backup;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::identity;
@@ -99,6 +100,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreErr
             std::io::ErrorKind::NotFound.into(),
         ));
     }
+    backup::check_finished(&**disk, dir)?;
     let Some(node_id) = identity::read(&**disk, dir)? else {
         identity::check_unused(&**disk, dir, &[])?;
         return Err(StoreError::NotAStore {
