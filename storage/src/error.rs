@@ -144,6 +144,43 @@ pub enum StoreError {
         /// Of which partition.
         partition: PartitionId,
     },
+    /// A point in time that a backup does not reach: choose one that it does, or another backup.
+    #[error(
+        "partition {partition} cannot be restored at {wanted}: the backup has it from {oldest} up \
+         to {newest}"
+    )]
+    OutsideBackup {
+        /// Which partition.
+        partition: PartitionId,
+        /// The point asked for.
+        wanted: String,
+        /// The first state that can be restored.
+        oldest: String,
+        /// The last one.
+        newest: String,
+    },
+    /// A partition that is not in a backup, or has no state to be backed up now; try again later.
+    #[error("partition {partition}: {problem}")]
+    NotInBackup {
+        /// Which partition.
+        partition: PartitionId,
+        /// Why.
+        problem: String,
+    },
+    /// A restore needs an empty directory.
+    #[error("not empty: {path} holds {found:?}, a restore needs an empty directory")]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// The first thing in it.
+        found: String,
+    },
+    /// A restore into the directory has not come to its end; run it again.
+    #[error("unfinished restore in {path}: run the restore again, or empty the directory")]
+    UnfinishedRestore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The ordered engine failed; the journal still holds everything.
     #[error("engine: {0}")]
     Engine(#[from] EngineError),

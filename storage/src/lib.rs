@@ -7,6 +7,7 @@
 //! - [`cells`]: the current value of each key, folded from the records
 //! - [`engine`]: ordered rows: sled or memory
 //! - [`disk`]: files as the store sees them: the operating system's, or in memory with power loss
+//! - [`backup`]: snapshots and log as files elsewhere, and a directory made of them
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
 //! - [`recovery`]: the replay of a journal, and what opening found
@@ -32,6 +33,7 @@
 //! never talks to another node, never decides who may write, and never acknowledges before
 //! `fdatasync` has returned.
 
+pub mod backup;
 pub mod cells;
 mod checkpoint;
 pub mod commit;

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use domicile_proto::{NodeId, PartitionId};
 
+use crate::backup::{self, RESTORING_FILE};
 use crate::cells::CellStore;
 use crate::checkpoint;
 use crate::commit::{Published, Stalls, WatchedEngine};
@@ -38,6 +39,24 @@ use crate::snapshot::{SnapshotSet, restore};
 
 /// The journal's directory in a data directory.
 pub(crate) const JOURNAL_DIR: &str = "journal";
+
+/// What a directory is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be served.
+    Serve,
+    /// To be filled from a backup; it has a note that says so.
+    Restore,
+}
+
+impl Purpose {
+    fn check(self, disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+        match self {
+            Self::Serve => backup::check_finished(disk, dir),
+            Self::Restore => Ok(()),
+        }
+    }
+}
 
 /// The parts of a store.
 pub(crate) struct Opened {
@@ -62,11 +81,13 @@ pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &StoreOptions,
+    purpose: Purpose,
 ) -> Result<Opened, StoreError> {
     let began = Instant::now();
     let made = disk.create_dir_all(dir);
     made.map_err(|error| StoreError::io("create", dir, error))?;
     let lock = lock(&**disk, dir)?;
+    purpose.check(&**disk, dir)?;
     let known = identity::read(&**disk, dir)?;
     let node = match (known, options.node_id) {
         (Some(actual), Some(expected)) if actual != expected => {
@@ -136,7 +157,11 @@ fn create(
     node: NodeId,
     options: &StoreOptions,
 ) -> Result<NodeId, StoreError> {
-    identity::check_unused(&**disk, dir, &[LOCK_FILE, JOURNAL_DIR, ENGINE_DIR])?;
+    identity::check_unused(
+        &**disk,
+        dir,
+        &[LOCK_FILE, RESTORING_FILE, JOURNAL_DIR, ENGINE_DIR],
+    )?;
     let journal = dir.join(JOURNAL_DIR);
     check_never_used(&**disk, &journal)?;
     for left_over in [&journal, &dir.join(ENGINE_DIR)] {

@@ -32,7 +32,7 @@ use crate::incoming::CheckedSegment;
 use crate::journal::Place;
 use crate::journal::files::FileSet;
 use crate::journal::rebase::Rebase;
-use crate::opening::{self, Opened};
+use crate::opening::{self, Opened, Purpose};
 use crate::options::StoreOptions;
 use crate::recovery::Recovery;
 use crate::snapshot::{self, KeptRequest, SnapshotHeader, SnapshotPlan, SnapshotSet};
@@ -90,11 +90,25 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Locked`]; [`StoreError::NotAStore`] and [`StoreError::ForeignNode`] for the
-    /// wrong directory; [`StoreError::Corrupt`] for damage, which nothing is cut for.
+    /// wrong directory; [`StoreError::UnfinishedRestore`]; [`StoreError::Corrupt`] for damage,
+    /// which nothing is cut for.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: StoreOptions,
+    ) -> Result<(Arc<Self>, Recovery), StoreError> {
+        Self::open_for(disk, dir, options, Purpose::Serve)
+    }
+
+    /// As [`Store::open`], for one purpose or another.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub(crate) fn open_for(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: StoreOptions,
+        purpose: Purpose,
     ) -> Result<(Arc<Self>, Recovery), StoreError> {
         let options = options.bounded();
         let Opened {
@@ -107,7 +121,7 @@ impl Store {
             stalls,
             writer,
             recovery,
-        } = opening::open(&disk, dir, &options)?;
+        } = opening::open(&disk, dir, &options, purpose)?;
         let ends = published
             .tails
             .iter()

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
+use crate::backup;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
 use crate::identity;
@@ -126,6 +127,7 @@ pub(crate) fn hold(
             std::io::ErrorKind::NotFound.into(),
         ));
     }
+    backup::check_finished(&**disk, dir)?;
     let Some(node_id) = identity::read(&**disk, dir)? else {
         identity::check_unused(&**disk, dir, &[])?;
         return Err(StoreError::NotAStore {
