@@ -138,6 +138,12 @@ pub enum StoreError {
         /// What is wrong with it.
         source: WireError,
     },
+    /// A snapshot of this partition is half installed; install it before another one is taken.
+    #[error("a snapshot of partition {partition} is half installed")]
+    Unfilled {
+        /// Of which partition.
+        partition: PartitionId,
+    },
     /// There is no snapshot of this partition to be installed.
     #[error("no snapshot of partition {partition} was received")]
     NoSnapshot {

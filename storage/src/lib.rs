@@ -22,6 +22,7 @@
 //! - [`options`]: how a store is opened
 //! - [`error`]: what can go wrong
 //! - `opening`: from a directory to the parts of a store
+//! - `condemned`: which partitions have lost something, on disk
 //! - `checkpoint`: what the engine remembers of the journal
 //! - `planted`: bugs that tests plant to see them caught
 //! - `quarantine`: opening the engine, and putting a bad one aside
@@ -37,6 +38,7 @@ pub mod backup;
 pub mod cells;
 mod checkpoint;
 pub mod commit;
+mod condemned;
 pub mod disk;
 pub mod engine;
 pub mod error;

@@ -6,7 +6,7 @@
 use domicile_proto::{ChainHash, Hlc, PartitionId, Seq};
 
 use crate::error::StoreError;
-use crate::journal::{JournalChunk, PartitionTail, Place, reader, scan};
+use crate::journal::{JournalChunk, PartitionTail, Place, probe, reader};
 use crate::records::RecordScan;
 use crate::store::Store;
 
@@ -46,7 +46,7 @@ impl Store {
     /// What the operating system says.
     pub fn skip_damage(&self, from: Place) -> Result<Place, StoreError> {
         let end = self.durable_end();
-        let behind = scan::behind_damage(self.files(), from)?;
+        let behind = probe::behind_damage(self.files(), from)?;
         Ok(behind.next.map_or(end, |next| next.min(end)))
     }
 

@@ -23,6 +23,7 @@ use crate::backup::{self, RESTORING_FILE};
 use crate::cells::CellStore;
 use crate::checkpoint;
 use crate::commit::{Published, Stalls, WatchedEngine};
+use crate::condemned::Condemned;
 use crate::disk::{Disk, DiskLock, OpenMode};
 use crate::error::StoreError;
 use crate::identity;
@@ -67,6 +68,8 @@ pub(crate) struct Opened {
     pub(crate) snapshots: SnapshotSet,
     /// The place that the engine's checkpoint replays from.
     pub(crate) replay_from: Place,
+    /// Partitions that have lost something and were not filled since.
+    pub(crate) condemned: Condemned,
     /// What is watched for never coming back.
     pub(crate) stalls: Arc<Stalls>,
     pub(crate) writer: JournalWriter,
@@ -89,17 +92,12 @@ pub(crate) fn open(
     let lock = lock(&**disk, dir)?;
     purpose.check(&**disk, dir)?;
     let known = identity::read(&**disk, dir)?;
-    let node = match (known, options.node_id) {
-        (Some(actual), Some(expected)) if actual != expected => {
-            let path = dir.join(identity::IDENTITY_FILE);
-            return Err(StoreError::ForeignNode {
-                path,
-                actual,
-                expected,
-            });
+    let node = match known {
+        Some(node) => expected_node(dir, node, options.node_id)?,
+        None => {
+            let node = options.node_id.unwrap_or_else(identity::mint);
+            create(disk, dir, node, options)?
         }
-        (Some(node), _) => node,
-        (None, wanted) => create(disk, dir, wanted.unwrap_or_else(identity::mint), options)?,
     };
     let files = open_journal(disk, dir, node, options)?;
     let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage)?;
@@ -107,7 +105,8 @@ pub(crate) fn open(
     let (cells, replayed, engine_rebuilt) =
         open_cells(disk, dir, options, &files, &mut snapshots, &stalls)?;
     let uncovered = snapshots.uncovered(&files.covered());
-    let is_damaged = |id: &PartitionId| replayed.damaged.iter().any(|(damaged, _)| damaged == id);
+    let (replayed, condemned) = condemn(disk, dir, node, options.on_damage, &cells, replayed)?;
+    let is_damaged = |id: &PartitionId| condemned.partitions().contains(id);
     let uncovered = uncovered.into_keys().filter(|id| !is_damaged(id)).collect();
     let Replayed {
         published,
@@ -145,6 +144,7 @@ pub(crate) fn open(
         snapshots,
         replay_from,
         stalls,
+        condemned,
         writer,
         recovery,
     })
@@ -246,6 +246,52 @@ fn open_journal(
     files.sync_last()?;
     files.remove_leftovers()?;
     Ok(files)
+}
+
+/// Notes, before anything can make it be forgotten, which partitions have lost something, and adds
+/// those that were noted before and not filled since.
+fn condemn(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    node: NodeId,
+    on_damage: OnDamage,
+    cells: &CellStore,
+    mut replayed: Replayed,
+) -> Result<(Replayed, Condemned), StoreError> {
+    let mut condemned = Condemned::read(&**disk, dir, node)?;
+    let found: Vec<PartitionId> = replayed.damaged.iter().map(|(id, _)| *id).collect();
+    for id in condemned
+        .partitions()
+        .iter()
+        .filter(|id| !found.contains(id))
+    {
+        let problem = format!("{id} was found damaged and has not been filled since");
+        let error = StoreError::corrupt(&condemned.path(), 0, problem);
+        if on_damage == OnDamage::Refuse {
+            return Err(error);
+        }
+        cells.partition(*id).close();
+        replayed.partitions.retain(|each| each.partition != *id);
+        replayed.damaged.push((*id, error));
+    }
+    condemned.change(&**disk, |ids| ids.extend(found))?;
+    Ok((replayed, condemned))
+}
+
+/// Whose the directory is, if it is the one that is expected.
+fn expected_node(
+    dir: &Path,
+    actual: NodeId,
+    expected: Option<NodeId>,
+) -> Result<NodeId, StoreError> {
+    match expected {
+        Some(expected) if actual != expected => Err(StoreError::ForeignNode {
+            path: dir.join(identity::IDENTITY_FILE),
+            actual,
+            expected,
+        }),
+        _ => Ok(actual),
+    }
 }
 
 fn open_snapshots(

@@ -21,6 +21,7 @@ use crate::engine::EngineError;
 use crate::error::StoreError;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
+use crate::journal::probe;
 use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::{self, Damage, ScanEnd, Scanned};
 use crate::journal::{Place, TornTail};
@@ -114,7 +115,10 @@ pub(crate) fn replay(
     for (partition, place) in &filled {
         published.index.forget_before_place(*partition, *place);
     }
-    scan::check_end(files, published.end, published.last)?;
+    let ends = probe::check_end(files, published.end, published.last)?;
+    if let (probe::KnownEnd::Damaged(error), OnDamage::Refuse) = (ends, on_damage) {
+        return Err(error);
+    }
     // Read from the checkpoint's end on, the number of the next commit is known.
     let before = published.last.filter(|_| replay_from == published.end);
     let mut replay = Replay {
@@ -235,13 +239,12 @@ impl Replay<'_> {
         self.damage = Some(error.to_string());
         tracing::error!(%error, ?segment, "the journal is damaged");
         match segment {
-            Some(header) if self.is_covered(&header) => {
-                self.holes.insert(header.partition);
-            }
             Some(header) => {
                 let partition = header.partition;
                 let is_void = self.filled.get(&partition).is_some_and(|it| place < *it);
-                if !is_void {
+                if !is_void && self.is_covered(&header) {
+                    self.holes.insert(partition);
+                } else if !is_void {
                     self.misfits.entry(partition).or_insert(error);
                 }
             }
@@ -278,7 +281,9 @@ impl Replay<'_> {
                 number: frame.number,
             });
         }
-        if behind_checkpoint && self.cells.needs_flush() {
+        // A checkpoint behind damage would forget it: it is noted first, at the end.
+        let is_sound = self.damage.is_none() && self.misfits.is_empty();
+        if behind_checkpoint && is_sound && self.cells.needs_flush() {
             self.flush()?;
         }
         Ok(())
@@ -354,11 +359,18 @@ impl Replay<'_> {
         if !is_filled {
             let cells = self.cells.partition(partition);
             let engine = self.cells.engine();
-            let snapshot = fill_again(&**engine, &cells, self.snapshots, rebase, frame_place)?;
-            if snapshot.is_none() {
+            let filled = fill_again(&**engine, &cells, self.snapshots, rebase, frame_place);
+            let lost = match filled {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("missing".to_owned()),
+                // Whatever was filled is not marked as such, and nobody reads it.
+                Err(error) if self.tolerates(&error) => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            if let Some(lost) = lost {
                 let path = place.file.path(self.files.dir());
                 let seq = rebase.seq;
-                let problem = format!("{partition} begins anew after {seq}, its snapshot missing");
+                let problem = format!("{partition} begins anew after {seq}, its snapshot: {lost}");
                 let misfit = StoreError::corrupt(&path, place.offset, problem);
                 self.misfits.insert(partition, misfit);
                 return Ok(());
@@ -371,6 +383,15 @@ impl Replay<'_> {
             self.snapshots.adopt(partition)?;
         }
         Ok(())
+    }
+
+    /// Whether an error is about one partition's snapshot, and the others may go on.
+    fn tolerates(&self, error: &StoreError) -> bool {
+        let is_damage = match error {
+            StoreError::Engine(error) => matches!(error, EngineError::Corrupt { .. }),
+            error => error.is_damage(),
+        };
+        is_damage && self.on_damage == OnDamage::Quarantine
     }
 
     /// Moves tail and index. A segment before the checkpoint's end is in both already; one that a

@@ -96,7 +96,7 @@ impl Store {
             self.published().index.forget_before(limit);
             let snapshots = self.snapshots();
             let covered = snapshots.iter().map(|it| (it.partition, it.seq)).collect();
-            drop(snapshots);
+            // Under the lock: one that is adopted meanwhile would be noted as older than it is.
             self.files().drop_before(limit, covered)?;
         }
         Ok(TrimReport {

@@ -13,7 +13,7 @@ use domicile_proto::{ChainHash, PartitionId, Seq};
 
 use crate::error::StoreError;
 use crate::journal::Place;
-use crate::journal::scan;
+use crate::journal::probe;
 use crate::store::Store;
 
 /// Bytes read at once. Doubled, one read keeps the disk from a commit for twice as long.
@@ -64,7 +64,7 @@ impl Store {
                     continue;
                 }
                 Err(error) if error.is_damage() => {
-                    let behind = scan::behind_damage(self.files(), at)?;
+                    let behind = probe::behind_damage(self.files(), at)?;
                     let error = self.named(error, at);
                     let lost = behind.segment.map(|it| (it.partition, it.last_seq()));
                     report.damage.push(ScrubDamage {
@@ -83,7 +83,11 @@ impl Store {
                 report.segments += 1;
                 let before = ends.insert(header.partition, (header.last_seq(), chain));
                 let misfit = before.is_some_and(|(seq, chain)| {
-                    header.first_seq == seq.next() && header.previous != chain
+                    let follows = header.first_seq == seq.next();
+                    // A log may begin anew at a snapshot; otherwise there are no gaps.
+                    let is_gap = header.first_seq > seq.next()
+                        && header.first_seq != self.log_start(header.partition);
+                    is_gap || (follows && header.previous != chain)
                 });
                 if misfit {
                     let path = place.file.path(self.files().dir());
@@ -145,6 +149,7 @@ impl Store {
     /// # Errors
     /// What the operating system says.
     pub fn close_hole(&self, partition: PartitionId, place: Place) -> Result<(), StoreError> {
+        self.check_open()?;
         let end = self.durable_end();
         let mut at = self.skip_damage(place)?;
         while at < end {

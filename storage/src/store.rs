@@ -26,6 +26,7 @@ use crate::commit::{
     CommitQueue, CommitStatistic, CommitStats, CommitUrgency, Committed, Committer, Health,
     Published, Stalls,
 };
+use crate::condemned::Condemned;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
@@ -60,6 +61,7 @@ pub struct Store {
     /// The place that the engine's checkpoint replays from.
     replay_place: Mutex<Place>,
     statistic: CommitStatistic,
+    condemned: Mutex<Condemned>,
     stalls: Arc<Stalls>,
     stall_max: Duration,
     space: Space,
@@ -119,6 +121,7 @@ impl Store {
             snapshots,
             replay_from,
             stalls,
+            condemned,
             writer,
             recovery,
         } = opening::open(&disk, dir, &options, purpose)?;
@@ -140,6 +143,7 @@ impl Store {
             snapshotting: Mutex::new(()),
             replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
+            condemned: Mutex::new(condemned),
             stalls,
             stall_max: options.stall_max,
             space: Space::default(),
@@ -311,12 +315,20 @@ impl Store {
     /// The requests in the last snapshot of a partition, in order; none without one.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for a damaged snapshot; what the operating system says.
+    /// What the operating system says. A damaged snapshot counts as missing from then on.
     pub fn snapshot_requests(
         &self,
         partition: PartitionId,
     ) -> Result<Vec<KeptRequest>, StoreError> {
-        self.snapshots().requests(partition)
+        let mut snapshots = self.snapshots();
+        match snapshots.requests(partition) {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(%error, "a snapshot is damaged, and counts as missing");
+                snapshots.forget(partition);
+                Ok(Vec::new())
+            }
+            requests => requests,
+        }
     }
 
     /// The last snapshot of a partition.
@@ -401,9 +413,18 @@ impl Store {
                 .and_then(|mut it| self.commit_queued(&mut it).map(drop)),
         };
         let flushed = self.flush().map(|_| ());
+        // A snapshot that is being taken or installed works on the directory.
+        let snapshotting = self.hold_snapshots();
         self.cells.engine().close();
         lock(&self.lock).take();
+        drop(snapshotting);
         committed.and(flushed)
+    }
+
+    /// # Errors
+    /// [`StoreError::Poisoned`], [`StoreError::Closed`].
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
+        self.health.check()
     }
 
     /// Accepts nothing any more.
@@ -493,6 +514,11 @@ impl Store {
         cells.rebase(header.seq, header.newest_seq);
         let place = self.published().unfilled.get(&partition).copied();
         Ok(place.expect("published by the commit just made"))
+    }
+
+    /// Partitions that have lost something here.
+    pub(crate) fn condemned(&self) -> MutexGuard<'_, Condemned> {
+        lock(&self.condemned)
     }
 
     /// Held while a snapshot is taken or installed.

@@ -296,3 +296,60 @@ async fn a_home_that_lost_its_disk_does_not_begin_anew() {
     drop((eu, us));
     cluster.stop().await;
 }
+
+/// It came upon the hole before a snapshot stood for it, and goes on once one does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_on_once_the_hole_in_its_homes_log_is_closed() {
+    let spaces = vec![keyspace("wide", AckLevel::Async, "eu")];
+    let mut cluster = Cluster::start_with(NEAR, spaces, |options| {
+        options.journal_file_bytes = 1 << 20;
+        options.journal_keep_bytes = 64 << 20;
+        options.scrub_pause = Duration::from_secs(4);
+        options.scrub_bytes_per_s = 1 << 30;
+    })
+    .await;
+    write(&cluster, "wide", 20).await;
+    until_alike(&cluster, "wide").await;
+    cluster.close("ap").await;
+    write(&cluster, "wide", 150).await;
+    let passes = disk_of(&cluster, "eu").scrub_passes;
+    until("a pass", || disk_of(&cluster, "eu").scrub_passes > passes).await;
+    let journal = files(&cluster.data_of("eu").join("journal"), ".journal");
+    damage(&journal[0], 700_000);
+    cluster.open("ap").await;
+    until("the damage is found", || {
+        disk_of(&cluster, "eu").damage_found > 0
+    })
+    .await;
+    until_alike(&cluster, "wide").await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_whose_snapshots_are_damaged_opens_and_takes_new_ones() {
+    let mut cluster = start().await;
+    for _ in 0..8 {
+        write(&cluster, "wide", 100).await;
+    }
+    let snapshots = cluster.data_of("eu").join("snapshots");
+    until("the journal is cut", || {
+        !files(&snapshots, ".snapshot").is_empty()
+    })
+    .await;
+    cluster.close("eu").await;
+    for path in files(&snapshots, ".snapshot") {
+        // In the requests, which are read when a home opens.
+        damage(&path, 4_200);
+    }
+    cluster.open("eu").await;
+    until("all is read again", || {
+        disk_of(&cluster, "eu").scrub_passes > 1
+    })
+    .await;
+    cluster.close("eu").await;
+    std::fs::remove_dir_all(cluster.data_of("eu").join("engine")).unwrap();
+    cluster.open("eu").await;
+    write(&cluster, "wide", 100).await;
+    until_alike(&cluster, "wide").await;
+    cluster.stop().await;
+}

@@ -125,6 +125,11 @@ async fn bootstrap(
     seq_min: Seq,
 ) -> Result<Option<SnapshotHeader>, Failure> {
     let source = source.ok_or("no other region holds the keyspace")?;
+    let received = node.store.received_snapshot(slot.partition);
+    if received.is_some_and(|received| received.seq >= seq_min || slot.is_damaged()) {
+        // An earlier attempt got so far; its log may even begin anew with it already.
+        return install(node, slot).await.map(Some);
+    }
     let Some(incoming) = fetch(node, slot, source, seq_min).await? else {
         if node.store.tail(slot.partition).is_some() || source != slot.home {
             return Err("the source has no record of it".into());
@@ -134,6 +139,11 @@ async fn bootstrap(
     };
     let store = Arc::clone(&node.store);
     blocking(move || store.finish_incoming(incoming)).await?;
+    install(node, slot).await.map(Some)
+}
+
+/// Puts the snapshot that was received in the partition's place, in store and core.
+async fn install(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<SnapshotHeader, Failure> {
     // Nothing is taken from the home until the core knows of the snapshot, and what was taken
     // before is on disk: the core hears of no record of the past afterwards.
     let _installing = node.driver.begin_install(slot);
@@ -141,9 +151,14 @@ async fn bootstrap(
         tokio::time::sleep(QUIESCE_POLL).await;
     }
     let (store, partition) = (Arc::clone(&node.store), slot.partition);
-    let header = blocking(move || store.install_received(partition)).await?;
+    let installed = blocking(move || store.install_received(partition)).await;
+    let header = installed.inspect_err(|error| {
+        // Its log may begin anew already: until it is filled, nothing here is what it was.
+        node.driver
+            .quarantine(slot, &format!("half installed: {error}"));
+    })?;
     node.driver.installed(slot, &header);
-    Ok(Some(header))
+    Ok(header)
 }
 
 /// Receives a snapshot to its end, going on where an earlier attempt stopped; `None` if the source

@@ -75,6 +75,11 @@ impl SnapshotSource {
             );
             return Err(Status::not_found(text));
         };
+        if slot.is_damaged() {
+            return Err(Status::unavailable(format!(
+                "{partition} is damaged here, too"
+            )));
+        }
         if !slot.keyspace.regions.contains(&region) {
             let (keyspace, region) = (&slot.keyspace.name, &request.region);
             let text = format!("keyspace {keyspace} may not be in region {region}");

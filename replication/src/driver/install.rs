@@ -33,11 +33,12 @@ impl Driver {
     /// A snapshot has taken the place of what a copy had.
     pub(crate) fn installed(&self, slot: &Slot, header: &SnapshotHeader) {
         slot.forget_arrivals();
-        slot.clear_damage();
         let SnapshotHeader {
             epoch, seq, chain, ..
         } = *header;
         self.input(slot, Input::Installed { epoch, seq, chain });
+        // Not before: a hello meanwhile would claim what the core had before.
+        slot.clear_damage();
         // Who watched from before finds what it lacks cut; who waits may find enough.
         slot.wake_readers();
     }
@@ -47,6 +48,10 @@ impl Driver {
         slot.clear_damage();
         slot.set_installing(false);
         self.store.cells(slot.partition).reopen_empty();
+        if let Err(error) = self.store.absolve(slot.partition) {
+            let partition = slot.partition;
+            tracing::warn!(%partition, %error, "it counts as damaged at the next open");
+        }
     }
 }
 

@@ -25,7 +25,7 @@ mod work;
 
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
-pub(crate) use signals::{HeldMark, ShipSignal, SourceSignal, lock};
+pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, lock};
 pub(crate) use slot::Slot;
 pub(crate) use watchers::WatchSignal;
 pub(crate) use work::{Driver, PreparedWrite, Refused};

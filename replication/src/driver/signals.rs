@@ -24,7 +24,16 @@ pub(crate) struct ShipSignal {
     pub(crate) hurry: Notify,
     is_urgent: AtomicBool,
     watermarks: Mutex<BTreeMap<PartitionId, (Epoch, Seq)>>,
-    digests: Mutex<BTreeMap<PartitionId, (Seq, u64)>>,
+    digests: Mutex<BTreeMap<PartitionId, PartitionDigest>>,
+}
+
+/// The cells of a partition in one number, and of which history they are the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PartitionDigest {
+    pub(crate) epoch: Epoch,
+    pub(crate) seq: Seq,
+    pub(crate) chain: ChainHash,
+    pub(crate) digest: u64,
 }
 
 impl ShipSignal {
@@ -49,11 +58,11 @@ impl ShipSignal {
     }
 
     /// A digest of a partition that rests; it rides on the next beat.
-    pub(crate) fn digest(&self, partition: PartitionId, seq: Seq, digest: u64) {
-        lock(&self.digests).insert(partition, (seq, digest));
+    pub(crate) fn digest(&self, partition: PartitionId, digest: PartitionDigest) {
+        lock(&self.digests).insert(partition, digest);
     }
 
-    pub(crate) fn take_digests(&self) -> BTreeMap<PartitionId, (Seq, u64)> {
+    pub(crate) fn take_digests(&self) -> BTreeMap<PartitionId, PartitionDigest> {
         std::mem::take(&mut *lock(&self.digests))
     }
 

@@ -8,13 +8,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domicile_proto::{Keyspace, PartitionId, Reason, RegionId, Seq};
+use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
 use domicile_storage::Store;
 use tokio::sync::{Semaphore, watch};
 
 use crate::bootstrap::Wanted;
 use crate::clock::Clock;
-use crate::driver::{Driver, Slot};
+use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
 use crate::peers::PeerLink;
 use crate::topology::Topology;
@@ -39,7 +39,7 @@ pub(crate) struct NodeCore {
     /// Partitions whose last snapshot is missing or damaged, and that need one soon.
     pub(crate) uncovered: Mutex<Vec<PartitionId>>,
     /// What homes said of partitions that rest: to be compared with what is here.
-    pub(crate) digests: Mutex<BTreeMap<PartitionId, (Seq, u64)>>,
+    pub(crate) digests: Mutex<BTreeMap<PartitionId, PartitionDigest>>,
     pub(crate) scrubbing: Scrubbing,
     /// Partitions that want a snapshot.
     pub(crate) wanted: Wanted,

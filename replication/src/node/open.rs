@@ -198,7 +198,12 @@ fn recover(
         }
     }
     show_unconfigured(&driver, &found);
-    Ok((driver, recovery.uncovered))
+    let damaged = driver.slots().filter(|slot| slot.is_damaged());
+    let damaged: Vec<PartitionId> = damaged.map(|slot| slot.partition).collect();
+    // Before anything is flushed: a later checkpoint would lie behind the damage.
+    driver.store.condemn(&damaged)?;
+    let uncovered = driver.store.uncovered();
+    Ok((driver, uncovered))
 }
 
 fn store_options(options: &NodeOptions) -> StoreOptions {

@@ -9,7 +9,7 @@
 //! digest differs at the same position -> the copy is out of service and fetches a snapshot
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use domicile_storage::{Place, ScrubDamage, StoreError};
 
 use super::interior::NodeCore;
 use super::keeper::{CLOSE_POLL, take_snapshot};
-use crate::driver::{Slot, lock};
+use crate::driver::{PartitionDigest, Slot, lock};
 
 /// The first pass begins this long after the open, or sooner if passes are closer than that: a node
 /// that starts has other things to do.
@@ -31,7 +31,7 @@ const DIGEST_ROWS_PER_S: u64 = 100_000;
 pub(super) fn run_scrub(core: &NodeCore) {
     let closed = core.closed.subscribe();
     let mut next = Instant::now() + core.scrubbing.pause.min(FIRST_PAUSE_MAX);
-    let mut known = BTreeSet::new();
+    let mut known = BTreeMap::new();
     while !*closed.borrow() && core.store.poison_cause().is_none() {
         compare_digests(core);
         if core.scrubbing.bytes_per_s == 0 || Instant::now() < next {
@@ -46,17 +46,21 @@ pub(super) fn run_scrub(core: &NodeCore) {
     }
 }
 
-/// One pass over everything. `known` is the damage that earlier ones have told of.
-fn pass(core: &NodeCore, known: &mut BTreeSet<Place>) -> Result<(), StoreError> {
+/// One pass over everything. `known` is the damage that earlier ones have told of, and whether it
+/// is made up for.
+fn pass(core: &NodeCore, known: &mut BTreeMap<Place, bool>) -> Result<(), StoreError> {
     let report = core.store.scrub_journal(&mut pace(core))?;
     let (bytes, segments) = (report.bytes, report.segments);
     tracing::debug!(bytes, segments, "the journal was read again");
     for damage in &report.damage {
-        if known.insert(damage.place) {
+        let is_mended = known.entry(damage.place).or_insert_with(|| {
             core.scrubbing.damage_found.fetch_add(1, Ordering::Relaxed);
             tracing::error!(error = %damage.error, lost = ?damage.lost, "damage was found");
+            false
+        });
+        if !*is_mended {
+            *is_mended = mend(core, damage)?;
         }
-        mend(core, damage)?;
     }
     let partitions: Vec<PartitionId> = core.driver.slots().map(|slot| slot.partition).collect();
     for partition in partitions {
@@ -87,10 +91,8 @@ fn limited(core: &NodeCore, per_s: u64) -> impl FnMut(u64) -> bool + '_ {
     }
 }
 
-/// Makes up for a hole in the journal.
-fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<(), StoreError> {
-    core.store.flush_once()?;
-    core.driver.room.notify_waiters();
+/// Makes up for a hole in the journal; whether all of it is made up for.
+fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<bool, StoreError> {
     let concerned: Vec<(PartitionId, Seq)> = match damage.lost {
         Some(lost) => vec![lost],
         None => {
@@ -100,17 +102,23 @@ fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<(), StoreError> {
                 .collect()
         }
     };
+    core.store.flush_once()?;
+    core.driver.room.notify_waiters();
+    let mut is_mended = true;
     for (partition, upto) in concerned {
-        take_snapshot(core, partition)?;
+        if let Err(error) = take_snapshot(core, partition) {
+            tracing::error!(%partition, %error, "no snapshot was taken");
+        }
         let covered = core.store.last_snapshot(partition);
         if covered.is_some_and(|snapshot| snapshot.seq >= upto) {
             core.store.close_hole(partition, damage.place)?;
             tracing::info!(%partition, %upto, "a snapshot stands for what is damaged");
         } else {
             tracing::error!(%partition, %upto, "no snapshot has what is damaged yet");
+            is_mended = false;
         }
     }
-    Ok(())
+    Ok(is_mended)
 }
 
 /// Tells the copies of partitions that rest what they must have.
@@ -124,10 +132,19 @@ fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
         let Some((seq, digest)) = slot.cells.digest(&mut pace)? else {
             continue;
         };
-        if seq > Seq::NONE {
-            for signal in core.driver.ship_signals.values() {
-                signal.digest(slot.partition, seq, digest);
-            }
+        // Only of what rests: then the log ends where the cells do.
+        let tail = core.store.tail(slot.partition);
+        let Some(tail) = tail.filter(|tail| tail.last_seq == seq) else {
+            continue;
+        };
+        let digest = PartitionDigest {
+            epoch: tail.epoch,
+            seq,
+            chain: tail.chain,
+            digest,
+        };
+        for signal in core.driver.ship_signals.values() {
+            signal.digest(slot.partition, digest);
         }
     }
     Ok(())
@@ -136,18 +153,24 @@ fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
 /// Compares what homes said with what is here.
 fn compare_digests(core: &NodeCore) {
     let heard = std::mem::take(&mut *lock(&core.digests));
-    for (partition, (seq, expected)) in heard {
+    for (partition, expected) in heard {
+        let seq = expected.seq;
         let Some(slot) = core.driver.slot(partition) else {
             continue;
         };
-        if slot.cells.applied_upto() != seq || slot.is_damaged() {
+        // Of the same history: another one is no wrong state, and not this task's to judge.
+        let tail = core.store.tail(partition);
+        let is_same = tail.is_some_and(|tail| {
+            (tail.epoch, tail.last_seq, tail.chain) == (expected.epoch, seq, expected.chain)
+        });
+        if !is_same || slot.cells.applied_upto() != seq || slot.is_damaged() {
             continue;
         }
         match slot.cells.digest(&mut limited(core, DIGEST_ROWS_PER_S)) {
             Ok(Some((at, digest))) if at == seq => {
                 let compared = &core.scrubbing.digests_compared;
                 compared.fetch_add(1, Ordering::Relaxed);
-                if digest != expected {
+                if digest != expected.digest {
                     condemn(core, slot, seq);
                 }
             }
@@ -167,6 +190,9 @@ fn condemn(core: &NodeCore, slot: &Slot, seq: Seq) {
     tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
     let damage = format!("differs from its home at {seq}");
     core.driver.quarantine(slot, &damage);
+    if let Err(error) = core.store.condemn(&[partition]) {
+        tracing::error!(%partition, %error, "a restart would forget that it is damaged");
+    }
     core.wanted.want(partition, seq);
     if let Some(source) = core.driver.source_signals.get(&slot.home) {
         // The next hello says that nothing of it counts.

@@ -20,6 +20,8 @@ pub(super) struct ShipCursor {
     place: Place,
     next: BTreeMap<PartitionId, Seq>,
     shipped: Shipped,
+    /// Partitions that lack what is damaged here, from that record on.
+    left_out: BTreeMap<PartitionId, Seq>,
 }
 
 /// Whether the peer gets all partitions that it is to hold.
@@ -63,6 +65,7 @@ impl ShipCursor {
             place,
             next,
             shipped,
+            left_out: BTreeMap::new(),
         }
     }
 
@@ -75,6 +78,19 @@ impl ShipCursor {
                 .unwrap_or(store.journal_start());
             self.place = self.place.min(place);
         }
+    }
+
+    /// Ships no more of a partition whose record at `seq` is damaged here.
+    pub(super) fn leave_out(&mut self, partition: PartitionId, seq: Seq) {
+        self.forget(partition);
+        self.left_out.insert(partition, seq);
+    }
+
+    /// A partition that was left out, for which a snapshot stands by now.
+    pub(super) fn can_be_helped(&self, store: &Store) -> Option<PartitionId> {
+        let mut left_out = self.left_out.iter();
+        let helped = left_out.find(|(id, seq)| store.log_start(**id) > **seq);
+        helped.map(|(id, _)| *id)
     }
 
     /// Ships no more of a partition.

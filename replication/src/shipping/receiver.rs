@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use domicile_core::{Input, RejectCause, Urgency};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{Hlc, PartitionId, Segment, Seq};
+use domicile_proto::{ChainHash, Hlc, PartitionId, Segment, Seq};
 use domicile_storage::{CheckedSegment, SOON_INTERVAL};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::compression::plain_bytes;
 use super::shipper::{INSTALLING, PROTOCOL};
 use crate::clock::Clock;
-use crate::driver::{Refused, Slot, SourceSignal, lock};
+use crate::driver::{PartitionDigest, Refused, Slot, SourceSignal, lock};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
 use crate::peers::{mark_message, partition_of_bytes, read_epoch};
@@ -323,8 +323,14 @@ impl Receiver {
             let partition = partition_of_bytes(&digest.partition)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
             if self.held_slot(source, partition).is_some() {
-                let heard = (Seq::new(digest.applied_upto), digest.digest);
-                lock(&self.node.digests).insert(partition, heard);
+                let epoch = read_epoch(digest.epoch_counter, digest.epoch_node);
+                let heard = epoch.map(|epoch| PartitionDigest {
+                    epoch,
+                    seq: Seq::new(digest.applied_upto),
+                    chain: ChainHash::from_bits(digest.chain),
+                    digest: digest.digest,
+                });
+                lock(&self.node.digests).extend(heard.map(|heard| (partition, heard)));
             }
         }
         let hlc = Hlc::from_bits(beat.hlc);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use domicile_core::Input;
+use domicile_core::{Input, Standing};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
 use domicile_proto::{NodeId, PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, StoreError};
@@ -273,9 +273,13 @@ async fn send_segments(
     if let Some((partition, seq)) = picked.missing {
         // Cut while the copy was away: nothing here can help it, and the others go on.
         tracing::error!(%partition, %seq, "the journal lacks what the copy lacks");
+        if node.store.log_start(partition) > seq {
+            // The next hello finds it behind, and it gets a snapshot.
+            return Err(format!("{partition}: the journal was cut at {seq}").into());
+        }
+        cursor.leave_out(partition, seq);
         let text = format!("{partition}: the journal lacks records from {seq} on");
         link.update(|status| status.last_error = text);
-        cursor.forget(partition);
     }
     if picked.bytes.is_empty() {
         return Ok(0);
@@ -310,6 +314,9 @@ async fn send_beat(
     // A beat speaks for every partition; with one left out it can say nothing.
     let caught_up = cursor.is_at(node.store.durable_end()) && cursor.shipped() == Shipped::All;
     let is_regular = sent.beat.elapsed() >= BEAT_INTERVAL;
+    if is_regular && let Some(partition) = cursor.can_be_helped(&node.store) {
+        return Err(format!("{partition}: a snapshot stands for what it lacks now").into());
+    }
     let sent_us = match is_regular {
         true => node.clock.now().micros().max(1),
         false => 0,
@@ -390,11 +397,15 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
 fn take_digests(node: &NodeCore, link: &PeerLink) -> Vec<v1::PartitionDigest> {
     let shared = shared_slots(node, link);
     let digests = link.ship.take_digests().into_iter();
-    let digests = digests.filter(|(partition, _)| shared.contains_key(partition));
-    let digests = digests.map(|(partition, (seq, digest))| v1::PartitionDigest {
+    let follows = |slot: &Arc<Slot>| slot.standing(link.region()) == Some(Standing::Attached);
+    let digests = digests.filter(|(partition, _)| shared.get(partition).is_some_and(follows));
+    let digests = digests.map(|(partition, digest)| v1::PartitionDigest {
         partition: bytes::Bytes::copy_from_slice(&partition.to_bytes()),
-        applied_upto: seq.get(),
-        digest,
+        applied_upto: digest.seq.get(),
+        digest: digest.digest,
+        epoch_counter: digest.epoch.counter,
+        epoch_node: digest.epoch.node.get(),
+        chain: digest.chain.bits(),
     });
     digests.collect()
 }

@@ -18,6 +18,7 @@ pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod index;
 mod place;
+pub(crate) mod probe;
 pub(crate) mod reader;
 pub(crate) mod rebase;
 pub(crate) mod scan;

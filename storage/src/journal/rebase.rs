@@ -81,6 +81,17 @@ impl Rebase {
         bytes
     }
 
+    /// Whether it can be read back once it is written.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.reigns.is_empty() {
+            return Err(format!("snapshot of {} without a reign", self.partition));
+        }
+        Self::decode_front(&mut Bytes::from(self.encode())).map(drop)
+    }
+
     /// How many bytes an entry has whose head is at the front of `bytes`; `None` if the head is not
     /// whole, or says what cannot be.
     pub(crate) fn len_of(bytes: &[u8]) -> Option<usize> {

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use domicile_proto::SegmentHeader;
-use domicile_proto::segment::SEGMENT_HEADER_BYTES;
 
 use super::files::{FileSet, JournalFile};
 use super::frame::{
@@ -135,57 +134,6 @@ pub(crate) fn scan(
     Ok(finish(end, order, None, None))
 }
 
-/// What is known of something damaged, and where to read on behind it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BehindDamage {
-    /// The damaged segment, if its header is intact.
-    pub(crate) segment: Option<SegmentHeader>,
-    /// What follows it in its frame, or the next intact frame; `None` if there is none.
-    pub(crate) next: Option<Place>,
-}
-
-/// What is at `place`, where something is damaged, and where to read on.
-///
-/// # Errors
-/// What the operating system says.
-pub(crate) fn behind_damage(files: &FileSet, place: Place) -> Result<BehindDamage, StoreError> {
-    let mut file = FileScan::new(files.get(place.file)?, files, place.offset);
-    let mut offset = place.offset;
-    if file.header_at(offset)?.is_some() {
-        offset += FRAME_HEADER_BYTES as u64;
-    }
-    let left = file.file.len.saturating_sub(offset);
-    if left >= SEGMENT_HEADER_BYTES as u64 {
-        let bytes = file.bytes(offset, SEGMENT_HEADER_BYTES as u64)?;
-        if let Ok(header) = SegmentHeader::decode(&bytes)
-            && (header.segment_len() as u64) < left
-        {
-            offset += header.segment_len() as u64;
-            return Ok(BehindDamage {
-                segment: Some(header),
-                next: Some(Place { offset, ..place }),
-            });
-        }
-    }
-    let mut number = place.file;
-    let mut at = place.offset + 1;
-    let mut next = None;
-    while next.is_none() && files.last().is_some_and(|last| number <= last) {
-        let mut file = FileScan::new(files.get(number)?, files, at);
-        if let Rest::Frame { offset } = file.rest(at, None)? {
-            next = Some(Place {
-                file: number,
-                offset,
-            });
-        }
-        (number, at) = (number.next(), FILE_HEADER_BYTES);
-    }
-    Ok(BehindDamage {
-        segment: None,
-        next,
-    })
-}
-
 /// Commits are numbered without holes, except where damage has made one.
 struct Order {
     last: Option<LastFrame>,
@@ -215,34 +163,6 @@ impl Order {
 
     fn lose(&mut self) {
         (self.last, self.starts_anew) = (None, false);
-    }
-}
-
-/// Whether the frame that `last` names is there and ends where `end` says.
-///
-/// # Errors
-/// [`StoreError::Corrupt`] if it is not: the journal has lost what it once held.
-pub(crate) fn check_end(
-    files: &FileSet,
-    end: Place,
-    last: Option<LastFrame>,
-) -> Result<(), StoreError> {
-    let lost = |place: Place, what: &str| {
-        let path = place.file.path(files.dir());
-        StoreError::corrupt(&path, place.offset, format!("journal ends before {what}"))
-    };
-    if files.last().is_none_or(|file| file < end.file) {
-        return Err(lost(end, "the end that the engine knows"));
-    }
-    let Some(last) = last else { return Ok(()) };
-    let mut file = FileScan::new(files.get(last.place.file)?, files, last.place.offset);
-    match file.next()? {
-        Found::Frame(frame)
-            if frame.number == last.number && (frame.end == end || frame.end.file < end.file) =>
-        {
-            Ok(())
-        }
-        _ => Err(lost(last.place, "a commit that the engine knows")),
     }
 }
 
@@ -279,13 +199,13 @@ fn unfinished_file(
     })
 }
 
-enum Found {
+pub(super) enum Found {
     Frame(Frame),
     End,
     Damage { offset: u64, problem: String },
 }
 
-enum Rest {
+pub(super) enum Rest {
     Zeros,
     Remains { upto: u64 },
     Frame { offset: u64 },
@@ -303,16 +223,16 @@ enum Verdict {
 }
 
 /// One file being read.
-struct FileScan<'files> {
+pub(super) struct FileScan<'files> {
     files: &'files FileSet,
-    file: JournalFile,
+    pub(super) file: JournalFile,
     at: u64,
     chunk: Bytes,
     chunk_at: u64,
 }
 
 impl<'files> FileScan<'files> {
-    fn new(file: JournalFile, files: &'files FileSet, at: u64) -> Self {
+    pub(super) fn new(file: JournalFile, files: &'files FileSet, at: u64) -> Self {
         Self {
             files,
             file,
@@ -323,7 +243,7 @@ impl<'files> FileScan<'files> {
     }
 
     /// What lies at the present offset; moves behind it if it is a frame.
-    fn next(&mut self) -> Result<Found, StoreError> {
+    pub(super) fn next(&mut self) -> Result<Found, StoreError> {
         let left = self.file.len.saturating_sub(self.at);
         if left < FRAME_HEADER_BYTES as u64 {
             return Ok(Found::End);
@@ -390,7 +310,7 @@ impl<'files> FileScan<'files> {
         loop {
             let damage = match self.next()? {
                 Found::Frame(frame) => {
-                    order.check(&self.file.path, &frame)?;
+                    self.check_order(&frame, order, visit)?;
                     visit(Scanned::Frame(frame))?;
                     continue;
                 }
@@ -406,6 +326,25 @@ impl<'files> FileScan<'files> {
                 }
             }
         }
+    }
+
+    /// Commits that are missing before a frame are damage like any other.
+    fn check_order(
+        &self,
+        frame: &Frame,
+        order: &mut Order,
+        visit: &mut dyn FnMut(Scanned) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Err(error) = order.check(&self.file.path, frame) else {
+            return Ok(());
+        };
+        order.lose();
+        visit(Scanned::Damage(Damage {
+            error,
+            segment: None,
+            place: frame.place,
+        }))?;
+        order.check(&self.file.path, frame)
     }
 
     /// Visits what is left of a damaged frame, and the damage; moves behind it.
@@ -430,7 +369,7 @@ impl<'files> FileScan<'files> {
                 place,
             }));
         };
-        order.check(&self.file.path, &frame)?;
+        self.check_order(&frame, order, visit)?;
         self.at = frame.end.offset;
         // The first one is what was noticed, with what follows it.
         let mut noticed = Some(error);
@@ -448,7 +387,7 @@ impl<'files> FileScan<'files> {
     }
 
     /// The intact header of a frame at `offset`.
-    fn header_at(&mut self, offset: u64) -> Result<Option<FrameHeader>, StoreError> {
+    pub(super) fn header_at(&mut self, offset: u64) -> Result<Option<FrameHeader>, StoreError> {
         let place = Place {
             file: self.file.number,
             offset,
@@ -535,7 +474,7 @@ impl<'files> FileScan<'files> {
     }
 
     /// What is left in the file from `from`: a frame later than `last`, other bytes, nothing.
-    fn rest(&mut self, from: u64, last: Option<LastFrame>) -> Result<Rest, StoreError> {
+    pub(super) fn rest(&mut self, from: u64, last: Option<LastFrame>) -> Result<Rest, StoreError> {
         let mut remains_upto = None;
         let mut at = from;
         while at < self.file.len {
@@ -575,7 +514,7 @@ impl<'files> FileScan<'files> {
     }
 
     /// `len` bytes at `offset`, which lie within the file.
-    fn bytes(&mut self, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+    pub(super) fn bytes(&mut self, offset: u64, len: u64) -> Result<Bytes, StoreError> {
         let inside =
             offset >= self.chunk_at && offset + len <= self.chunk_at + self.chunk.len() as u64;
         if !inside {

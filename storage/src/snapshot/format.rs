@@ -242,7 +242,9 @@ impl SnapshotHeader {
             file_bytes: fields.get_u64_le(),
             taken_at_ms: fields.get_u64_le(),
         };
+        let last = Seq::new(u64::MAX);
         let fits = header.seq > Seq::NONE && header.newest_seq >= header.seq;
+        let fits = fits && header.newest_seq < last;
         fits.then_some(header)
     }
 }

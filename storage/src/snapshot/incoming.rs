@@ -13,12 +13,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use domicile_proto::{NodeId, PartitionId};
 
 use super::file::{
     INCOMING_SUFFIX, RECEIVED_SUFFIX, SYNC_BYTES, SnapshotReader, foreign_path_of, remove,
 };
 use super::format::{Block, HEADER_BYTES, SnapshotHeader, SnapshotOrigin};
+use super::install::rebase_of;
+use crate::cells::cell_rows;
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -174,20 +177,32 @@ impl IncomingSnapshot {
 
     fn check(&self) -> Result<(), StoreError> {
         let mut reader = SnapshotReader::new(&self.path, Arc::clone(&self.file), self.header);
-        let mut last_reign = None;
         if !self.is_complete() {
             let (at, whole) = (self.at, self.header.file_bytes);
             let problem = format!("{at} bytes received, {whole} by its header");
             return Err(StoreError::corrupt(&self.path, at, problem));
         }
         while let Some(block) = reader.next()? {
-            if let Block::Reigns(reigns) = block {
-                last_reign = reigns.last().map(|(epoch, _)| *epoch);
+            if let Block::Cells(cells) = block {
+                self.check_cells(cells)?;
             }
         }
-        if last_reign != Some(self.header.epoch) {
-            let problem = format!("its last reign is not {}", self.header.epoch);
-            return Err(StoreError::corrupt(&self.path, 0, problem));
+        let mut reader = SnapshotReader::new(&self.path, Arc::clone(&self.file), self.header);
+        rebase_of(&mut reader).map(drop)
+    }
+
+    /// Cells that this build cannot read would only be noticed once they are in the engine.
+    fn check_cells(&self, cells: Vec<(Bytes, Bytes)>) -> Result<(), StoreError> {
+        let partition = self.header.partition;
+        for (key, value) in cells {
+            let checked =
+                domicile_proto::limits::check_key(&key).map_err(|error| error.to_string());
+            let checked = checked.and_then(|()| {
+                cell_rows(partition, &key, value)
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            });
+            checked.map_err(|problem| StoreError::corrupt(&self.path, 0, problem))?;
         }
         Ok(())
     }

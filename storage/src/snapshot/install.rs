@@ -26,11 +26,18 @@ impl Store {
     /// Checks all of a snapshot that was received and keeps it to be installed.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if it is damaged or not whole; what the operating system says.
+    /// [`StoreError::Corrupt`] if it is damaged or not whole; [`StoreError::Unfilled`] while
+    /// another one is half installed; what the operating system says.
     pub fn finish_incoming(
         &self,
         incoming: IncomingSnapshot,
     ) -> Result<SnapshotHeader, StoreError> {
+        self.check_open()?;
+        let partition = incoming.header().partition;
+        if self.published().unfilled.contains_key(&partition) {
+            // The log begins anew with the one that was received before: it is still needed.
+            return Err(StoreError::Unfilled { partition });
+        }
         let header = incoming.finish(self.node_id())?;
         self.snapshots().add_received(header);
         Ok(header)
@@ -46,6 +53,7 @@ impl Store {
     /// [`StoreError::Engine`], what the operating system says. It may be called again.
     pub fn install_received(&self, partition: PartitionId) -> Result<SnapshotHeader, StoreError> {
         let _one = self.hold_snapshots();
+        self.check_open()?;
         let (header, rebase) = {
             let snapshots = self.snapshots();
             let Some(header) = snapshots.received(partition).copied() else {
@@ -54,12 +62,15 @@ impl Store {
             (header, rebase_of(&mut snapshots.read_received(partition)?)?)
         };
         let cells = self.cells(partition);
+        let was_readable = cells.is_readable();
         cells.close();
         let place = match self.rebase(&cells, &header, rebase) {
             Ok(place) => place,
             Err(error) => {
-                // Nothing has happened: what was there is there.
-                cells.reopen();
+                // Nothing has happened: what was there is there, if it was to be read.
+                if was_readable {
+                    cells.reopen();
+                }
                 return Err(error);
             }
         };
@@ -67,9 +78,16 @@ impl Store {
         let mut reader = self.snapshots().read_received(partition)?;
         fill(&**engine, &mut reader, place)?;
         self.adopt(partition, header.seq)?;
+        self.absolve(partition)?;
         self.published().unfilled.remove(&partition);
         cells.reopen();
         Ok(header)
+    }
+
+    /// The snapshot of a partition that was received and is to be installed.
+    #[must_use]
+    pub fn received_snapshot(&self, partition: PartitionId) -> Option<SnapshotHeader> {
+        self.snapshots().received(partition).copied()
     }
 
     fn adopt(&self, partition: PartitionId, seq: Seq) -> Result<(), StoreError> {
@@ -80,7 +98,7 @@ impl Store {
 }
 
 /// The entry of the journal that stands for a snapshot.
-fn rebase_of(reader: &mut SnapshotReader) -> Result<Rebase, StoreError> {
+pub(super) fn rebase_of(reader: &mut SnapshotReader) -> Result<Rebase, StoreError> {
     let header = *reader.header();
     let mut reigns: Vec<(Epoch, Seq)> = Vec::new();
     while let Some(Block::Reigns(more)) = reader.next()? {
@@ -90,12 +108,16 @@ fn rebase_of(reader: &mut SnapshotReader) -> Result<Rebase, StoreError> {
         let problem = format!("its last reign is not {}", header.epoch);
         return Err(StoreError::corrupt(reader.path(), 0, problem));
     }
-    Ok(Rebase {
+    let rebase = Rebase {
         partition: header.partition,
         seq: header.seq,
         chain: header.chain,
         reigns,
-    })
+    };
+    rebase
+        .check()
+        .map_err(|problem| StoreError::corrupt(reader.path(), 0, problem))?;
+    Ok(rebase)
 }
 
 /// Replaces the engine's cells of a partition by those of a snapshot; the last batch says so.

@@ -18,6 +18,9 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::options::OnDamage;
 
+/// What is appended to the name of a snapshot that is damaged.
+const DAMAGED_SUFFIX: &str = ".damaged";
+
 /// The directory of snapshots in a data directory.
 pub(crate) const SNAPSHOT_DIR: &str = "snapshots";
 
@@ -251,9 +254,19 @@ impl SnapshotSet {
         Ok(requests)
     }
 
-    /// No longer counts on a snapshot: it is damaged.
+    /// No longer counts on a snapshot, which is damaged: it is put aside under another name, so
+    /// that no later open counts on it.
     pub(crate) fn forget(&mut self, partition: PartitionId) {
-        self.newest.remove(&partition);
+        let Some(header) = self.newest.remove(&partition) else {
+            return;
+        };
+        let path = path_of(&self.dir, partition, header.seq);
+        let mut aside = path.clone().into_os_string();
+        aside.push(DAMAGED_SUFFIX);
+        let moved = self.disk.rename(&path, Path::new(&aside));
+        if let Err(error) = moved.and_then(|()| self.disk.sync_dir(&self.dir)) {
+            tracing::warn!(path = %path.display(), %error, "a damaged snapshot stays where it is");
+        }
     }
 
     /// Takes note of a snapshot that is durable, and removes the one that it replaces.

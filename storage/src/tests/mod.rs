@@ -1,5 +1,6 @@
 //! The store as a whole, on the disk in memory and on the real one.
 
+mod aftermath;
 mod backup;
 mod damage;
 mod directory;

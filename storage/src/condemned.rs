@@ -1,0 +1,234 @@
+//! Partitions that have lost something here, remembered until a snapshot took their place.
+//!
+//! **Owns**: the list and its file, replaced whole.
+//! **Does not own**: finding damage (`recovery`, the node), filling a partition anew (`snapshot`).
+//!
+//! ```text
+//! magic "DOMQ" u32 | version u16 | zeros u16 | node u64 | partitions u32 | per partition (8)
+//! | crc32 of all before
+//! ```
+//! Little-endian. What was lost need not show again: a later checkpoint lies behind the damage. An
+//! operator who accepts a loss removes the file while the node is down.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use bytes::{Buf, BufMut};
+use domicile_proto::{NodeId, PartitionId};
+
+use crate::disk::{self, Disk};
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// The file in a data directory.
+pub(crate) const CONDEMNED_FILE: &str = "damaged";
+const UNFINISHED_FILE: &str = "damaged.new";
+const MAGIC: [u8; 4] = *b"DOMQ";
+const VERSION: u16 = 1;
+/// Bytes before the partitions: the layout above.
+const HEAD_BYTES: usize = 20;
+
+/// Longest file that is believed: a million partitions. Doubled, a damaged length takes twice the
+/// memory before it is noticed.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+/// The list of one directory.
+#[derive(Debug)]
+pub(crate) struct Condemned {
+    dir: PathBuf,
+    node: NodeId,
+    partitions: BTreeSet<PartitionId>,
+}
+
+impl Condemned {
+    /// The list in `dir`, which is `node`'s; empty without a file.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] and its kin; what the operating system says.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<Self, StoreError> {
+        let path = dir.join(CONDEMNED_FILE);
+        let bytes = disk::read_if_there(disk, &path, FILE_BYTES_MAX);
+        let bytes = bytes.map_err(|error| StoreError::io("read", &path, error))?;
+        let partitions = bytes.map(|bytes| decode(&bytes, node, &path)).transpose()?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            node,
+            partitions: partitions.unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn partitions(&self) -> &BTreeSet<PartitionId> {
+        &self.partitions
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.join(CONDEMNED_FILE)
+    }
+
+    /// Changes the list, durably.
+    ///
+    /// # Errors
+    /// What the operating system says; it is then as it was.
+    pub(crate) fn change(
+        &mut self,
+        disk: &dyn Disk,
+        change: impl FnOnce(&mut BTreeSet<PartitionId>),
+    ) -> Result<(), StoreError> {
+        let mut changed = self.partitions.clone();
+        change(&mut changed);
+        if changed == self.partitions {
+            return Ok(());
+        }
+        let bytes = encode(self.node, &changed);
+        disk::replace(disk, &self.dir, CONDEMNED_FILE, UNFINISHED_FILE, &bytes)
+            .map_err(|error| StoreError::io("write", &self.path(), error))?;
+        self.partitions = changed;
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Partitions for whose snapshot the journal was cut, and that have none: a new one is due
+    /// before the engine gets lost.
+    #[must_use]
+    pub fn uncovered(&self) -> Vec<PartitionId> {
+        let uncovered = self.snapshots().uncovered(&self.files().covered());
+        let condemned = self.condemned();
+        let is_whole = |id: &PartitionId| !condemned.partitions().contains(id);
+        uncovered.into_keys().filter(is_whole).collect()
+    }
+
+    /// Partitions have lost something: that is remembered, and their cells answer no reads, until a
+    /// snapshot takes their place. Their own snapshots no longer count.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn condemn(&self, partitions: &[PartitionId]) -> Result<(), StoreError> {
+        for partition in partitions {
+            self.cells(*partition).close();
+            self.snapshots().forget(*partition);
+        }
+        let mut condemned = self.condemned();
+        condemned.change(&*self.disk(), |ids| ids.extend(partitions))
+    }
+
+    /// A partition has nothing to miss, or was filled anew.
+    ///
+    /// # Errors
+    /// What the operating system says; it counts as damaged at the next open.
+    pub fn absolve(&self, partition: PartitionId) -> Result<(), StoreError> {
+        let mut condemned = self.condemned();
+        condemned.change(&*self.disk(), |ids| ids.retain(|id| *id != partition))
+    }
+}
+
+fn encode(node: NodeId, partitions: &BTreeSet<PartitionId>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + PartitionId::BYTES * partitions.len() + 4);
+    bytes.put_slice(&MAGIC);
+    bytes.put_u16_le(VERSION);
+    bytes.put_u16_le(0);
+    bytes.put_u64_le(node.get());
+    bytes.put_u32_le(partitions.len() as u32);
+    partitions
+        .iter()
+        .for_each(|id| bytes.put_slice(&id.to_bytes()));
+    let crc = crc32fast::hash(&bytes);
+    bytes.put_u32_le(crc);
+    bytes
+}
+
+fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<BTreeSet<PartitionId>, StoreError> {
+    let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
+    if bytes.len() < HEAD_BYTES + 4 || bytes[..4] != MAGIC {
+        return Err(corrupt(format!("{} bytes that are no list", bytes.len())));
+    }
+    let (mut fields, mut crc) = bytes.split_at(bytes.len() - 4);
+    let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
+    if stored != computed {
+        return Err(corrupt(format!(
+            "checksum mismatch: stored {stored:#010x}, computed {computed:#010x}"
+        )));
+    }
+    fields.advance(4);
+    let version = fields.get_u16_le();
+    if version != VERSION {
+        return Err(StoreError::UnknownFormat {
+            what: "list of damaged partitions",
+            path: path.to_owned(),
+            actual: version.into(),
+            supported: VERSION.into(),
+        });
+    }
+    fields.advance(2);
+    let actual = NodeId::new(fields.get_u64_le());
+    let actual = actual.map_err(|_| corrupt("written by node 0".to_owned()))?;
+    if actual != node {
+        return Err(StoreError::ForeignNode {
+            path: path.to_owned(),
+            actual,
+            expected: node,
+        });
+    }
+    let count = fields.get_u32_le() as usize;
+    if fields.len() != PartitionId::BYTES * count {
+        let left = fields.len();
+        return Err(corrupt(format!("{count} partitions in {left} bytes")));
+    }
+    let mut partitions = BTreeSet::new();
+    for id in fields.chunks_exact(PartitionId::BYTES) {
+        let mut array = [0; PartitionId::BYTES];
+        array.copy_from_slice(id);
+        let id = PartitionId::from_bytes(array).map_err(|error| corrupt(error.to_string()))?;
+        partitions.insert(id);
+    }
+    Ok(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Bucket, KeyspaceId, RegionId};
+
+    use super::*;
+    use crate::disk::MemoryDisk;
+
+    #[test]
+    fn the_list_comes_back_and_every_flipped_bit_is_noticed() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/data"));
+        disk.create_dir_all(dir).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let node = NodeId::new(7).unwrap();
+        let id = |bucket| PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region: RegionId::new(2).unwrap(),
+            bucket: Bucket::new(bucket),
+        };
+        let mut list = Condemned::read(&disk, dir, node).unwrap();
+        assert!(list.partitions().is_empty());
+        list.change(&disk, |ids| ids.extend([id(3), id(4)]))
+            .unwrap();
+        list.change(&disk, |ids| ids.retain(|it| *it != id(4)))
+            .unwrap();
+        let list = Condemned::read(&disk.power_loss(1), dir, node).unwrap();
+        assert_eq!(
+            list.partitions().iter().copied().collect::<Vec<_>>(),
+            [id(3)]
+        );
+        let other = NodeId::new(8).unwrap();
+        let foreign = Condemned::read(&disk, dir, other).unwrap_err();
+        assert!(
+            matches!(foreign, StoreError::ForeignNode { .. }),
+            "{foreign}"
+        );
+        let bytes = encode(node, list.partitions());
+        let golden = b"DOMQ\x01\0\0\0\x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01\0\x02\0\x03";
+        assert_eq!(bytes[..28], golden[..]);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&flipped, node, dir).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(decode(&bytes[..len], node, dir).is_err(), "cut at {len}");
+        }
+    }
+}
