@@ -68,13 +68,14 @@ pub struct BackupDraft {
 }
 
 impl BackupDraft {
-    /// The next one behind `previous`, which was made of the same node in the same place. `token`
-    /// keeps the files of two that are made at the same time apart.
+    /// The one with this number; it goes on behind `previous`, which was made of the same node
+    /// in the same place. `token` keeps the files of two that are made at the same time apart.
     ///
     /// # Errors
     /// [`StoreError::ForeignNode`] if the place has backups of another node.
     pub fn new(
         subject: BackupSubject,
+        number: BackupNumber,
         previous: Option<&BackupManifest>,
         token: &str,
     ) -> Result<Self, StoreError> {
@@ -87,7 +88,6 @@ impl BackupDraft {
                 expected: subject.node,
             });
         }
-        let number = previous.map_or(BackupNumber::FIRST, |it| it.number.next());
         let kept = previous.map(|it| it.partitions.iter().cloned());
         let partitions = kept.into_iter().flatten();
         Ok(Self {

@@ -9,6 +9,7 @@
 //! ```
 
 mod archive;
+mod check;
 mod draft;
 mod manifest;
 mod point;
@@ -16,6 +17,7 @@ mod reader;
 mod restore;
 mod text;
 
+pub use check::{FileCheck, checksum};
 pub use draft::{BackupDraft, BackupSubject, FileStep};
 pub use manifest::{
     BackupFile, BackupKeyspace, BackupManifest, BackupNumber, BackupPartition, BackupSnapshot,

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 
 use super::fixture::*;
 use crate::backup::{
-    BackupDraft, BackupKeyspace, BackupManifest, BackupPiece, BackupReader, BackupSubject,
-    FileStep, Restore, RestorePoint, RestoreReport,
+    BackupDraft, BackupKeyspace, BackupManifest, BackupNumber, BackupPiece, BackupReader,
+    BackupSubject, FileStep, Restore, RestorePoint, RestoreReport,
 };
 use crate::retention::NOTHING;
 use crate::{Disk, MemoryDisk, SnapshotPlan, Store, StoreError, StoreOptions, verify};
@@ -96,7 +96,8 @@ fn create(
 ) -> Result<BackupManifest, StoreError> {
     let known = previous.map_or(Vec::new(), BackupDraft::known);
     let mut reader = BackupReader::new(Arc::clone(store), (0..4).map(part), &known, PLAN);
-    let mut draft = BackupDraft::new(subject(store), previous, "token")?;
+    let number = previous.map_or(BackupNumber::FIRST, |it| it.number.next());
+    let mut draft = BackupDraft::new(subject(store), number, previous, "token")?;
     let mut file = String::new();
     loop {
         meanwhile();
@@ -508,7 +509,8 @@ fn pieces_that_do_not_follow_are_no_backup() {
         pieces.push(piece);
     }
     let draft = |pieces: Vec<BackupPiece>| {
-        let mut draft = BackupDraft::new(subject(&store), None, "token").unwrap();
+        let mut draft =
+            BackupDraft::new(subject(&store), BackupNumber::FIRST, None, "token").unwrap();
         for piece in pieces {
             draft.take(piece)?;
         }
@@ -529,5 +531,6 @@ fn pieces_that_do_not_follow_are_no_backup() {
         ..subject(&store)
     };
     let manifest = draft(pieces).unwrap();
-    assert!(BackupDraft::new(other, Some(&manifest), "token").is_err());
+    let number = manifest.number.next();
+    assert!(BackupDraft::new(other, number, Some(&manifest), "token").is_err());
 }
