@@ -98,8 +98,14 @@ impl Place {
         Ok(Self::of(Arc::new(store.with_fsync(true)), url))
     }
 
+    /// A place of its own that ends with it.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        Self::of(Arc::new(object_store::memory::InMemory::new()), "memory")
+    }
+
     /// Any store; `shown` is its name in messages.
-    pub(crate) fn of(store: Arc<dyn ObjectStore>, shown: &str) -> Self {
+    fn of(store: Arc<dyn ObjectStore>, shown: &str) -> Self {
         Self {
             store,
             shown: shown.to_owned(),
