@@ -224,3 +224,46 @@ async fn a_home_restored_in_the_midst_of_a_commit_serves_what_was_then() {
     assert!(new_reigns > 0, "every point was the end of a commit");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_journal_is_cut_while_a_backup_reads_it() {
+    let mut spaces = vec![keyspace("alone", AckLevel::Async, "eu")];
+    spaces[0].regions = vec![region("eu")];
+    let cluster = Cluster::start_with(NEAR, spaces, |options| {
+        options.journal_file_bytes = 1 << 20;
+        options.journal_keep_bytes = 2 << 20;
+    })
+    .await;
+    let eu = cluster.node("eu");
+    let journal_bytes = || eu.status(domicile::Detail::Summary).disk.journal_bytes;
+    let space = eu.keyspace("alone").unwrap();
+    let write_much = async || {
+        for index in 0..200_u32 {
+            let value = vec![index as u8; 50_000];
+            let key = format!("g{}/k", index % 40);
+            space.put(key, value).await.unwrap();
+        }
+    };
+    write_much().await;
+    let mut source = eu.backup(BackupCall::default()).unwrap();
+    let first = source.read_on().unwrap();
+    assert!(first.is_some(), "nothing to back up");
+    let before = journal_bytes();
+    write_much().await;
+    // The keeper looks every second.
+    let began = std::time::Instant::now();
+    until("the backup is read to its end", || {
+        let is_read = source.read_on().unwrap().is_none();
+        is_read && began.elapsed() > Duration::from_millis(1_500)
+    })
+    .await;
+    let grown = journal_bytes() - before;
+    assert!(
+        grown >= 8 << 20,
+        "the journal was cut: it has grown by {grown} bytes"
+    );
+    drop(source);
+    until("the journal is cut", || journal_bytes() <= 4 << 20).await;
+    drop(space);
+    cluster.stop().await;
+}

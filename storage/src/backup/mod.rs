@@ -15,6 +15,7 @@ mod manifest;
 mod point;
 mod reader;
 mod restore;
+mod snapshot_check;
 mod text;
 
 pub use check::{FileCheck, checksum};

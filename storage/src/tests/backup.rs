@@ -534,3 +534,33 @@ fn pieces_that_do_not_follow_are_no_backup() {
     let number = manifest.number.next();
     assert!(BackupDraft::new(other, number, Some(&manifest), "token").is_err());
 }
+
+/// What lies damaged on the node's own disk is found when it is backed up, not at the restore.
+#[test]
+fn a_snapshot_that_is_damaged_at_the_node_is_no_backup() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    write_many(&mut author, &store, 1, 10);
+    store.flush_once().unwrap();
+    store
+        .snapshot(part(0), PLAN, &mut |_| true)
+        .unwrap()
+        .unwrap();
+    let dir = Path::new("/data/snapshots");
+    let names = disk.list(dir).unwrap();
+    let file = dir.join(&names[0]);
+    let file = file.to_str().unwrap();
+    let whole = file_bytes(&disk, file);
+    for at in (4_096..whole.len()).step_by(53) {
+        overwrite(&disk, file, at as u64, &[whole[at] ^ 4]);
+        let refused = create(&store, &mut Place::new(), None, &mut || {});
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("snapshot") || refused.contains("block"),
+            "{at}: {refused}"
+        );
+        overwrite(&disk, file, at as u64, &whole[at..=at]);
+    }
+    create(&store, &mut Place::new(), None, &mut || {}).unwrap();
+}
