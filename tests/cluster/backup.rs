@@ -169,6 +169,11 @@ async fn copies_of_a_restored_home_are_found_diverged_or_go_on() {
         assert_eq!((there.durable_upto, there.epoch), (lost_upto, Some(old)));
         wait_value(&cluster, copy, "fast", "k/1", "late 4").await;
     }
+    // A copy that begins with nothing follows the new history.
+    cluster.close("ap").await;
+    std::fs::remove_dir_all(cluster.data_of("ap")).unwrap();
+    cluster.open("ap").await;
+    wait_value(&cluster, "ap", "fast", "k/1", "new 9").await;
     // A second open goes on in the reign that has records by now.
     cluster.close("eu").await;
     cluster.open("eu").await;

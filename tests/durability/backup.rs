@@ -122,6 +122,9 @@ fn a_node_is_backed_up_beside_writers_and_restored_to_any_time_since() {
     let server = Server::start(directory.path());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(put(&server, 0..200, "one"));
+    // Segments that are larger than a piece of a backup, in its snapshots and behind them.
+    let large = "x".repeat(1 << 20);
+    runtime.block_on(put(&server, 0..3, &large));
 
     // Beside a writer that does not stop.
     let stop = Arc::new(AtomicBool::new(false));
@@ -150,6 +153,7 @@ fn a_node_is_backed_up_beside_writers_and_restored_to_any_time_since() {
     );
 
     runtime.block_on(put(&server, 100..300, "two"));
+    runtime.block_on(put(&server, 300..303, &large));
     let at_two = export(&server);
     create(&server, place, &[]);
     let newest = rows(place, &[])[2]["newest_time"]

@@ -256,8 +256,10 @@ fn reign_after(last: Epoch, is_home: bool, node: NodeId) -> Epoch {
     if !is_home || last.node == node {
         return last;
     }
-    let counter = last.counter + 1;
-    Epoch { counter, node }
+    Epoch {
+        counter: last.counter.saturating_add(1),
+        node,
+    }
 }
 
 fn report(recovery: &Recovery) {
