@@ -46,7 +46,7 @@ pub(crate) fn kv(channel: Channel) -> KvClient<Channel> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-fn admin(channel: Channel) -> AdminClient<Channel> {
+pub(crate) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 

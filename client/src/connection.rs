@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use domicile_proto::v1;
 use tonic::transport::Channel;
 
+use crate::backup::BackupPieces;
 use crate::call::call;
 use crate::error::ClientError;
 use crate::keyspace::KeyspaceClient;
@@ -123,6 +124,16 @@ impl Client {
     pub async fn keyspaces(&self) -> Result<Vec<v1::KeyspaceDescription>, ClientError> {
         let answer = call(self, v1::ListKeyspacesRequest {}, None).await?;
         Ok(answer.keyspaces)
+    }
+
+    /// Begins a backup of the node that answers; the caller keeps its pieces.
+    ///
+    /// # Errors
+    /// What the policy forbids, another backup under way, no answer.
+    pub async fn backup(&self, request: v1::BackupRequest) -> Result<BackupPieces, ClientError> {
+        let (place, channel) = self.current();
+        let begun = BackupPieces::begin(channel, request).await;
+        begun.map_err(|error| error.at(self.address(place)))
     }
 
     /// The options it was made with.

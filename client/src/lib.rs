@@ -20,6 +20,7 @@
 //! - `read`: get and scan as builders
 //! - `stream`: pipelined writes
 //! - `watch`: changes as they become visible, going on by itself
+//! - `backup`: a backup of a node, piece by piece
 //! - `session`: the positions that a session must not read before
 //! - `receipt`: what a write was told, what a read found
 //! - `request_id`: ids under which a write is done at most once
@@ -28,6 +29,7 @@
 //! This crate never sends a write without a request id and never calls a write failed that may
 //! have been done.
 
+mod backup;
 mod call;
 mod connection;
 mod error;
@@ -44,6 +46,7 @@ mod write;
 #[cfg(test)]
 mod fuzz_tests;
 
+pub use backup::BackupPieces;
 pub use connection::Client;
 pub use domicile_proto::{ResumeToken, v1};
 pub use error::ClientError;

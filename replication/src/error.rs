@@ -121,10 +121,14 @@ impl From<StoreError> for Error {
             StoreError::QueueFull { .. } => Reason::Overloaded,
             StoreError::Closed => Reason::Draining,
             StoreError::Corrupt { .. } => Reason::ChecksumMismatch,
+            StoreError::NotInBackup { .. } => Reason::Recovering,
             StoreError::InvalidRecord { .. } => Reason::InvalidArgument,
             StoreError::Locked { .. } => Reason::DirectoryLocked,
             StoreError::ForeignNode { .. }
             | StoreError::NotAStore { .. }
+            | StoreError::NotEmpty { .. }
+            | StoreError::OutsideBackup { .. }
+            | StoreError::UnfinishedRestore { .. }
             | StoreError::UnknownFormat { .. } => Reason::InvalidArgument,
             StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 Reason::DiskFull

@@ -6,6 +6,7 @@
 //! - `driver`: partitions as slots; the only caller of the core's `step`
 //! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
+//! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - [`watching`]: changes as they become visible, from a position on
@@ -14,6 +15,7 @@
 //! This crate never decides when a write is acknowledged (the core does) and never touches a file
 //! (storage does).
 
+pub mod backup;
 mod bootstrap;
 pub mod call;
 mod clock;
@@ -30,6 +32,7 @@ pub mod watching;
 #[cfg(test)]
 mod fuzz_tests;
 
+pub use backup::{BackupCall, BackupSource};
 pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,

@@ -3,6 +3,7 @@
 //! Map:
 //! - [`front`]: the client port: services Kv and Admin, health, reflection, limits
 //! - [`config`]: the configuration, as given and as checked
+//! - `backup`: backups between a node, a place and a new directory
 //! - `cli`: the command line
 //! - [`wan`]: a wide-area network in user space
 //! - [`rig`]: what demo and bench share: processes, the console, tables
@@ -11,6 +12,7 @@
 //!
 //! This crate never decides what a write means or when it is acknowledged (the node does).
 
+mod backup;
 pub mod bench;
 mod cli;
 pub mod config;

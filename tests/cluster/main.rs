@@ -6,6 +6,7 @@
     reason = "what cannot go on fails where it stands"
 )]
 
+mod backup;
 mod bootstrap;
 mod damage;
 mod expiry;

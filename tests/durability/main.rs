@@ -5,6 +5,7 @@
     reason = "what cannot go on fails where it stands"
 )]
 
+mod backup;
 mod import;
 mod kill;
 mod process;

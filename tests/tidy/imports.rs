@@ -69,8 +69,9 @@ enum Share {
 }
 
 /// The dependencies that have one room (or one a crate): what names them can be replaced there.
-const NAMED: [(&str, &[&str], Share); 13] = [
+const NAMED: [(&str, &[&str], Share); 14] = [
     ("sled", &["storage/src/engine/sled.rs"], Share::OneFile),
+    ("object_store", &["server/src/backup/"], Share::OneFile),
     ("openraft", &["replication/src/control/"], Share::Room),
     ("zstd", &["replication/src/"], Share::OneFile),
     ("twox_hash", &["proto/src/"], Share::OneFile),

@@ -12,6 +12,7 @@ use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
 use domicile_storage::Store;
 use tokio::sync::{Semaphore, watch};
 
+use crate::backup::BackupTurn;
 use crate::bootstrap::Wanted;
 use crate::clock::Clock;
 use crate::driver::{Driver, PartitionDigest, Slot};
@@ -45,6 +46,8 @@ pub(crate) struct NodeCore {
     pub(crate) wanted: Wanted,
     /// Snapshots that may still be sent at once.
     pub(crate) snapshots_sent: Arc<Semaphore>,
+    /// Whether the journal may be cut, or a backup reads it.
+    pub(crate) backup_turn: BackupTurn,
     pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
 }

@@ -108,7 +108,10 @@ fn keep(core: &NodeCore) -> Result<bool, StoreError> {
     };
     let (mut has_cut, mut has_flushed) = (false, false);
     for _ in 0..SNAPSHOTS_MAX {
-        let report = store.trim(&needed_from)?;
+        let Some(report) = core.backup_turn.cut(|| store.trim(&needed_from)) else {
+            return Ok(has_cut);
+        };
+        let report = report?;
         has_cut |= report.files > 0;
         if report.files > 0 {
             let (files, bytes) = (report.files, report.bytes);

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
-use domicile_proto::{Epoch, PartitionId, Reason, RegionId, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
 use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::{Semaphore, watch};
@@ -18,6 +18,7 @@ use super::expiry::run_expiry;
 use super::interior::{CopyBudget, NodeCore, Scrubbing};
 use super::keeper::run_keeper;
 use super::scrub::run_scrub;
+use crate::backup::BackupTurn;
 use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
@@ -62,10 +63,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let journal_keep_bytes = options
         .journal_keep_bytes
         .max(2 * options.journal_file_bytes);
-    let copy_budget = CopyBudget {
-        bytes: options.copy_keep_bytes,
-        age: options.copy_keep,
-    };
+    let (bytes, age) = (options.copy_keep_bytes, options.copy_keep);
+    let copy_budget = CopyBudget { bytes, age };
     let watches = WatchCount::new(options.watches_max);
     let scrubbing = Scrubbing {
         bytes_per_s: options.scrub_bytes_per_s,
@@ -93,6 +92,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         scrubbing,
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
+        backup_turn: BackupTurn::default(),
         watches,
         closed: watch::Sender::new(false),
     });
@@ -251,14 +251,10 @@ impl Damage {
     }
 }
 
-fn recovered_state(
-    found: Option<RecoveredPartition>,
-    is_home: bool,
-    node: domicile_proto::NodeId,
-) -> Recovered {
+fn recovered_state(found: Option<RecoveredPartition>, is_home: bool, node: NodeId) -> Recovered {
     match found {
         Some(found) => Recovered {
-            epoch: Some(found.epoch),
+            epoch: Some(reign_after(found.epoch, is_home, node)),
             epoch_history: found.epoch_history,
             last_seq: found.last_seq,
             chain: found.chain,
@@ -270,6 +266,20 @@ fn recovered_state(
             epoch: is_home.then_some(Epoch { counter: 1, node }),
             ..Recovered::default()
         },
+    }
+}
+
+/// In which reign a log goes on that ends in `last`. A reign is its minter's: a home that finds
+/// another node's was made of that one's backup, which may lack its last records, so it begins its
+/// own. Copies that have those records are then known to be of another history. It is minted anew
+/// at every open until its first record is durable, and the same each time.
+fn reign_after(last: Epoch, is_home: bool, node: NodeId) -> Epoch {
+    if !is_home || last.node == node {
+        return last;
+    }
+    Epoch {
+        counter: last.counter.saturating_add(1),
+        node,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use clap::{Parser, Subcommand};
 
+use super::backup::BackupCommand;
 use super::bench::BenchCommand;
 use super::completions::CompletionsCommand;
 use super::configuration::ConfigCommand;
@@ -44,6 +45,8 @@ pub(crate) enum Verb {
     Verify(VerifyCommand),
     /// Shows what lies in a data directory, entry by entry, damage included.
     Inspect(InspectCommand),
+    /// Takes, shows, checks and restores backups.
+    Backup(BackupCommand),
     /// Writes, checks and explains configurations.
     Config(ConfigCommand),
     Bench(BenchCommand),
@@ -80,6 +83,11 @@ mod tests {
             "domicile keyspace describe users -o json",
             "domicile status --keyspaces -o jsonl",
             "domicile verify somewhere",
+            "domicile backup create --to file:///somewhere --keyspace a,b --region eu --full",
+            "domicile backup list --from somewhere --partitions -o json",
+            "domicile backup check --from somewhere --backup 3",
+            "domicile backup restore --from somewhere --data new --at-time 2026-11-24T15:00:00Z",
+            "domicile backup restore --from somewhere --data new --at 1a2b/7/0=42 --at 1a2b/7/1=9",
             "domicile config init",
             "domicile config check domicile.toml",
             "domicile config show --config domicile.toml",
@@ -100,6 +108,10 @@ mod tests {
             "domicile kv cas users key value",
             "domicile kv cas users key value --expected absent --delete",
             "domicile kv get users key --consistency bounded",
+            "domicile backup create",
+            "domicile backup restore --from somewhere",
+            "domicile backup restore --from somewhere --data new --at-time yesterday",
+            "domicile backup restore --from somewhere --data new --at 42",
             "domicile kv get users key -o xml",
             "domicile status --keyspaces --partitions",
         ] {

@@ -11,6 +11,7 @@ use domicile_client::ClientError;
 use domicile_proto::ErrorKind;
 use domicile_storage::StoreError;
 
+use crate::backup::BackupFault;
 use crate::config::ConfigError;
 use crate::front::FrontError;
 
@@ -95,6 +96,9 @@ fn kind_of(error: &anyhow::Error) -> Option<ErrorKind> {
     if let Some(failure) = find::<Failure>(error) {
         return Some(failure.kind);
     }
+    if let Some(fault) = find::<BackupFault>(error) {
+        return Some(fault.kind());
+    }
     if find::<ConfigError>(error).is_some() {
         return Some(ErrorKind::Invalid);
     }
@@ -104,6 +108,9 @@ fn kind_of(error: &anyhow::Error) -> Option<ErrorKind> {
     match find::<StoreError>(error)? {
         StoreError::Corrupt { .. } => Some(ErrorKind::Corrupt),
         StoreError::NotAStore { .. } => Some(ErrorKind::NotFound),
+        StoreError::OutsideBackup { .. }
+        | StoreError::NotEmpty { .. }
+        | StoreError::ForeignNode { .. } => Some(ErrorKind::Invalid),
         _ => Some(ErrorKind::Unavailable),
     }
 }

@@ -8,6 +8,7 @@
 //! Data goes to standard output, talk and progress to standard error, progress only to a terminal.
 
 mod arguments;
+mod backup;
 mod base64;
 mod bench;
 mod cell;

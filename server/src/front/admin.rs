@@ -1,28 +1,44 @@
 //! The Admin service: what a node knows of itself, and its policies.
 //!
 //! **Owns**: which message asks for what.
-//! **Does not own**: the numbers (the node), their fields (`status_report`, `posture`).
+//! **Does not own**: the numbers (the node), their fields (`status_report`, `posture`), the pieces
+//! of a backup (`backup_stream`).
 
 use domicile_proto::v1;
 use domicile_proto::v1::admin_server::Admin;
 use domicile_replication::{Detail, Node};
+use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{posture, status_report};
+use super::refusal::refuse;
+use super::{backup_stream, posture, status_report};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
     node: Node,
+    draining: watch::Receiver<bool>,
 }
 
 impl AdminService {
-    pub(crate) fn new(node: Node) -> Self {
-        Self { node }
+    pub(crate) fn new(node: Node, draining: watch::Receiver<bool>) -> Self {
+        Self { node, draining }
     }
 }
 
 #[tonic::async_trait]
 impl Admin for AdminService {
+    type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let begun = backup_stream::begin(&self.node, request.into_inner(), self.draining.clone());
+        let pieces = begun.map_err(|error| refuse(&error))?;
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
     async fn status(
         &self,
         request: Request<v1::StatusRequest>,

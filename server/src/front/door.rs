@@ -109,10 +109,10 @@ async fn router(
     limits: &FrontLimits,
     draining: watch::Receiver<bool>,
 ) -> Result<(HealthReporter, Router), FrontError> {
-    let kv = KvServer::new(KvService::new(node.clone(), limits, draining))
+    let kv = KvServer::new(KvService::new(node.clone(), limits, draining.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let admin = AdminServer::new(AdminService::new(node))
+    let admin = AdminServer::new(AdminService::new(node, draining))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (health, health_server) = tonic_health::server::health_reporter();

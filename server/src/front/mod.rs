@@ -13,6 +13,7 @@
 
 mod admin;
 mod answer;
+mod backup_stream;
 mod budget;
 mod deadline;
 mod door;

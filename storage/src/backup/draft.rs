@@ -14,6 +14,7 @@ use super::manifest::{
     BackupStretch,
 };
 use super::reader::{BackupEnd, BackupPiece, KnownEnd};
+use super::snapshot_check::SnapshotCheck;
 use crate::error::StoreError;
 use crate::snapshot::SnapshotHeader;
 
@@ -52,8 +53,8 @@ pub enum FileStep {
 struct OpenFile {
     file: usize,
     hasher: crc32fast::Hasher,
-    /// Of a snapshot: how long it must become.
-    snapshot_bytes: Option<u64>,
+    /// Of a snapshot: what it must become.
+    snapshot: Option<SnapshotCheck>,
 }
 
 /// A backup in the making.
@@ -68,13 +69,14 @@ pub struct BackupDraft {
 }
 
 impl BackupDraft {
-    /// The next one behind `previous`, which was made of the same node in the same place. `token`
-    /// keeps the files of two that are made at the same time apart.
+    /// The one with this number; it goes on behind `previous`, which was made of the same node
+    /// in the same place. `token` keeps the files of two that are made at the same time apart.
     ///
     /// # Errors
     /// [`StoreError::ForeignNode`] if the place has backups of another node.
     pub fn new(
         subject: BackupSubject,
+        number: BackupNumber,
         previous: Option<&BackupManifest>,
         token: &str,
     ) -> Result<Self, StoreError> {
@@ -87,7 +89,6 @@ impl BackupDraft {
                 expected: subject.node,
             });
         }
-        let number = previous.map_or(BackupNumber::FIRST, |it| it.number.next());
         let kept = previous.map(|it| it.partitions.iter().cloned());
         let partitions = kept.into_iter().flatten();
         Ok(Self {
@@ -143,13 +144,10 @@ impl BackupDraft {
                 self.begin_snapshot(&header, oldest_ms, &mut steps)?;
             }
             BackupPiece::Bytes(bytes) => {
-                let is_wanted = self
-                    .open
-                    .as_ref()
-                    .is_some_and(|it| it.snapshot_bytes.is_some());
-                if !is_wanted {
-                    return Err(self.corrupt("bytes of no snapshot"));
-                }
+                let snapshot = self.open.as_mut().and_then(|it| it.snapshot.as_mut());
+                let checked = snapshot.map(|it| it.take(&bytes));
+                let checked = checked.unwrap_or_else(|| Err("bytes of no snapshot".to_owned()));
+                checked.map_err(|problem| self.corrupt(&problem))?;
                 self.write(bytes, &mut steps);
             }
             BackupPiece::Empty(partition) => {
@@ -210,7 +208,7 @@ impl BackupDraft {
             .to_bytes()
             .map(|byte| format!("{byte:02x}"));
         let name = format!("{}-{:020}.snapshot", hex.concat(), header.seq.get());
-        let file = self.begin_file(&name, Some(header.file_bytes), steps)?;
+        let file = self.begin_file(&name, Some(SnapshotCheck::new(*header)), steps)?;
         let partition = BackupPartition {
             partition: header.partition,
             snapshot: Some(BackupSnapshot {
@@ -242,7 +240,7 @@ impl BackupDraft {
         let is_full = self
             .open
             .as_ref()
-            .is_none_or(|it| it.snapshot_bytes.is_some() || self.bytes_of(it) >= ARCHIVE_BYTES);
+            .is_none_or(|it| it.snapshot.is_some() || self.bytes_of(it) >= ARCHIVE_BYTES);
         if is_full {
             self.begin_file(
                 &format!("{:06}.archive", self.manifest.files.len()),
@@ -285,7 +283,7 @@ impl BackupDraft {
     fn begin_file(
         &mut self,
         name: &str,
-        snapshot_bytes: Option<u64>,
+        snapshot: Option<SnapshotCheck>,
         steps: &mut Vec<FileStep>,
     ) -> Result<usize, StoreError> {
         self.end_file(steps)?;
@@ -300,7 +298,7 @@ impl BackupDraft {
         self.open = Some(OpenFile {
             file,
             hasher: crc32fast::Hasher::new(),
-            snapshot_bytes,
+            snapshot,
         });
         Ok(file)
     }
@@ -316,9 +314,8 @@ impl BackupDraft {
         let Some(open) = self.open.take() else {
             return Ok(());
         };
-        let bytes = self.bytes_of(&open);
-        if let Some(whole) = open.snapshot_bytes.filter(|whole| *whole != bytes) {
-            return Err(self.corrupt(&format!("{bytes} bytes of a snapshot, {whole} announced")));
+        if let Some(Err(problem)) = open.snapshot.map(|it| it.end()) {
+            return Err(self.corrupt(&problem));
         }
         self.manifest.files[open.file].crc32 = open.hasher.finalize();
         steps.push(FileStep::End);

@@ -9,13 +9,16 @@
 //! ```
 
 mod archive;
+mod check;
 mod draft;
 mod manifest;
 mod point;
 mod reader;
 mod restore;
+mod snapshot_check;
 mod text;
 
+pub use check::{FileCheck, checksum};
 pub use draft::{BackupDraft, BackupSubject, FileStep};
 pub use manifest::{
     BackupFile, BackupKeyspace, BackupManifest, BackupNumber, BackupPartition, BackupSnapshot,

@@ -22,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
 use super::archive::SegmentStream;
+use super::check::FileCheck;
 use super::manifest::{BackupFile, BackupManifest, BackupSnapshot};
 use super::point::RestorePoint;
 use crate::commit::CommitUrgency;
@@ -89,9 +90,7 @@ enum Content {
 }
 
 struct ReadFile {
-    file: BackupFile,
-    hasher: crc32fast::Hasher,
-    bytes: u64,
+    check: FileCheck,
     content: Content,
 }
 
@@ -198,9 +197,7 @@ impl Restore {
             },
         };
         self.read = Some(ReadFile {
-            file: file.clone(),
-            hasher: crc32fast::Hasher::new(),
-            bytes: 0,
+            check: FileCheck::new(file),
             content,
         });
     }
@@ -214,17 +211,11 @@ impl Restore {
     /// If no file was begun.
     pub fn write(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
         let mut read = self.read.take().expect("a file was begun");
-        read.hasher.update(bytes);
-        read.bytes += bytes.len() as u64;
-        if read.bytes > read.file.bytes {
-            let (found, name) = (read.bytes, Path::new(&read.file.name));
-            let problem = format!(
-                "at least {found} bytes, {} by the manifest",
-                read.file.bytes
-            );
-            return Err(StoreError::corrupt(name, read.file.bytes, problem));
+        read.check.take(bytes);
+        if read.check.is_too_long() {
+            return read.check.end();
         }
-        let name = read.file.name.clone();
+        let name = read.check.name().to_owned();
         match &mut read.content {
             Content::Snapshot {
                 head,
@@ -261,30 +252,19 @@ impl Restore {
     /// If no file was begun.
     pub fn end_file(&mut self) -> Result<(), StoreError> {
         let read = self.read.take().expect("a file was begun");
-        let (file, computed) = (read.file, read.hasher.finalize());
-        let corrupt = |at, problem| Err(StoreError::corrupt(Path::new(&file.name), at, problem));
-        if read.bytes != file.bytes {
-            let problem = format!("{} bytes, {} by the manifest", read.bytes, file.bytes);
-            return corrupt(read.bytes, problem);
-        }
-        if computed != file.crc32 {
-            return corrupt(
-                0,
-                format!(
-                    "checksum mismatch: {:#010x} by the manifest, computed {computed:#010x}",
-                    file.crc32
-                ),
-            );
-        }
+        read.check.end()?;
+        let name = read.check.name();
         match read.content {
             Content::Archive { segments, .. } => segments.check_end(),
-            Content::Snapshot { incoming: None, .. } => corrupt(0, "no snapshot".to_owned()),
+            Content::Snapshot { incoming: None, .. } => {
+                Err(StoreError::corrupt(Path::new(name), 0, "no snapshot"))
+            }
             Content::Snapshot {
                 incoming: Some(incoming),
                 ..
             } => {
                 let header = self.store.finish_incoming(*incoming);
-                let header = header.map_err(|error| named(error, &file.name))?;
+                let header = header.map_err(|error| named(error, name))?;
                 self.store.install_received(header.partition)?;
                 if let Some(reached) = self.partitions.get_mut(&header.partition) {
                     (reached.seq, reached.chain) = (header.seq, header.chain);

@@ -12,6 +12,7 @@
 //! engine is read while it changes. The log from `seq` on, folded over it in order, is a state of
 //! the partition from `newest_seq` on. The journal keeps that log.
 
+mod blocks;
 mod file;
 mod format;
 mod incoming;
@@ -24,6 +25,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use blocks::SnapshotBlocks;
 pub use format::{KeptRequest, SnapshotHeader, SnapshotOrigin};
 pub use incoming::IncomingSnapshot;
 pub(crate) use install::fill_again;

@@ -14,8 +14,8 @@ use proptest::prelude::*;
 
 use super::fixture::*;
 use crate::backup::{
-    BackupDraft, BackupKeyspace, BackupManifest, BackupPiece, BackupReader, BackupSubject,
-    FileStep, Restore, RestorePoint, RestoreReport,
+    BackupDraft, BackupKeyspace, BackupManifest, BackupNumber, BackupPiece, BackupReader,
+    BackupSubject, FileStep, Restore, RestorePoint, RestoreReport,
 };
 use crate::retention::NOTHING;
 use crate::{Disk, MemoryDisk, SnapshotPlan, Store, StoreError, StoreOptions, verify};
@@ -96,7 +96,8 @@ fn create(
 ) -> Result<BackupManifest, StoreError> {
     let known = previous.map_or(Vec::new(), BackupDraft::known);
     let mut reader = BackupReader::new(Arc::clone(store), (0..4).map(part), &known, PLAN);
-    let mut draft = BackupDraft::new(subject(store), previous, "token")?;
+    let number = previous.map_or(BackupNumber::FIRST, |it| it.number.next());
+    let mut draft = BackupDraft::new(subject(store), number, previous, "token")?;
     let mut file = String::new();
     loop {
         meanwhile();
@@ -508,7 +509,8 @@ fn pieces_that_do_not_follow_are_no_backup() {
         pieces.push(piece);
     }
     let draft = |pieces: Vec<BackupPiece>| {
-        let mut draft = BackupDraft::new(subject(&store), None, "token").unwrap();
+        let mut draft =
+            BackupDraft::new(subject(&store), BackupNumber::FIRST, None, "token").unwrap();
         for piece in pieces {
             draft.take(piece)?;
         }
@@ -529,5 +531,36 @@ fn pieces_that_do_not_follow_are_no_backup() {
         ..subject(&store)
     };
     let manifest = draft(pieces).unwrap();
-    assert!(BackupDraft::new(other, Some(&manifest), "token").is_err());
+    let number = manifest.number.next();
+    assert!(BackupDraft::new(other, number, Some(&manifest), "token").is_err());
+}
+
+/// What lies damaged on the node's own disk is found when it is backed up, not at the restore.
+#[test]
+fn a_snapshot_that_is_damaged_at_the_node_is_no_backup() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    write_many(&mut author, &store, 1, 10);
+    store.flush_once().unwrap();
+    store
+        .snapshot(part(0), PLAN, &mut |_| true)
+        .unwrap()
+        .unwrap();
+    let dir = Path::new("/data/snapshots");
+    let names = disk.list(dir).unwrap();
+    let file = dir.join(&names[0]);
+    let file = file.to_str().unwrap();
+    let whole = file_bytes(&disk, file);
+    for at in (4_096..whole.len()).step_by(53) {
+        overwrite(&disk, file, at as u64, &[whole[at] ^ 4]);
+        let refused = create(&store, &mut Place::new(), None, &mut || {});
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("snapshot") || refused.contains("block"),
+            "{at}: {refused}"
+        );
+        overwrite(&disk, file, at as u64, &whole[at..=at]);
+    }
+    create(&store, &mut Place::new(), None, &mut || {}).unwrap();
 }
