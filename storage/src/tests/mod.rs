@@ -5,6 +5,7 @@ mod directory;
 mod fixture;
 mod fuzz;
 mod install;
+mod model;
 mod planted;
 mod power;
 mod reading;
