@@ -21,5 +21,5 @@ pub(crate) use health::Health;
 pub(crate) use queue::CommitQueue;
 pub use queue::{CommitUrgency, SOON_INTERVAL};
 pub(crate) use statistics::CommitStatistic;
-pub use statistics::CommitStats;
+pub use statistics::{CommitStats, SYNC_BOUNDS_US};
 pub use thread::{CommitSink, CommitThread};
