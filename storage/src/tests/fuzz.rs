@@ -28,6 +28,9 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes of a block of a snapshot before its payload.
 const BLOCK_HEADER_BYTES: usize = 16;
 
+/// Cases of each target, which opens a store several times for each: a second or two.
+const CASES: u64 = 2_000;
+
 /// Bytes in memory for each of a case's: its copies on the disk in memory, in a buffer and decoded.
 const MEMORY_PER_BYTE: usize = 48;
 
@@ -42,6 +45,7 @@ fn held(run: &mut dyn FnMut()) -> u64 {
 fn attack(valid: &[Vec<u8>], seal: &dyn Fn(&mut Vec<u8>), decode: &dyn Fn(&[u8])) {
     let target = Target {
         command: "cargo test -p domicile-storage fuzz",
+        cases: CASES,
         valid,
         seal,
         memory_per_byte: MEMORY_PER_BYTE,
@@ -406,15 +410,16 @@ fn fuzz_rows_of_the_engine() {
     for (row, value) in &rows {
         let sealed = row.starts_with(b"mjournal");
         let seal: &dyn Fn(&mut Vec<u8>) = if sealed { &seal_end } else { &unsealed };
-        let few = rows.len();
+        let few = rows.len() as u64;
         let target = Target {
             command: "cargo test -p domicile-storage fuzz_rows",
+            cases: CASES / few,
             valid: &[value.to_vec()],
             seal,
             memory_per_byte: MEMORY_PER_BYTE,
             memory_flat: MEMORY_FLAT,
         };
-        target.attack_a_share(few, held, &|bytes| {
+        target.attack(held, &|bytes| {
             let engine = directory.engine.image();
             let mut chance = Chance::of(Seed::new(crc32fast::hash(bytes).into()));
             let mut changes = vec![RowChange::Set {
