@@ -16,6 +16,10 @@ use crate::{
     Segment, SegmentBuilder, SegmentHeader, Seq, Version,
 };
 
+/// Cases of each target: half a second. A missing check of a number in a header takes some 10,000
+/// to be noticed.
+const CASES: u64 = 40_000;
+
 /// Bytes of operations and records in memory for each of theirs: an operation of 9 bytes is 88.
 const MEMORY_PER_BYTE: usize = 32;
 
@@ -29,6 +33,7 @@ fn held(run: &mut dyn FnMut()) -> u64 {
 fn attack(valid: &[Vec<u8>], seal: &dyn Fn(&mut Vec<u8>), decode: &dyn Fn(&[u8])) {
     let target = Target {
         command: "cargo test -p domicile-proto fuzz",
+        cases: CASES,
         valid,
         seal,
         memory_per_byte: MEMORY_PER_BYTE,

@@ -13,15 +13,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::segment::SEGMENT_HEADER_BYTES;
 
-/// Cases of a target unless told otherwise: a fraction of a second each in a debug build. More find
-/// more, and make every run of the tests longer.
-const CASES: u64 = 2_000;
-
 /// Longest run of bytes that is made up or inserted: longer than every header of the formats.
 const RUN_BYTES_MAX: u64 = 160;
 
 /// Changes of one case. More make a case that fails at its first bytes.
 const CHANGES_MAX: u64 = 4;
+
+/// Fields of four bytes in a header: the longest one that a checksum ends has 100 bytes.
+const HEADER_FIELDS: usize = 25;
 
 /// Bytes of a failed case that are shown; longer ones are repeated by their seed.
 const SHOWN_BYTES_MAX: usize = 512;
@@ -98,6 +97,8 @@ impl Seed {
 pub struct Target<'a> {
     /// The command that runs its test.
     pub command: &'a str,
+    /// Cases it is given unless told otherwise.
+    pub cases: u64,
     /// What it accepts; one form of each kind.
     pub valid: &'a [Vec<u8>],
     /// Puts the checksums right again; does nothing where there are none.
@@ -141,26 +142,13 @@ impl Target<'_> {
     /// # Panics
     /// If a case panics or takes more memory than it may: with its seed, and how to repeat it.
     pub fn attack(&self, measure: fn(&mut dyn FnMut()) -> u64, decode: &dyn Fn(&[u8])) {
-        self.attack_a_share(1, measure, decode);
-    }
-
-    /// As [`Target::attack`], with one in `share` of the cases: for one of many small targets.
-    ///
-    /// # Panics
-    /// As [`Target::attack`].
-    pub fn attack_a_share(
-        &self,
-        share: usize,
-        measure: fn(&mut dyn FnMut()) -> u64,
-        decode: &dyn Fn(&[u8]),
-    ) {
         for bytes in self.valid {
             self.try_case("valid", bytes, measure, decode);
         }
         let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
         let seeds = match number("DOMICILE_FUZZ_SEED") {
             Some(seed) => seed..=seed,
-            None => 1..=number("DOMICILE_FUZZ_CASES").unwrap_or(CASES) / share as u64,
+            None => 1..=number("DOMICILE_FUZZ_CASES").unwrap_or(self.cases),
         };
         for seed in seeds {
             let bytes = self.case(Seed(seed));
@@ -219,7 +207,7 @@ impl Target<'_> {
 
 /// Changes bytes as a faulty disk, a faulty build or an attacker would.
 pub fn tamper(bytes: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
-    let at = chance.below(bytes.len() + 1);
+    let at = place(bytes, chance);
     let upto = at + chance.below(bytes.len() - at + 1);
     match chance.below(9) {
         0 => bytes.truncate(at),
@@ -244,6 +232,21 @@ pub fn tamper(bytes: &mut Vec<u8>, other: &[u8], chance: &mut Chance) {
     }
 }
 
+/// Where to change them: every second time in a field of a header, of which a file has few bytes
+/// and all the meaning. Headers begin with the bytes, or with a magic of four capitals.
+fn place(bytes: &[u8], chance: &mut Chance) -> usize {
+    let anywhere = chance.below(bytes.len() + 1);
+    if chance.below(2) == 0 {
+        return anywhere;
+    }
+    let magics = bytes.windows(4).enumerate();
+    let magics = magics.filter(|(_, magic)| magic.iter().all(u8::is_ascii_uppercase));
+    let mut headers: Vec<usize> = magics.map(|(at, _)| at).collect();
+    headers.push(0);
+    let field = headers[chance.below(headers.len())] + 4 * chance.below(HEADER_FIELDS);
+    field.min(bytes.len())
+}
+
 /// Overwrites an integer of some width and byte order.
 fn put_boundary(bytes: &mut [u8], chance: &mut Chance) {
     let mut number = BOUNDARIES[chance.below(BOUNDARIES.len())];
@@ -251,7 +254,8 @@ fn put_boundary(bytes: &mut [u8], chance: &mut Chance) {
         // One more or less than all that is left: lengths are checked against it.
         number = bytes.len() as u64 + chance.under(3) - 1.min(bytes.len() as u64);
     }
-    let width = 1 << chance.below(4);
+    // Most fields of the formats have four bytes or eight.
+    let width = [1, 2, 4, 4, 8, 8][chance.below(6)];
     let Some(field) = bytes.get_mut(..width) else {
         return;
     };
@@ -275,6 +279,7 @@ mod tests {
     fn target<'a>(valid: &'a [Vec<u8>], seal: &'a dyn Fn(&mut Vec<u8>)) -> Target<'a> {
         Target {
             command: "cargo test -p here",
+            cases: 2_000,
             valid,
             seal,
             memory_per_byte: 1,

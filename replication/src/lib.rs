@@ -38,7 +38,7 @@ pub use call::{
     ScanCall, ScanPage, SessionMark, WriteCall,
 };
 pub use error::Error;
-pub use node::status::{Detail, NodeStatus};
+pub use node::status::{Detail, NodeStatus, PeerStatus};
 pub use node::{KeyspaceHandle, Node, NodeBuilder};
 pub use options::{Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;

@@ -5,6 +5,9 @@
 
 use domicile_proto::hostile::Target;
 
+/// Cases of each target: well under a second for most. More find more.
+const CASES: u64 = 2_000;
+
 /// Bytes in memory for each of a case's: its copy, and what is decoded from it.
 const MEMORY_PER_BYTE: usize = 64;
 
@@ -19,6 +22,7 @@ fn held(run: &mut dyn FnMut()) -> u64 {
 pub(crate) fn attack(valid: &[Vec<u8>], decode: &dyn Fn(&[u8])) {
     let target = Target {
         command: "cargo test -p domicile-server fuzz",
+        cases: CASES,
         valid,
         seal: &domicile_proto::hostile::unsealed,
         memory_per_byte: MEMORY_PER_BYTE,

@@ -4,6 +4,7 @@
 //! - [`front`]: the client port: services Kv and Admin, health, reflection, limits
 //! - [`config`]: the configuration, as given and as checked
 //! - `backup`: backups between a node, a place and a new directory
+//! - `metrics`: the node in numbers for a collector, and whether it serves, over HTTP
 //! - `cli`: the command line
 //! - [`wan`]: a wide-area network in user space
 //! - [`rig`]: what demo and bench share: processes, the console, tables
@@ -18,6 +19,7 @@ mod cli;
 pub mod config;
 pub mod demo;
 pub mod front;
+mod metrics;
 pub mod rig;
 pub mod wan;
 

@@ -66,7 +66,9 @@ pub mod verify;
 mod tests;
 
 pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, PartitionCells};
-pub use commit::{CommitSink, CommitStats, CommitThread, CommitUrgency, Committed, SOON_INTERVAL};
+pub use commit::{
+    CommitSink, CommitStats, CommitThread, CommitUrgency, Committed, SOON_INTERVAL, SYNC_BOUNDS_US,
+};
 pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
 pub use incoming::CheckedSegment;

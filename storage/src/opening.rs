@@ -120,6 +120,7 @@ pub(crate) fn open(
         bytes,
     } = replayed;
     cut(&files, &end)?;
+    files.write_again(end.last.map(|last| last.place), end.end)?;
     let writer = JournalWriter::open(&files, end.end, end.last)?;
     let recovery = Recovery {
         node_id: node,

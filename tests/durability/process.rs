@@ -30,7 +30,7 @@ pub(crate) fn configuration(directory: &Path, client: SocketAddr, peer: SocketAd
     let data = directory.join("data");
     format!(
         "[cluster]\nname = \"test\"\n\n[node]\nregion = \"eu\"\ndata = {data:?}\n\
-         listen_client = \"{client}\"\nlisten_peer = \"{peer}\"\n\
+         listen_client = \"{client}\"\nlisten_peer = \"{peer}\"\nlisten_http = \"\"\n\
          journal_file_bytes = 1048576\njournal_keep_bytes = 2097152\n\n\
          [[region]]\nname = \"eu\"\n\n\
          [[keyspace]]\nname = \"users\"\nplacement = {{ pinned = \"eu\" }}\n"

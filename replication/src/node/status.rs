@@ -10,6 +10,8 @@ use std::time::Duration;
 use domicile_core::{CopyStatus as CoreCopy, Role, Rpo, Standing};
 use domicile_proto::{AckLevel, Epoch, NodeId, PartitionId, Seq};
 
+use domicile_storage::SYNC_BOUNDS_US;
+
 use super::interior::NodeCore;
 use crate::driver::Slot;
 use crate::watching::WatchStatus;
@@ -92,6 +94,17 @@ pub struct DiskStatus {
     pub free_bytes: u64,
     /// Group commits since open.
     pub commits: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes written by them.
+    pub commit_bytes: u64,
+    /// How many fdatasyncs took at most so long, and longer than the one before; the last bound is
+    /// [`Duration::MAX`].
+    pub fsync_counts: Vec<(Duration, u64)>,
+    /// Flushes of cells into the engine since open.
+    pub flushes: u64,
+    /// Flushes that failed, and were tried again.
+    pub flush_failures: u64,
     /// Time spent in fdatasync in all of them.
     pub fsync_sum: Duration,
     /// The slowest one.
@@ -196,6 +209,8 @@ pub struct PartitionStatus {
     pub degraded: bool,
     /// Its copies, at the home.
     pub copies: Vec<CopyStatus>,
+    /// Whether part of its log or of its cells is lost here, and it is out of service.
+    pub damaged: bool,
     /// What is wrong with it; empty if nothing is.
     pub alarm: String,
 }
@@ -260,11 +275,18 @@ pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
 fn disk_status(core: &NodeCore) -> DiskStatus {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let (commits, stats) = (core.store.commit_stats(), core.store.stats());
+    let bounds = SYNC_BOUNDS_US.into_iter().map(Duration::from_micros);
+    let bounds = bounds.chain([Duration::MAX]);
     DiskStatus {
         journal_bytes: stats.journal_bytes,
         engine_bytes: stats.engine_bytes,
         free_bytes: core.store.free_bytes().unwrap_or_default(),
         commits: commits.commits,
+        records: commits.records,
+        commit_bytes: commits.bytes,
+        fsync_counts: bounds.zip(commits.sync_counts).collect(),
+        flushes: stats.cells.flushes,
+        flush_failures: stats.cells.flush_failures,
         fsync_sum: commits.sync_sum,
         fsync_max: commits.sync_max,
         engine: stats.engine,
@@ -304,6 +326,7 @@ fn partition_status(core: &NodeCore, slot: &Slot) -> (PartitionStatus, AckLevel)
         in_flight_bytes: status.in_flight_bytes,
         degraded: status.degraded.is_some_and(|range| range.ended.is_none()),
         copies: status.copies.iter().map(copy).collect(),
+        damaged: slot.is_damaged(),
         alarm: alarm.unwrap_or_default(),
     };
     (partition, status.effective_level)

@@ -3,7 +3,7 @@
 //! **Owns**: the flags, the order of opening and closing, the ready line, the signals.
 //! **Does not own**: the configuration (`config`), the door (`front`), the node.
 //!
-//! Opening: configuration, log, client port (taken or not is known at once), data directory, ready.
+//! Opening: configuration, log, ports (taken or not is known at once), data directory, ready.
 //! Closing, at the first SIGTERM or SIGINT: the door closes in order, then the node. At the second,
 //! the process ends at once: what was acknowledged is durable all the same.
 
@@ -16,12 +16,13 @@ use clap::{ArgMatches, Args};
 use domicile_proto::ErrorKind;
 use domicile_replication::Node;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::failure::Failure;
 use super::logs;
 use crate::config::{Config, Layers, LogFormat, Origin, Override};
 use crate::front::Door;
+use crate::metrics::HttpDoor;
 
 /// The flags of `serve`; each is stronger than its variable, and that than the file.
 #[derive(Debug, Args)]
@@ -44,6 +45,9 @@ pub(crate) struct ServeFlags {
     /// Where other regions dial in.
     #[arg(long, env = "DOMICILE_LISTEN_PEER", value_name = "ADDRESS:PORT")]
     listen_peer: Option<String>,
+    /// Where metrics and health are asked for; empty: nowhere.
+    #[arg(long, env = "DOMICILE_LISTEN_HTTP", value_name = "ADDRESS:PORT")]
+    listen_http: Option<String>,
     /// What serves the cells: sled or memory.
     #[arg(long, env = "DOMICILE_ENGINE", value_name = "ENGINE")]
     engine: Option<String>,
@@ -98,12 +102,13 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 22] = [
+const KEYS: [(&str, &str); 23] = [
     ("cluster", "cluster.name"),
     ("region", "node.region"),
     ("data", "node.data"),
     ("listen_client", "node.listen_client"),
     ("listen_peer", "node.listen_peer"),
+    ("listen_http", "node.listen_http"),
     ("engine", "node.engine"),
     ("engine_cache_bytes", "node.engine_cache_bytes"),
     ("overlay_bytes_max", "node.overlay_bytes_max"),
@@ -157,6 +162,10 @@ pub(crate) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
 
 async fn serve(config: Config, stopped: oneshot::Receiver<()>) -> anyhow::Result<()> {
     let door = Door::open(config.listen_client, config.limits).await?;
+    let http = match config.listen_http {
+        Some(address) => Some(HttpDoor::open(address).await?),
+        None => None,
+    };
     let data = config.node.data.clone();
     let opened = Node::open(config.node).await;
     let node = opened.with_context(|| format!("cannot open {}", data.display()))?;
@@ -174,13 +183,19 @@ async fn serve(config: Config, stopped: oneshot::Receiver<()>) -> anyhow::Result
             tracing::info!(%region, node = %id, client = %address, %peer, %data, "domicile ready");
         }
     }
+    let (closing, watched) = watch::channel(false);
+    let asked = http.map(|http| tokio::spawn(http.serve(node.clone(), watched)));
     let served = door
         .serve(node.clone(), async {
             // A sender that is gone means the same as its message.
             let _ = stopped.await;
+            closing.send_replace(true);
             tracing::info!("closing");
         })
         .await;
+    if let Some(asked) = asked {
+        asked.abort();
+    }
     let closed = node.close().await;
     served?;
     closed?;

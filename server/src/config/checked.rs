@@ -42,6 +42,8 @@ pub struct Config {
     pub node: NodeOptions,
     /// Where clients dial in.
     pub listen_client: SocketAddr,
+    /// Where metrics and health are asked for; `None`: nowhere.
+    pub listen_http: Option<SocketAddr>,
     /// What the client door admits.
     pub limits: FrontLimits,
     /// The log.
@@ -65,15 +67,13 @@ impl Config {
             &mut faults,
         );
         let listen = listen_peer(&given.node, &regions, &mut faults);
-        if let (Some(client), Some(peer)) = (listen_client, listen)
-            && client == peer
-            && client.port() != 0
-        {
-            faults.note(
-                "node.listen_peer",
-                format_args!("{peer} is node.listen_client, too"),
-            );
-        }
+        let listen_http = listen_http(&given.node, &mut faults);
+        let ports = [
+            ("node.listen_client", listen_client),
+            ("node.listen_peer", listen),
+            ("node.listen_http", listen_http),
+        ];
+        tell_ports_apart(&ports, &mut faults);
         let limits = limits(&given.limits, &mut faults);
         let log = log(&given.log, &mut faults);
         let node = node_options(&given.node, &mut faults);
@@ -93,6 +93,7 @@ impl Config {
             Some(Self {
                 node,
                 listen_client: listen_client?,
+                listen_http,
                 limits,
                 log,
             })
@@ -238,6 +239,28 @@ fn listen_peer(
         Some(text) => address("node.listen_peer", text, faults),
         None if regions.len() > 1 => address("node.listen_peer", "127.0.0.1:7401", faults),
         None => None,
+    }
+}
+
+fn listen_http(given: &NodeGiven, faults: &mut Faults) -> Option<SocketAddr> {
+    match given.listen_http.as_deref().unwrap_or("127.0.0.1:7480") {
+        "" => None,
+        text => address("node.listen_http", text, faults),
+    }
+}
+
+/// Each listener has an address of its own.
+fn tell_ports_apart(ports: &[(&str, Option<SocketAddr>)], faults: &mut Faults) {
+    for (index, (key, address)) in ports.iter().enumerate() {
+        let Some(address) = address.filter(|address| address.port() != 0) else {
+            continue;
+        };
+        let same = ports[..index]
+            .iter()
+            .find(|(_, other)| *other == Some(address));
+        if let Some((other, _)) = same {
+            faults.note(key, format_args!("{address} is {other}, too"));
+        }
     }
 }
 

@@ -218,6 +218,21 @@ fn the_two_listeners_need_two_ports() {
     assert!(refused(&text).contains("node.listen_peer: 127.0.0.1:7401 is node.listen_client"));
 }
 
+#[test]
+fn metrics_have_a_port_of_their_own_or_none() {
+    let with = |http: &str| format!("[node]\nlisten_http = \"{http}\"\n");
+    let at = |text: &str| check(text).unwrap().listen_http.map(|at| at.to_string());
+    assert_eq!(at("").as_deref(), Some("127.0.0.1:7480"));
+    assert_eq!(at(&with("127.0.0.1:9")).as_deref(), Some("127.0.0.1:9"));
+    assert_eq!(at(&with("")), None);
+    let taken = refused(&with("127.0.0.1:7400"));
+    assert!(
+        taken.contains("node.listen_http: 127.0.0.1:7400 is node.listen_client"),
+        "{taken}"
+    );
+    assert!(refused(&with("here")).contains("node.listen_http: \"here\""));
+}
+
 /// Whatever a file says, the answer is a configuration or a refusal in words.
 #[test]
 fn fuzz_files() {

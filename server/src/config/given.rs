@@ -42,6 +42,7 @@ pub(super) struct NodeGiven {
     pub(super) data: Option<String>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
+    pub(super) listen_http: Option<String>,
     pub(super) engine: Option<String>,
     pub(super) engine_cache_bytes: Option<u64>,
     pub(super) overlay_bytes_max: Option<u64>,

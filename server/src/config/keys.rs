@@ -63,6 +63,12 @@ pub const KEYS: &[Key] = &[
         "only with several regions",
     ),
     key(
+        "node.listen_http",
+        "address:port",
+        "127.0.0.1:7480",
+        "metrics and health; empty: none",
+    ),
+    key(
         "node.engine",
         "sled, fjall, memory",
         "sled",

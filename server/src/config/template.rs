@@ -15,6 +15,7 @@ region = "local"                  # which [[region]] this node is
 data = "domicile-data"
 listen_client = "127.0.0.1:7400"
 # listen_peer = "127.0.0.1:7401"  # where other regions dial in; unused with one region
+# listen_http = "127.0.0.1:7480"  # metrics and health; "": none
 # engine = "sled"                 # or "fjall"; or "memory", rebuilt from the journal at every start
 # engine_cache_bytes = 67108864
 # overlay_bytes_max = 134217728

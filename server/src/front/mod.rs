@@ -20,7 +20,7 @@ mod door;
 mod error;
 mod kv;
 mod limits;
-mod listener;
+pub(crate) mod listener;
 mod page_token;
 mod posture;
 mod refusal;

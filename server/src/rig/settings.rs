@@ -51,7 +51,8 @@ pub(super) fn settings(server: &ServerPlan, keyspaces: &[KeyspacePlan]) -> Strin
     let data = data.display().to_string();
     let mut text = format!(
         "[cluster]\nname = \"rig\"\n\n[node]\nregion = {region:?}\ndata = {data:?}\n\
-         listen_client = \"{client_address}\"\nlisten_peer = \"{peer_address}\"\n"
+         listen_client = \"{client_address}\"\nlisten_peer = \"{peer_address}\"\n\
+         listen_http = \"\"\n"
     );
     let mut add = |part: String| text.write_str(&part).expect("a string takes all text");
     // The same order everywhere: servers whose regions or policies differ refuse each other.

@@ -23,5 +23,5 @@ pub(crate) use queue::CommitQueue;
 pub use queue::{CommitUrgency, SOON_INTERVAL};
 pub(crate) use stall::{Stalls, WatchedEngine};
 pub(crate) use statistics::CommitStatistic;
-pub use statistics::CommitStats;
+pub use statistics::{CommitStats, SYNC_BOUNDS_US};
 pub use thread::{CommitSink, CommitThread};

@@ -10,6 +10,8 @@ use std::io;
 pub(super) enum Step {
     /// Looks only: not counted, refused once the disk is frozen.
     Look,
+    /// Reads bytes: counted, but no change of the disk.
+    Read,
     /// Writes bytes into a file that then has grown by `growth_bytes`.
     Write {
         /// Bytes by which the file grows.
@@ -39,9 +41,11 @@ pub(super) struct Faults {
     pub(super) operations: u64,
     pub(super) syncs: u64,
     pub(super) writes: u64,
+    pub(super) reads: u64,
     pub(super) freeze_at: Option<u64>,
     pub(super) fail_sync_at: Option<u64>,
     pub(super) fail_write_at: Option<u64>,
+    pub(super) fail_read_at: Option<(u64, io::ErrorKind)>,
     pub(super) space_left_bytes: Option<u64>,
 }
 
@@ -54,6 +58,9 @@ impl Faults {
         if step == Step::Look {
             return Verdict::Done;
         }
+        if step == Step::Read {
+            return self.judge_read();
+        }
         self.operations += 1;
         if self.freeze_at == Some(self.operations) {
             return Verdict::UnderWay(frozen());
@@ -61,7 +68,17 @@ impl Faults {
         match step {
             Step::Write { growth_bytes } => self.judge_write(growth_bytes),
             Step::Sync => self.judge_sync(),
-            Step::Name | Step::Look => Verdict::Done,
+            Step::Name | Step::Look | Step::Read => Verdict::Done,
+        }
+    }
+
+    fn judge_read(&mut self) -> Verdict {
+        self.reads += 1;
+        match self.fail_read_at {
+            Some((at, kind)) if at == self.reads => {
+                Verdict::Refused(io::Error::new(kind, "injected fault: a failed read"))
+            }
+            _ => Verdict::Done,
         }
     }
 

@@ -101,6 +101,27 @@ impl MemoryDisk {
         faults.fail_write_at = Some(faults.writes + nth);
     }
 
+    /// Reads so far.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.state().faults.reads
+    }
+
+    /// The `nth` read from now fails with EIO, once.
+    pub fn fail_read(&self, nth: u64) {
+        self.plan_read(nth, io::ErrorKind::Other);
+    }
+
+    /// The `nth` read from now comes back short, once.
+    pub fn shorten_read(&self, nth: u64) {
+        self.plan_read(nth, io::ErrorKind::UnexpectedEof);
+    }
+
+    fn plan_read(&self, nth: u64, kind: io::ErrorKind) {
+        let faults = &mut self.state().faults;
+        faults.fail_read_at = Some((faults.reads + nth, kind));
+    }
+
     /// Files may grow by so many bytes from now, then the disk is full; `None`: without end.
     pub fn set_space_left(&self, bytes: Option<u64>) {
         self.state().faults.space_left_bytes = bytes;
@@ -141,8 +162,12 @@ impl MemoryDisk {
     }
 
     fn look(&self) -> io::Result<MutexGuard<'_, State>> {
+        self.look_for(Step::Look)
+    }
+
+    fn look_for(&self, step: Step) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
-        match state.faults.judge(Step::Look) {
+        match state.faults.judge(step) {
             Verdict::Done => Ok(state),
             Verdict::UnderWay(error) | Verdict::Refused(error) | Verdict::Lost(error) => Err(error),
         }
@@ -267,7 +292,8 @@ impl fmt::Debug for MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.look()?.image.read(self.inode, buffer, offset)
+        let state = self.disk.look_for(Step::Read)?;
+        state.image.read(self.inode, buffer, offset)
     }
 
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {

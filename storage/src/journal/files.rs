@@ -446,6 +446,30 @@ impl FileSet {
         self.sync_dir()
     }
 
+    /// Writes the header of `end`'s file again and the frame `last`, if that is in it, as they are,
+    /// and syncs them. After a sync that failed the kernel takes for written what is not: it is
+    /// read, the next sync succeeds, and a loss of power takes it all the same.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn write_again(&self, last: Option<Place>, end: Place) -> Result<(), StoreError> {
+        let file = self.get(end.file)?;
+        let io = |error| StoreError::io("write", &file.path, error);
+        let in_it = last.filter(|last| last.file == end.file);
+        let mut at = in_it.map_or(end.offset, |last| last.offset);
+        file.handle.allocate(file.len).map_err(io)?;
+        let header = header::encode(self.node, file.number);
+        file.handle.write_at(&header, 0).map_err(io)?;
+        while at < end.offset {
+            let mut piece = vec![0; ZERO_PIECE_BYTES.min(end.offset - at) as usize];
+            file.read(&mut piece, at)?;
+            file.handle.write_at(&piece, at).map_err(io)?;
+            at += piece.len() as u64;
+        }
+        let synced = file.handle.sync_all();
+        synced.map_err(|error| StoreError::io("sync", &file.path, error))
+    }
+
     /// Bytes of all files, by their usual length.
     pub(crate) fn bytes(&self) -> u64 {
         self.numbers().len() as u64 * self.file_bytes

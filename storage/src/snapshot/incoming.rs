@@ -141,7 +141,7 @@ impl IncomingSnapshot {
         self.at = end;
         if self.at - self.synced_upto >= SYNC_BYTES {
             let synced = self.file.sync_data();
-            synced.map_err(|error| StoreError::io("sync", &self.path, error))?;
+            synced.map_err(|error| self.give_up(error))?;
             self.synced_upto = self.at;
         }
         Ok(())
@@ -164,15 +164,27 @@ impl IncomingSnapshot {
             ..self.header
         };
         let received = foreign_path_of(&self.dir, header.partition, RECEIVED_SUFFIX);
+        self.file
+            .sync_data()
+            .and_then(|()| self.file.write_at(&header.encode(), 0))
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| self.give_up(error))?;
         let finish = || {
-            self.file.sync_data()?;
-            self.file.write_at(&header.encode(), 0)?;
-            self.file.sync_all()?;
             self.disk.rename(&self.path, &received)?;
             self.disk.sync_dir(&self.dir)
         };
         finish().map_err(|error| StoreError::io("finish", &received, error))?;
         Ok(header)
+    }
+
+    /// After a sync that failed nobody can tell what of it is durable, and another sync would not
+    /// make it so: it is sent anew.
+    fn give_up(&self, error: io::Error) -> StoreError {
+        let removed = remove(&*self.disk, &self.path);
+        if let Err(error) = removed {
+            tracing::warn!(%error, "an incoming snapshot that was not synced is left");
+        }
+        StoreError::io("sync", &self.path, error)
     }
 
     fn check(&self) -> Result<(), StoreError> {

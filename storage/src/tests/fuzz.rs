@@ -28,6 +28,9 @@ const PAGE_BYTES: usize = 4096;
 /// Bytes of a block of a snapshot before its payload.
 const BLOCK_HEADER_BYTES: usize = 16;
 
+/// Cases of each target, which opens a store several times for each: a second or two.
+const CASES: u64 = 2_000;
+
 /// Bytes in memory for each of a case's: its copies on the disk in memory, in a buffer and decoded.
 const MEMORY_PER_BYTE: usize = 48;
 
@@ -42,6 +45,7 @@ fn held(run: &mut dyn FnMut()) -> u64 {
 fn attack(valid: &[Vec<u8>], seal: &dyn Fn(&mut Vec<u8>), decode: &dyn Fn(&[u8])) {
     let target = Target {
         command: "cargo test -p domicile-storage fuzz",
+        cases: CASES,
         valid,
         seal,
         memory_per_byte: MEMORY_PER_BYTE,
@@ -265,7 +269,7 @@ fn seal_rebase(bytes: &mut [u8]) {
 }
 
 /// Puts the checksums of a snapshot right: that of the header and those of the blocks.
-fn seal_snapshot(bytes: &mut Vec<u8>) {
+fn seal_snapshot(bytes: &mut [u8]) {
     seal_snapshot_header(bytes);
     let mut at = PAGE_BYTES;
     while let Some(head) = bytes.get(at..at + BLOCK_HEADER_BYTES) {
@@ -299,7 +303,9 @@ fn fuzz_journal_files() {
         let number = path.file_stem()?.to_str()?.parse().ok()?;
         Some((path, FileNumber::new(number)))
     });
-    let (path, number) = numbered.last().expect("a journal has a file");
+    let (path, number) = numbered
+        .max_by_key(|(_, number)| *number)
+        .expect("a journal has a file");
     let seal = seal_journal(number);
     directory.attack_file(path, &seal, &|| directory.engine());
     directory.attack_file(path, &seal, &|| EngineChoice::Memory);
@@ -342,7 +348,9 @@ fn fuzz_the_note_of_a_cut_journal_and_the_identity() {
 fn fuzz_snapshots() {
     let directory = Directory::new();
     for path in directory.files("snapshots") {
-        directory.attack_file(&path, &seal_snapshot, &|| EngineChoice::Memory);
+        directory.attack_file(&path, &|bytes| seal_snapshot(bytes), &|| {
+            EngineChoice::Memory
+        });
     }
 }
 
@@ -353,7 +361,7 @@ fn fuzz_a_snapshot_on_its_way() {
     let directory = Directory::new();
     let whole = directory.bytes(&directory.files("snapshots")[0]);
     let (store, _) = open(&MemoryDisk::new());
-    attack(&[whole], &seal_snapshot, &|bytes| {
+    attack(&[whole], &|bytes| seal_snapshot(bytes), &|bytes| {
         let head = &bytes[..bytes.len().min(PAGE_BYTES)];
         let Ok(header) = SnapshotHeader::from_bytes(head, "a peer") else {
             return;
@@ -402,15 +410,16 @@ fn fuzz_rows_of_the_engine() {
     for (row, value) in &rows {
         let sealed = row.starts_with(b"mjournal");
         let seal: &dyn Fn(&mut Vec<u8>) = if sealed { &seal_end } else { &unsealed };
-        let few = rows.len();
+        let few = rows.len() as u64;
         let target = Target {
             command: "cargo test -p domicile-storage fuzz_rows",
+            cases: CASES / few,
             valid: &[value.to_vec()],
             seal,
             memory_per_byte: MEMORY_PER_BYTE,
             memory_flat: MEMORY_FLAT,
         };
-        target.attack_a_share(few, held, &|bytes| {
+        target.attack(held, &|bytes| {
             let engine = directory.engine.image();
             let mut chance = Chance::of(Seed::new(crc32fast::hash(bytes).into()));
             let mut changes = vec![RowChange::Set {

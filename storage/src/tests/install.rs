@@ -340,3 +340,34 @@ fn an_interrupted_transfer_goes_on_where_it_was() {
     }
     source.bootstrap(&copy).unwrap();
 }
+
+/// Regression: after a sync that failed, the pieces before it were counted as received, and a loss
+/// of power took them from a snapshot that was installed already.
+#[test]
+fn a_sync_that_fails_once_costs_an_attempt_and_nothing_that_was_installed() {
+    let source = Source::new();
+    for past in PASTS {
+        let whole = MemoryDisk::new();
+        live(&whole, &Arc::default(), &source, past).unwrap();
+        for nth in 1..=whole.syncs() {
+            let disk = MemoryDisk::new();
+            disk.fail_sync(nth);
+            drop(live(&disk, &Arc::default(), &source, past));
+            let killed = disk.crash();
+            let (copy, _) = open(&killed);
+            if !source.has_installed(&copy) {
+                source.bootstrap(&copy).unwrap();
+            }
+            let at = copy.tail(partition(0)).unwrap().last_seq;
+            source.ship(&copy, at, Seq::new(99)).unwrap();
+            drop(copy);
+            let what = format!("{past:?}, sync {nth} failed, power lost");
+            check_after(
+                &killed.power_loss(nth),
+                EngineChoice::Memory,
+                &source,
+                &what,
+            );
+        }
+    }
+}

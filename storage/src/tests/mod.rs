@@ -8,6 +8,7 @@ mod engines;
 mod fixture;
 mod fuzz;
 mod install;
+mod model;
 mod planted;
 mod power;
 mod reading;

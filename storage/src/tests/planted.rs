@@ -3,7 +3,7 @@
 //! **Owns**: which test answers for which bug.
 //! **Does not own**: the tests.
 
-use super::{damage, power, snapshots};
+use super::{damage, model, power, snapshots};
 use crate::planted::{Bug, is_caught};
 
 #[test]
@@ -36,4 +36,17 @@ fn an_accepted_checksum_is_caught_in_the_journal_and_in_snapshots() {
     assert!(is_caught(Bug::AcceptBadChecksum, test));
     let test = snapshots::a_damaged_snapshot_is_named_where_the_engine_needs_it;
     assert!(is_caught(Bug::AcceptBadChecksum, test));
+}
+
+/// Found by chance, without a script that leads there.
+#[test]
+fn random_lives_catch_what_costs_an_acknowledged_write() {
+    for bug in [
+        Bug::SkipSync,
+        Bug::AckBeforeSync,
+        Bug::MarkBeforeCells,
+        Bug::CutTooEarly,
+    ] {
+        assert!(is_caught(bug, model::random_lives_match_a_map), "{bug:?}");
+    }
 }

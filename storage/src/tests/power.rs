@@ -152,3 +152,34 @@ pub(super) fn a_flush_that_stops_at_any_batch_is_folded_again() {
         author.check(&store);
     }
 }
+
+/// Regression: after a sync that failed the kernel reads back what it will never write. A process
+/// that was started again found the frame, synced, acknowledged what came after it, and lost both
+/// with the power.
+#[test]
+fn a_frame_whose_sync_failed_is_written_again_by_the_next_process() {
+    for bytes in [20, 40_000] {
+        let disk = MemoryDisk::new();
+        let (store, _) = open(&disk);
+        let mut author = Author::default();
+        author.write(&store, partition(0), &[1; 30_000]).unwrap();
+        author.commit(&store).unwrap();
+        author.write(&store, partition(0), &vec![2; bytes]).unwrap();
+        // With the larger value the sync is that of a new file.
+        disk.fail_sync(1);
+        let error = store.commit_once().unwrap_err();
+        assert!(error.to_string().contains("EIO on sync"), "{error}");
+        author.write(&store, partition(0), b"refused").unwrap_err();
+        store.commit_once().unwrap_err();
+        let killed = disk.crash();
+        let (store, recovery) = open(&killed);
+        author.forget_after(&recovery);
+        author.write(&store, partition(0), b"goes on").unwrap();
+        author.commit(&store).unwrap();
+        for seed in 0..20 {
+            let (store, recovery) = open(&killed.power_loss(seed));
+            assert_eq!(recovery.torn_tail, None, "{bytes} bytes, seed {seed}");
+            author.check(&store);
+        }
+    }
+}

@@ -6,7 +6,10 @@
 use domicile_proto::Seq;
 
 use super::fixture::*;
-use crate::{FileNumber, MemoryDisk, Place, Store, StoreError};
+use crate::retention::NOTHING;
+use crate::{
+    FileNumber, MemoryDisk, OnDamage, Place, SnapshotPlan, Store, StoreError, StoreOptions,
+};
 
 /// Several files, several partitions, frames of one and of many segments.
 fn filled() -> (std::sync::Arc<Store>, Author, Vec<crate::Committed>) {
@@ -202,4 +205,70 @@ fn a_reader_is_told_reigns_and_what_was_cut() {
     let found = store.reach(id, cut.oldest).place;
     let chunk = store.read(found, end, 1).unwrap();
     assert_eq!(chunk.segments[0].1.header().first_seq, cut.oldest);
+}
+
+/// A read that fails, with EIO or short, at every read of an open: what could not be read is no
+/// torn tail and no damage, nothing is cut for it, and the next open has everything.
+#[test]
+fn a_failed_read_is_never_taken_for_a_torn_tail() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    for _ in 0..4 {
+        author.write(&store, partition(0), &[1; 20_000]).unwrap();
+        author.commit(&store).unwrap();
+    }
+    store.flush_once().unwrap();
+    let plan = SnapshotPlan {
+        now_ms: 1,
+        requests_max: 5,
+    };
+    store.snapshot(partition(0), plan, &mut |_| true).unwrap();
+    store.trim(&|_| NOTHING).unwrap();
+    author.write(&store, partition(1), b"behind").unwrap();
+    author.commit(&store).unwrap();
+    drop(store);
+    let counted = disk.crash();
+    drop(open(&counted));
+    let reads = counted.reads();
+    assert!(reads > 5, "{reads} reads are no open");
+    for nth in 1..=reads {
+        for fail in [MemoryDisk::fail_read, MemoryDisk::shorten_read] {
+            for on_damage in [OnDamage::Refuse, OnDamage::Quarantine] {
+                let disk = disk.crash();
+                fail(&disk, nth);
+                let options = StoreOptions {
+                    on_damage,
+                    ..options()
+                };
+                if let Ok((store, recovery)) = try_open(&disk, options) {
+                    assert_eq!(recovery.torn_tail, None, "read {nth}");
+                    assert!(recovery.damaged.is_empty(), "read {nth}: {recovery:?}");
+                    author.check(&store);
+                }
+                let (store, recovery) = open(&disk.crash());
+                assert_eq!(recovery.torn_tail, None, "after read {nth}");
+                author.check(&store);
+            }
+        }
+    }
+}
+
+/// A read of an open store that fails is an error to its reader and nothing else.
+#[test]
+fn a_failed_read_costs_its_reader_alone() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    author.write(&store, partition(0), b"value").unwrap();
+    author.commit(&store).unwrap();
+    for fail in [MemoryDisk::fail_read, MemoryDisk::shorten_read] {
+        fail(&disk, 1);
+        let read: Result<Vec<_>, _> = store.records(partition(0), Seq::FIRST).collect();
+        let error = read.unwrap_err().to_string();
+        assert!(error.contains("injected fault: a failed read"), "{error}");
+        author.write(&store, partition(0), b"goes on").unwrap();
+        author.commit(&store).unwrap();
+        author.check(&store);
+    }
 }
