@@ -250,7 +250,9 @@ fn decode_tail(mut value: &[u8]) -> Option<PartitionTail> {
         })
     };
     let tail_epoch = epoch(&mut value)?;
-    let last_seq = Seq::new(value.get_u64_le());
+    // There is a record after every one.
+    let last_seq = Some(value.get_u64_le()).filter(|seq| *seq < u64::MAX);
+    let last_seq = Seq::new(last_seq?);
     let chain = ChainHash::from_bits(value.get_u64_le());
     let visible_upto = Seq::new(value.get_u64_le());
     let mut epoch_history = Vec::with_capacity(value.len() / 24);

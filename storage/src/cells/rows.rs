@@ -290,8 +290,7 @@ pub(super) fn read_partition_marks(
 ) -> Result<PartitionMarks, EngineError> {
     let read = |suffix| {
         let value = engine.get(&mark_row(partition, suffix))?;
-        let upto = value.map(|value| read_number("mark", &value)).transpose()?;
-        Ok::<_, EngineError>(Seq::new(upto.unwrap_or(0)))
+        value.map_or(Ok(Seq::NONE), |value| read_mark(&value))
     };
     let applied_upto = read(SUFFIX_APPLIED)?;
     Ok(PartitionMarks {
@@ -309,7 +308,7 @@ pub(super) fn read_marks(engine: &dyn Engine) -> Result<Vec<PartitionMarks>, Eng
         if !matches!(suffix, SUFFIX_APPLIED | SUFFIX_INTENT) {
             return Ok(());
         }
-        let upto = Seq::new(read_number("mark", value)?);
+        let upto = read_mark(value)?;
         let none = PartitionMarks::none(partition);
         let found = marks.entry(partition).or_insert(none);
         // A flush without cells moves the applied mark alone.
@@ -320,6 +319,17 @@ pub(super) fn read_marks(engine: &dyn Engine) -> Result<Vec<PartitionMarks>, Eng
         Ok(())
     })?;
     Ok(marks.into_values().collect())
+}
+
+/// A record's number after which there is another one.
+fn read_mark(value: &[u8]) -> Result<Seq, EngineError> {
+    match read_number("mark", value)? {
+        u64::MAX => Err(EngineError::Corrupt {
+            what: "mark",
+            detail: format!("record {}, the last number there is", u64::MAX),
+        }),
+        upto => Ok(Seq::new(upto)),
+    }
 }
 
 type MarkVisitor<'a> = dyn FnMut(PartitionId, u8, &[u8]) -> Result<(), EngineError> + 'a;
@@ -546,5 +556,18 @@ mod tests {
             read_marks(&engine),
             Err(EngineError::Corrupt { .. })
         ));
+    }
+
+    /// Regression: the number after it was computed, and overflowed, while the store was opened.
+    #[test]
+    fn a_mark_at_the_last_number_there_is_is_damage() {
+        for mark in [applied_mark, intent_mark] {
+            let engine = MemoryEngine::new();
+            let last = Seq::new(u64::MAX);
+            engine.apply(vec![mark(partition(1, 1), last)]).unwrap();
+            let error = read_marks(&engine).unwrap_err();
+            assert!(error.is_cured_by_rebuild(), "{error}");
+            assert!(read_partition_marks(&engine, partition(1, 1)).is_err());
+        }
     }
 }
