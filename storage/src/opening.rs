@@ -104,10 +104,7 @@ pub(crate) fn open(
     let stalls = Arc::new(Stalls::default());
     let (cells, replayed, engine_rebuilt) =
         open_cells(disk, dir, options, &files, &mut snapshots, &stalls)?;
-    let uncovered = snapshots.uncovered(&files.covered());
     let (replayed, condemned) = condemn(disk, dir, node, options.on_damage, &cells, replayed)?;
-    let is_damaged = |id: &PartitionId| condemned.partitions().contains(id);
-    let uncovered = uncovered.into_keys().filter(|id| !is_damaged(id)).collect();
     let Replayed {
         published,
         end,
@@ -128,7 +125,6 @@ pub(crate) fn open(
         partitions,
         damaged,
         unknown_damage,
-        uncovered,
         torn_tail: end.torn,
         replayed_records: records,
         replayed_bytes: bytes,

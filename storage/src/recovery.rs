@@ -52,9 +52,6 @@ pub struct Recovery {
     pub damaged: Vec<(PartitionId, StoreError)>,
     /// Records of any partition that is in neither list may be missing: what was damaged.
     pub unknown_damage: Option<StoreError>,
-    /// Partitions that are whole, but whose snapshot is missing or damaged: a new one is due before
-    /// the engine gets lost.
-    pub uncovered: Vec<PartitionId>,
     /// Where the journal ends.
     pub durable_end: Place,
     /// How long it took.
