@@ -8,13 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use domicile_core::REQUESTS_MAX;
 use domicile_proto::{PartitionId, RegionId, Seq, v1};
-use domicile_storage::{OutgoingSnapshot, SnapshotHeader, SnapshotPlan, StoreError};
+use domicile_storage::{OutgoingSnapshot, SnapshotHeader, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
-use crate::clock::Clock;
 use crate::driver::Slot;
 use crate::node::NodeCore;
 use crate::peers::partition_of_bytes;
@@ -181,12 +179,7 @@ fn open(
     // What is visible goes to the engine first: a snapshot is of what that holds.
     node.store.flush_once()?;
     node.driver.room.notify_waiters();
-    let plan = SnapshotPlan {
-        now_ms: Clock::wall_ms(),
-        requests_max: REQUESTS_MAX,
-    };
-    node.store
-        .snapshot(partition, plan, &mut node.snapshot_pace())?;
+    node.take_snapshot(partition)?;
     Ok(node.store.outgoing_snapshot(partition)?.filter(reaches))
 }
 

@@ -68,7 +68,7 @@ fn cover(core: &NodeCore) {
     let uncovered = std::mem::take(&mut *lock(&core.uncovered));
     for partition in uncovered {
         tracing::warn!(%partition, "its last snapshot is missing or damaged: a new one is taken");
-        if let Err(error) = take_snapshot(core, partition) {
+        if let Err(error) = core.take_snapshot(partition) {
             tracing::error!(%partition, %error, "no snapshot was taken");
         }
     }
@@ -129,7 +129,7 @@ fn keep(core: &NodeCore) -> Result<bool, StoreError> {
                 continue;
             }
             _ if !may_write => return Ok(has_cut),
-            Some(Pin::Uncovered(partition)) => take_snapshot(core, partition)?,
+            Some(Pin::Uncovered(partition)) => core.take_snapshot(partition)?,
             None => None,
         };
         if taken.is_none() {
@@ -180,37 +180,43 @@ fn outrun(
 }
 
 impl NodeCore {
-    /// Lets a snapshot be written no faster than it may, and ends it when the node closes.
-    pub(crate) fn snapshot_pace(&self) -> impl FnMut(u64) -> bool + '_ {
+    /// Lets work go on no faster than this many a second, and ends it when the node closes.
+    pub(crate) fn pace(&self, per_s: u64) -> impl FnMut(u64) -> bool + '_ {
         let began = Instant::now();
-        move |bytes: u64| {
-            let due = Duration::from_secs_f64(bytes as f64 / SNAPSHOT_BYTES_PER_S as f64);
-            let is_closed = *self.closed.borrow();
-            if !is_closed {
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
+        move |done: u64| {
+            let due = Duration::from_secs_f64(done as f64 / per_s.max(1) as f64);
+            while began.elapsed() < due && !*self.closed.borrow() {
+                std::thread::sleep(CLOSE_POLL.min(due.saturating_sub(began.elapsed())));
             }
-            !is_closed
+            !*self.closed.borrow()
         }
     }
-}
 
-pub(super) fn take_snapshot(
-    core: &NodeCore,
-    partition: PartitionId,
-) -> Result<Option<SnapshotHeader>, StoreError> {
-    let plan = SnapshotPlan {
-        now_ms: Clock::wall_ms(),
-        requests_max: REQUESTS_MAX,
-    };
-    let began = Instant::now();
-    let mut pace = core.snapshot_pace();
-    let taken = core.store.snapshot(partition, plan, &mut pace)?;
-    if let Some(taken) = &taken {
-        let elapsed_ms = began.elapsed().as_millis() as u64;
-        tracing::info!(
-            %partition, seq = %taken.seq, cells = taken.cells, bytes = taken.file_bytes, elapsed_ms,
-            "snapshot taken"
-        );
+    /// Lets a snapshot be written no faster than it may, and ends it when the node closes.
+    pub(crate) fn snapshot_pace(&self) -> impl FnMut(u64) -> bool + '_ {
+        self.pace(SNAPSHOT_BYTES_PER_S)
     }
-    Ok(taken)
+
+    /// Takes a snapshot of what the engine holds of a partition, if that is anything new.
+    pub(crate) fn take_snapshot(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Option<SnapshotHeader>, StoreError> {
+        let plan = SnapshotPlan {
+            now_ms: Clock::wall_ms(),
+            requests_max: REQUESTS_MAX,
+        };
+        let began = Instant::now();
+        let mut pace = self.snapshot_pace();
+        let taken = self.store.snapshot(partition, plan, &mut pace)?;
+        if let Some(taken) = &taken {
+            let elapsed_ms = began.elapsed().as_millis() as u64;
+            tracing::info!(
+                %partition, seq = %taken.seq, cells = taken.cells, bytes = taken.file_bytes,
+                elapsed_ms,
+                "snapshot taken"
+            );
+        }
+        Ok(taken)
+    }
 }

@@ -17,7 +17,7 @@ use domicile_proto::{PartitionId, Seq};
 use domicile_storage::{Place, ScrubDamage, StoreError};
 
 use super::interior::NodeCore;
-use super::keeper::{CLOSE_POLL, take_snapshot};
+use super::keeper::CLOSE_POLL;
 use crate::driver::{PartitionDigest, Slot, lock};
 
 /// The first pass begins this long after the open, or sooner if passes are closer than that: a node
@@ -68,7 +68,7 @@ fn pass(core: &NodeCore, known: &mut BTreeMap<Place, bool>) -> Result<(), StoreE
             Err(error @ StoreError::Corrupt { .. }) => {
                 core.scrubbing.damage_found.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, "damage was found: another snapshot is taken");
-                take_snapshot(core, partition)?;
+                core.take_snapshot(partition)?;
             }
             checked => checked?,
         }
@@ -77,18 +77,7 @@ fn pass(core: &NodeCore, known: &mut BTreeMap<Place, bool>) -> Result<(), StoreE
 }
 
 fn pace(core: &NodeCore) -> impl FnMut(u64) -> bool + '_ {
-    limited(core, core.scrubbing.bytes_per_s)
-}
-
-fn limited(core: &NodeCore, per_s: u64) -> impl FnMut(u64) -> bool + '_ {
-    let began = Instant::now();
-    move |done: u64| {
-        let due = Duration::from_secs_f64(done as f64 / per_s.max(1) as f64);
-        while began.elapsed() < due && !*core.closed.borrow() {
-            std::thread::sleep(CLOSE_POLL.min(due.saturating_sub(began.elapsed())));
-        }
-        !*core.closed.borrow()
-    }
+    core.pace(core.scrubbing.bytes_per_s)
 }
 
 /// Makes up for a hole in the journal; whether all of it is made up for.
@@ -106,7 +95,7 @@ fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<bool, StoreError> {
     core.driver.room.notify_waiters();
     let mut is_mended = true;
     for (partition, upto) in concerned {
-        if let Err(error) = take_snapshot(core, partition) {
+        if let Err(error) = core.take_snapshot(partition) {
             tracing::error!(%partition, %error, "no snapshot was taken");
         }
         let covered = core.store.last_snapshot(partition);
@@ -128,7 +117,7 @@ fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
         if !has_copies || slot.is_damaged() || slot.watermark().is_none() {
             continue;
         }
-        let mut pace = limited(core, DIGEST_ROWS_PER_S);
+        let mut pace = core.pace(DIGEST_ROWS_PER_S);
         let Some((seq, digest)) = slot.cells.digest(&mut pace)? else {
             continue;
         };
@@ -166,7 +155,7 @@ fn compare_digests(core: &NodeCore) {
         if !is_same || slot.cells.applied_upto() != seq || slot.is_damaged() {
             continue;
         }
-        match slot.cells.digest(&mut limited(core, DIGEST_ROWS_PER_S)) {
+        match slot.cells.digest(&mut core.pace(DIGEST_ROWS_PER_S)) {
             Ok(Some((at, digest))) if at == seq => {
                 let compared = &core.scrubbing.digests_compared;
                 compared.fetch_add(1, Ordering::Relaxed);
