@@ -28,6 +28,7 @@
 //! - `quarantine`: opening the engine, and putting a bad one aside
 //! - `identity`: who a directory belongs to
 //! - `lock`: one holder a directory
+//! - `varint`: numbers in as many bytes as they need
 //!
 //! The journal, with the snapshots for which it was cut, is the truth; the engine may vanish at any
 //! moment and is rebuilt from it. This crate
@@ -60,6 +61,7 @@ pub mod scrub;
 mod snapshot;
 pub mod space;
 pub mod store;
+mod varint;
 pub mod verify;
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ const SECTOR_BYTES: u64 = 512;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes taken, not lengths: files have room ahead, and holes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DiskUse {
     pub(super) engine_bytes: u64,
     pub(super) journal_bytes: u64,

@@ -47,6 +47,13 @@ const COLD_READS: u32 = 20_000;
 /// How long they may take.
 const COLD_MAX: Duration = Duration::from_secs(30);
 
+/// For how long nothing on the disk may have changed after the overwrites, until it is measured:
+/// the work behind the writers is then done. The keeper of the journal tries again after 10 s.
+const REST: Duration = Duration::from_secs(15);
+
+/// How long that may take: more than a round of snapshots of the largest store measured here.
+const REST_MAX: Duration = Duration::from_secs(240);
+
 /// The engine's cache while reads are to be cold: the least that a configuration takes.
 const COLD_CACHE_BYTES: u64 = 1 << 20;
 
@@ -82,8 +89,12 @@ pub(super) struct EngineFigures {
     pub(super) overwrites_per_s: f64,
     /// Bytes of keys and values.
     pub(super) live_bytes: u64,
-    /// At the end of the overwrites.
+    /// As soon as the last overwrite is answered for: merges and snapshots are behind.
+    pub(super) disk_loaded: DiskUse,
+    /// Once they have caught up.
     pub(super) disk: DiskUse,
+    /// How long that took, in seconds.
+    pub(super) rest_s: f64,
     /// The most at any time until then, looked at each second.
     pub(super) disk_peak_bytes: u64,
     pub(super) close_s: f64,
@@ -134,8 +145,10 @@ async fn live(life: &EngineLife) -> anyhow::Result<EngineFigures> {
     say("overwriting");
     let mut random = Random::new(life.seed);
     let overwritten = put(&node, &rows, written, |_| rows.index(random.below(written))).await?;
-    let disk = DiskUse::of(&life.data)?;
-    let disk_peak_bytes = peak.stop().max(disk.all_bytes);
+    let disk_loaded = DiskUse::of(&life.data)?;
+    say("resting");
+    let (disk, rested) = rest(&life.data).await?;
+    let disk_peak_bytes = peak.stop().max(disk_loaded.all_bytes);
     let began = Instant::now();
     node.close().await?;
     drop((node, handle));
@@ -162,7 +175,9 @@ async fn live(life: &EngineLife) -> anyhow::Result<EngineFigures> {
         overwrites: overwritten.count,
         overwrites_per_s: overwritten.per_s(0, 10),
         live_bytes: u64::from(written) * rows.values.write_bytes(),
+        disk_loaded,
         disk,
+        rest_s: rested.as_secs_f64(),
         disk_peak_bytes,
         close_s,
         reopen_s,
@@ -175,6 +190,20 @@ async fn live(life: &EngineLife) -> anyhow::Result<EngineFigures> {
         cold_device_bytes_per_read,
         resident_kib_max: 0,
     })
+}
+
+/// Waits until what is on the disk no longer changes; what that is and how long it took.
+async fn rest(data: &Path) -> anyhow::Result<(DiskUse, Duration)> {
+    let began = Instant::now();
+    let (mut disk, mut since) = (DiskUse::of(data)?, began);
+    while since.elapsed() < REST && began.elapsed() < REST_MAX {
+        tokio::time::sleep(REST / 30).await;
+        let found = DiskUse::of(data)?;
+        if found != disk {
+            (disk, since) = (found, Instant::now());
+        }
+    }
+    Ok((disk, since - began))
 }
 
 async fn open(

@@ -5,20 +5,40 @@
 //! index of expiries (`rows`, `due`).
 //!
 //! ```text
-//! flags u8 | generation u32 | epoch counter u64 | epoch node u64 | seq u64 | hlc u64 |
-//! [expires at, ms u64] | value
+//! flags u8 (1: expires, 2: generation, 128: packed) | epoch counter, varint | epoch node u64
+//!   | hlc u64, big-endian | seq, varint | [generation, varint] | [expires at, ms u64] | value
+//! without the flag 128, as written until it came:
+//! flags u8 | generation u32 | epoch counter u64 | epoch node u64 | seq u64 | hlc u64
+//!   | [expires at, ms u64] | value
 //! ```
-//! Little-endian. A deleted key has no row.
+//! Little-endian otherwise; varints are LEB128. A deleted key has no row. First comes what cells
+//! beside each other have in common: a snapshot writes it once.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use domicile_proto::{Epoch, Hlc, NodeId, Seq, Version};
 
 use crate::engine::EngineError;
+use crate::varint::{VARINT_BYTES_MAX, put_varint, take_varint};
 
+// Flags are part of the format: a new one takes the next bit.
 const FLAG_EXPIRES: u8 = 1;
+// As above: the group was handed over, and its generation is no longer 0.
+const FLAG_GENERATION: u8 = 2;
+// The highest, which nothing older ever set.
+const FLAG_PACKED: u8 = 128;
 
-/// Bytes before the value, without an expiry: the sum of the layout above.
-const HEAD_BYTES: usize = 37;
+/// Bytes before the value at most: the sum of the first layout above, with its varints at their
+/// longest.
+const HEAD_BYTES_MAX: usize = 1 + 8 + 8 + 8 + 3 * VARINT_BYTES_MAX;
+
+/// What is before the value.
+struct Head {
+    version: Version,
+    hlc: Hlc,
+    expires_at_ms: Option<u64>,
+    /// Where the value begins.
+    value_at: usize,
+}
 
 /// The current value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,17 +86,22 @@ impl Cell {
     /// The value of the cell's row; `None` if it has none, as the key was deleted.
     pub(super) fn encode(&self) -> Option<Bytes> {
         let value = self.value.as_ref()?;
-        let mut buffer = BytesMut::with_capacity(HEAD_BYTES + 8 + value.len());
-        buffer.put_u8(if self.expires_at_ms.is_some() {
-            FLAG_EXPIRES
-        } else {
-            0
-        });
-        buffer.put_u32_le(self.version.generation);
-        buffer.put_u64_le(self.version.epoch.counter);
-        buffer.put_u64_le(self.version.epoch.node.get());
-        buffer.put_u64_le(self.version.seq.get());
-        buffer.put_u64_le(self.hlc.bits());
+        let Version {
+            generation,
+            epoch,
+            seq,
+        } = self.version;
+        let mut buffer = BytesMut::with_capacity(HEAD_BYTES_MAX + value.len());
+        let expires = self.expires_at_ms.map_or(0, |_| FLAG_EXPIRES);
+        let moved = if generation > 0 { FLAG_GENERATION } else { 0 };
+        buffer.put_u8(FLAG_PACKED | expires | moved);
+        put_varint(&mut buffer, epoch.counter);
+        buffer.put_u64_le(epoch.node.get());
+        buffer.put_u64(self.hlc.bits());
+        put_varint(&mut buffer, seq.get());
+        if generation > 0 {
+            put_varint(&mut buffer, generation.into());
+        }
         if let Some(expires_at_ms) = self.expires_at_ms {
             buffer.put_u64_le(expires_at_ms);
         }
@@ -86,50 +111,71 @@ impl Cell {
 
     /// The expiry in a row value, without the rest.
     pub(super) fn stored_expiry(stored: &[u8]) -> Result<Option<u64>, EngineError> {
-        let found = match stored.first() {
-            Some(0) => Some(None),
-            Some(&FLAG_EXPIRES) => {
-                let tail = stored.get(HEAD_BYTES..).and_then(<[u8]>::first_chunk::<8>);
-                tail.map(|bytes| Some(u64::from_le_bytes(*bytes)))
-            }
-            _ => None,
-        };
-        found.ok_or_else(|| damage(stored))
+        let head = Head::decode(stored).ok_or_else(|| damage(stored))?;
+        Ok(head.expires_at_ms)
     }
 
     /// The inverse of [`Cell::encode`].
     pub(super) fn decode(stored: &Bytes) -> Result<Self, EngineError> {
-        Self::try_decode(stored).ok_or_else(|| damage(stored))
-    }
-
-    fn try_decode(stored: &Bytes) -> Option<Self> {
-        let (head, rest) = stored.split_first_chunk::<HEAD_BYTES>()?;
-        let u64_at = |at: usize| head[at..at + 8].try_into().ok().map(u64::from_le_bytes);
-        let generation = u32::from_le_bytes(head[1..5].try_into().ok()?);
-        let epoch = Epoch {
-            counter: u64_at(5)?,
-            node: NodeId::new(u64_at(13)?).ok()?,
-        };
-        let version = Version {
-            generation,
-            epoch,
-            seq: Seq::new(u64_at(21)?),
-        };
-        let (expires_at_ms, value_at) = match head[0] {
-            0 => (None, HEAD_BYTES),
-            FLAG_EXPIRES => {
-                let expires = rest.first_chunk::<8>()?;
-                (Some(u64::from_le_bytes(*expires)), HEAD_BYTES + 8)
-            }
-            _ => return None,
-        };
-        Some(Self {
-            version,
-            value: Some(stored.slice(value_at..)),
-            expires_at_ms,
-            hlc: Hlc::from_bits(u64_at(29)?),
+        let head = Head::decode(stored).ok_or_else(|| damage(stored))?;
+        Ok(Self {
+            version: head.version,
+            value: Some(stored.slice(head.value_at..)),
+            expires_at_ms: head.expires_at_ms,
+            hlc: head.hlc,
         })
     }
+}
+
+impl Head {
+    fn decode(stored: &[u8]) -> Option<Self> {
+        let (flags, mut rest) = stored.split_first()?;
+        let (generation, counter, node, seq, hlc);
+        if flags & FLAG_PACKED != 0 {
+            counter = take_varint(&mut rest)?;
+            node = u64::from_le_bytes(take(&mut rest)?);
+            hlc = u64::from_be_bytes(take(&mut rest)?);
+            seq = take_varint(&mut rest)?;
+            generation = match flags & FLAG_GENERATION {
+                0 => 0,
+                _ => u32::try_from(take_varint(&mut rest)?).ok()?,
+            };
+        } else {
+            generation = u32::from_le_bytes(take(&mut rest)?);
+            counter = u64::from_le_bytes(take(&mut rest)?);
+            node = u64::from_le_bytes(take(&mut rest)?);
+            seq = u64::from_le_bytes(take(&mut rest)?);
+            hlc = u64::from_le_bytes(take(&mut rest)?);
+        }
+        let known = match flags & FLAG_PACKED {
+            0 => FLAG_EXPIRES,
+            _ => FLAG_EXPIRES | FLAG_GENERATION | FLAG_PACKED,
+        };
+        if flags & !known != 0 {
+            return None;
+        }
+        let expires_at_ms = match flags & FLAG_EXPIRES {
+            0 => None,
+            _ => Some(u64::from_le_bytes(take(&mut rest)?)),
+        };
+        let node = NodeId::new(node).ok()?;
+        Some(Self {
+            version: Version {
+                generation,
+                epoch: Epoch { counter, node },
+                seq: Seq::new(seq),
+            },
+            hlc: Hlc::from_bits(hlc),
+            expires_at_ms,
+            value_at: stored.len() - rest.len(),
+        })
+    }
+}
+
+fn take<const LEN: usize>(bytes: &mut &[u8]) -> Option<[u8; LEN]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
 }
 
 fn damage(stored: &[u8]) -> EngineError {
@@ -160,14 +206,43 @@ mod tests {
         }
     }
 
+    /// A cell as rows had it until there were packed ones.
+    fn unpacked(cell: &Cell) -> Bytes {
+        let Version {
+            generation,
+            epoch,
+            seq,
+        } = cell.version;
+        let expiry = cell.expires_at_ms.map(u64::to_le_bytes);
+        [
+            &[u8::from(expiry.is_some())][..],
+            &generation.to_le_bytes(),
+            &epoch.counter.to_le_bytes(),
+            &epoch.node.get().to_le_bytes(),
+            &seq.get().to_le_bytes(),
+            &cell.hlc.bits().to_le_bytes(),
+            expiry.as_ref().map_or(&[], |bytes| &bytes[..]),
+            cell.value.as_deref().unwrap_or_default(),
+        ]
+        .concat()
+        .into()
+    }
+
     #[test]
     fn a_cell_comes_back_from_its_row() {
         for value in [&b""[..], b"v", &[0xff; 100]] {
             for expires_at_ms in [None, Some(0), Some(u64::MAX)] {
-                let cell = cell(Some(value), expires_at_ms);
-                let stored = cell.encode().unwrap();
-                assert_eq!(Cell::decode(&stored).unwrap(), cell);
-                assert_eq!(Cell::stored_expiry(&stored).unwrap(), expires_at_ms);
+                for (generation, number) in [(0, 0), (1, 127), (u32::MAX, u64::MAX)] {
+                    let mut cell = cell(Some(value), expires_at_ms);
+                    cell.version.generation = generation;
+                    cell.version.epoch.counter = number;
+                    cell.version.seq = Seq::new(number);
+                    cell.hlc = Hlc::from_bits(number);
+                    for stored in [cell.encode().unwrap(), unpacked(&cell)] {
+                        assert_eq!(Cell::decode(&stored).unwrap(), cell);
+                        assert_eq!(Cell::stored_expiry(&stored).unwrap(), expires_at_ms);
+                    }
+                }
             }
         }
         assert_eq!(cell(None, None).encode(), None);
@@ -177,29 +252,39 @@ mod tests {
     fn the_layout_of_a_row_is_fixed() {
         let bytes = cell(Some(b"v"), Some(6)).encode().unwrap();
         let expected = [
-            &[1, 1, 0, 0, 0][..],
-            &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
-            &[4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            &[0x83, 2, 3, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0, 0, 0, 0, 0, 0, 0, 5, 4, 1],
             &[6, 0, 0, 0, 0, 0, 0, 0, b'v'],
+        ];
+        assert_eq!(bytes, expected.concat());
+        let mut never_moved = cell(Some(b"v"), None);
+        never_moved.version.generation = 0;
+        let bytes = never_moved.encode().unwrap();
+        let expected = [
+            &[0x80, 2, 3, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0, 0, 0, 0, 0, 0, 0, 5, 4, b'v'],
         ];
         assert_eq!(bytes, expected.concat());
     }
 
     #[test]
     fn other_bytes_are_damage() {
-        let whole = cell(Some(b""), Some(6)).encode().unwrap();
-        for len in 0..whole.len() {
-            assert!(
-                Cell::decode(&whole.slice(..len)).is_err(),
-                "{len} bytes were accepted"
-            );
-            assert!(Cell::stored_expiry(&whole[..len]).is_err());
+        let cell = cell(Some(b""), Some(6));
+        let (packed, unpacked) = (cell.encode().unwrap(), unpacked(&cell));
+        for (whole, unknown_flag, node_at) in [(packed, 4, 2), (unpacked, 2, 13)] {
+            for len in 0..whole.len() {
+                assert!(
+                    Cell::decode(&whole.slice(..len)).is_err(),
+                    "{len} bytes were accepted"
+                );
+                assert!(Cell::stored_expiry(&whole[..len]).is_err());
+            }
+            let mut flags = whole.to_vec();
+            flags[0] |= unknown_flag;
+            assert!(Cell::decode(&flags.into()).is_err());
+            let mut node = whole.to_vec();
+            node[node_at] = 0;
+            assert!(Cell::decode(&node.into()).is_err());
         }
-        let mut flags = whole.to_vec();
-        flags[0] = 2;
-        assert!(Cell::decode(&flags.into()).is_err());
-        let mut node = whole.to_vec();
-        node[13] = 0;
-        assert!(Cell::decode(&node.into()).is_err());
     }
 }

@@ -9,6 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use domicile_proto::Seq;
 use domicile_proto::hash::hash64;
 
+use super::cell::Cell;
 use super::partition::PartitionCells;
 use crate::engine::{Direction, EngineError};
 
@@ -40,12 +41,11 @@ impl PartitionCells {
                 return Ok(None);
             }
             for (key, cell) in &page.rows {
-                let Some(value) = cell.encode() else { continue };
                 buffer.clear();
                 buffer.put_u64_le(digest);
                 buffer.put_u32_le(key.len() as u32);
                 buffer.put_slice(key);
-                buffer.put_slice(&value);
+                put_cell(&mut buffer, cell);
                 digest = hash64(&buffer);
             }
             rows += page.rows.len() as u64;
@@ -58,4 +58,19 @@ impl PartitionCells {
             }
         }
     }
+}
+
+/// What a digest has of a cell, however rows are laid out: copies of two versions of Domicile must
+/// not differ by that. Fixed for ever.
+fn put_cell(buffer: &mut BytesMut, cell: &Cell) {
+    buffer.put_u8(cell.expires_at_ms.is_some().into());
+    buffer.put_u32_le(cell.version.generation);
+    buffer.put_u64_le(cell.version.epoch.counter);
+    buffer.put_u64_le(cell.version.epoch.node.get());
+    buffer.put_u64_le(cell.version.seq.get());
+    buffer.put_u64_le(cell.hlc.bits());
+    if let Some(expires_at_ms) = cell.expires_at_ms {
+        buffer.put_u64_le(expires_at_ms);
+    }
+    buffer.put_slice(cell.value.as_deref().unwrap_or_default());
 }

@@ -31,8 +31,9 @@ const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
 const SUFFIX_FILLED: u8 = b'f';
 const FORMAT_ROW: &[u8] = b"mcells-format";
-/// With 2 came the index of expiries: rows of 1 lack it and are rebuilt.
-const FORMAT: u64 = 2;
+/// With 2 came the index of expiries: rows of 1 lack it and are rebuilt. With 3 came packed cells,
+/// which older versions do not read.
+const FORMAT: u64 = 3;
 
 const PREFIX_BYTES: usize = 1 + PartitionId::BYTES;
 
@@ -535,7 +536,7 @@ mod tests {
         let error = check_format(&engine).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown format of engine rows: 1, supported 2"
+            "unknown format of engine rows: 2, supported 3"
         );
         assert!(error.is_cured_by_rebuild());
     }

@@ -6,10 +6,11 @@
 //! Every file keeps its live bytes, its durable bytes and the changes between them; so do the
 //! names. A sync applies the changes of one file or one directory to the durable side. The loss of
 //! power keeps each change that was not synced, or drops it, or tears it at a sector, and may
-//! apply those that it keeps in another order.
+//! apply those that it keeps in another order: bytes of a file, and names.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Disks write sectors of 512 bytes or more whole; a smaller unit would tear what no disk tears.
@@ -54,6 +55,8 @@ struct Content {
     live: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<ByteChange>,
+    /// What the device cannot read, until it is written again.
+    unreadable: Vec<Range<usize>>,
 }
 
 /// A whole disk.
@@ -167,11 +170,19 @@ impl Image {
 
     pub(super) fn read(&self, inode: Inode, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = &self.content(inode).live;
+        let content = self.content(inode);
+        let bytes = &content.live;
         let upto = from
             .checked_add(buffer.len())
             .filter(|upto| *upto <= bytes.len());
         let upto = upto.ok_or(io::ErrorKind::UnexpectedEof)?;
+        if content
+            .unreadable
+            .iter()
+            .any(|it| overlap(it, &(from..upto)))
+        {
+            return Err(rustix::io::Errno::IO.into());
+        }
         buffer.copy_from_slice(&bytes[from..upto]);
         Ok(())
     }
@@ -182,6 +193,11 @@ impl Image {
             bytes: bytes.to_vec(),
         };
         self.change_bytes(inode, change);
+    }
+
+    /// The device cannot read these bytes any more.
+    pub(super) fn spoil(&mut self, inode: Inode, range: Range<usize>) {
+        self.content_mut(inode).unreadable.push(range);
     }
 
     pub(super) fn set_len(&mut self, inode: Inode, len: u64) {
@@ -207,11 +223,15 @@ impl Image {
     /// What is there after the power came back.
     pub(super) fn after_power_loss(&self, chance: &mut Chance) -> Self {
         let mut tree = self.durable.clone();
+        let mut kept: Vec<&NameChange> = Vec::new();
         for change in &self.pending {
-            if chance.below(2) == 0 {
-                change.apply(&mut tree);
+            match chance.below(4) {
+                0 => kept.insert(chance.below(kept.len() + 1), change),
+                1 => kept.push(change),
+                _ => {}
             }
         }
+        kept.into_iter().for_each(|change| change.apply(&mut tree));
         let reachable = |path: &Path| {
             let mut above = path.ancestors().skip(1).filter(|dir| !is_root(dir));
             above.all(|dir| tree.get(dir) == Some(&Entry::Directory))
@@ -246,6 +266,10 @@ impl Image {
     fn change_bytes(&mut self, inode: Inode, change: ByteChange) {
         let content = self.content_mut(inode);
         change.apply(&mut content.live);
+        if let ByteChange::Write { offset, bytes } = &change {
+            let written = *offset..offset + bytes.len();
+            content.unreadable.retain(|it| !overlap(it, &written));
+        }
         content.pending.push(change);
     }
 
@@ -349,8 +373,13 @@ impl Content {
             live: durable.clone(),
             durable,
             pending: Vec::new(),
+            unreadable: self.unreadable.clone(),
         }
     }
+}
+
+fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 fn is_root(path: &Path) -> bool {

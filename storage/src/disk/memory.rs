@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -120,6 +121,18 @@ impl MemoryDisk {
     fn plan_read(&self, nth: u64, kind: io::ErrorKind) {
         let faults = &mut self.state().faults;
         faults.fail_read_at = Some((faults.reads + nth, kind));
+    }
+
+    /// Reads of these bytes fail with EIO from now on, also after a crash or a loss of power, until
+    /// they are written again.
+    ///
+    /// # Panics
+    /// There is no such file.
+    pub fn spoil(&self, path: &Path, range: Range<usize>) {
+        let image = &mut self.state().image;
+        let inode = image.file(path);
+        let inode = inode.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        image.spoil(inode, range);
     }
 
     /// Files may grow by so many bytes from now, then the disk is full; `None`: without end.

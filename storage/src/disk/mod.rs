@@ -6,11 +6,13 @@ mod faults;
 mod image;
 mod memory;
 mod os;
+mod unreadable;
 mod whole;
 
 pub use access::{Disk, DiskFile, DiskLock, LockOutcome, OpenMode};
 pub use memory::MemoryDisk;
 pub use os::OsDisk;
+pub(crate) use unreadable::read_around;
 pub(crate) use whole::{read_if_there, remove_if_there, replace};
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use domicile_proto::{NodeId, PartitionId, Seq};
 use super::first::{self, CutNote};
 use super::header::{self, FILE_HEADER_BYTES};
 use super::{FileNumber, Place};
-use crate::disk::{Disk, DiskFile, OpenMode, remove_if_there};
+use crate::disk::{Disk, DiskFile, OpenMode, read_around, remove_if_there};
 use crate::error::StoreError;
 
 /// What is appended to the name of a file that is not in use yet.
@@ -555,7 +555,7 @@ impl FileSet {
 
 impl JournalFile {
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        let read = self.handle.read_at(buffer, offset);
+        let read = read_around(&*self.handle, &self.path, buffer, offset);
         read.map_err(|error| StoreError::io("read", &self.path, error))
     }
 }

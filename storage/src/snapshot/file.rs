@@ -13,7 +13,7 @@ use super::format::{
     BLOCK_HEADER_BYTES, BLOCK_REQUESTS, Block, BlockHead, CellBlock, HEADER_BYTES, KeptRequest,
     SnapshotHeader, encode_reigns, encode_requests,
 };
-use crate::disk::{Disk, DiskFile, OpenMode, remove_if_there};
+use crate::disk::{Disk, DiskFile, OpenMode, read_around, remove_if_there};
 use crate::error::StoreError;
 
 /// What is appended to the name of a file that is not finished.
@@ -195,7 +195,7 @@ impl SnapshotReader {
         let file = disk.open(path, OpenMode::Read).map_err(io)?;
         let len = file.len().map_err(io)?;
         let mut bytes = vec![0; HEADER_BYTES.min(len) as usize];
-        file.read_at(&mut bytes, 0).map_err(io)?;
+        read_around(&*file, path, &mut bytes, 0).map_err(io)?;
         let header = SnapshotHeader::decode(&bytes, path)?;
         if header.file_bytes != len {
             let problem = format!("{len} bytes, {} by its header", header.file_bytes);
@@ -282,7 +282,7 @@ impl SnapshotReader {
         if offset + buffer.len() as u64 > self.header.file_bytes {
             return Err(self.corrupt("block cut off at the end of the file".to_owned()));
         }
-        let read = self.file.read_at(buffer, offset);
+        let read = read_around(&*self.file, &self.path, buffer, offset);
         read.map_err(|error| StoreError::io("read", &self.path, error))
     }
 

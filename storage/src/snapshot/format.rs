@@ -14,8 +14,12 @@
 //!   kind 1, reigns:  per reign: epoch counter, epoch node, first seq: u64 each
 //!   kind 2, cells:   per cell: key length u16 | value length u32 | key | value
 //!   kind 3, requests: per write: request id u128 | seq u64 | fingerprint u64 | hlc u64 | level u8
+//!   kind 4, packed cells: per cell: how many bytes its key and its value have in common with the
+//!           front of those before, and of their own: common to keys, own of the key, common to
+//!           values, own of the value: varints | own bytes of the key | own bytes of the value
 //! ```
-//! Little-endian. The header is written last: a file without one was never finished.
+//! Little-endian; varints are LEB128. The header is written last: a file without one was never
+//! finished. Cells of kind 2 were written until there was kind 4, and are read.
 
 use std::path::Path;
 
@@ -27,6 +31,7 @@ use domicile_proto::{
 
 use crate::error::StoreError;
 use crate::planted::{Bug, is_planted};
+use crate::varint::{put_varint, take_varint};
 
 const WHAT: &str = "snapshot";
 const MAGIC: [u8; 4] = *b"DOMS";
@@ -47,14 +52,21 @@ const KIND_REIGNS: u16 = 1;
 const KIND_CELLS: u16 = 2;
 // As above.
 const KIND_REQUESTS: u16 = 3;
+// As above.
+const KIND_PACKED_CELLS: u16 = 4;
 
 /// Bytes of a request: the sum of the layout above.
 const REQUEST_BYTES: usize = 41;
 /// Requests in one block; their bytes are about those of a full block of cells.
 pub(crate) const BLOCK_REQUESTS: usize = 6_000;
 
-/// Bytes of cells after which a block is full: what a reader holds at once. Doubled, so is that.
+/// Bytes of keys and values after which a block is full: what a reader holds at once. Doubled, so
+/// is that.
 pub(crate) const BLOCK_BYTES: usize = 256 << 10;
+
+/// Bytes of a value that are looked at for what it has in common with the one before: those in
+/// front of what a user wrote. More are seldom equal, and kept for each cell.
+const COMMON_VALUE_BYTES_MAX: usize = 32;
 
 /// What a cell's row may have around its value, with room for what later versions add.
 const CELL_OVERHEAD_MAX: usize = 256;
@@ -253,14 +265,29 @@ impl SnapshotHeader {
 #[derive(Debug, Default)]
 pub(crate) struct CellBlock {
     payload: BytesMut,
+    /// Of keys and values, as they are when they are read.
+    unpacked_bytes: usize,
+    last_key: Vec<u8>,
+    /// The front of the last value.
+    last_value: Vec<u8>,
 }
 
 impl CellBlock {
     pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) {
-        self.payload.put_u16_le(key.len() as u16);
-        self.payload.put_u32_le(value.len() as u32);
-        self.payload.put_slice(key);
-        self.payload.put_slice(value);
+        let front = &value[..value.len().min(COMMON_VALUE_BYTES_MAX)];
+        let (key_common, value_common) =
+            (common(&self.last_key, key), common(&self.last_value, front));
+        let (own_key, own_value) = (&key[key_common..], &value[value_common..]);
+        for number in [key_common, own_key.len(), value_common, own_value.len()] {
+            put_varint(&mut self.payload, number as u64);
+        }
+        self.payload.put_slice(own_key);
+        self.payload.put_slice(own_value);
+        self.unpacked_bytes += key.len() + value.len();
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.last_value.clear();
+        self.last_value.extend_from_slice(front);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -272,13 +299,20 @@ impl CellBlock {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.payload.len() >= BLOCK_BYTES
+        self.unpacked_bytes.max(self.payload.len()) >= BLOCK_BYTES
     }
 
     /// The block's bytes; empty again afterwards.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
-        encode_block(KIND_CELLS, &self.payload.split())
+        let full = std::mem::take(self);
+        encode_block(KIND_PACKED_CELLS, &full.payload)
     }
+}
+
+/// How many bytes two have in common at their front.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    let pairs = one.iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
 }
 
 pub(crate) fn encode_reigns(reigns: &[(Epoch, Seq)]) -> Vec<u8> {
@@ -377,6 +411,7 @@ impl BlockHead {
             KIND_REIGNS => decode_reigns(payload).map(Block::Reigns),
             KIND_REQUESTS => decode_requests(payload).map(Block::Requests),
             KIND_CELLS => decode_cells(payload.clone()).map(Block::Cells),
+            KIND_PACKED_CELLS => decode_packed_cells(payload).map(Block::Cells),
             kind => Err(format!("block of kind {kind}, unknown to this version")),
         }
     }
@@ -428,6 +463,60 @@ fn decode_cells(mut payload: Bytes) -> Result<Vec<(Bytes, Bytes)>, String> {
     Ok(cells)
 }
 
+fn decode_packed_cells(payload: &[u8]) -> Result<Vec<(Bytes, Bytes)>, String> {
+    // Where keys and values end in the bytes of all of them.
+    let (mut bytes, mut ends) = (Vec::with_capacity(payload.len()), Vec::new());
+    let (mut last_key, mut last_value) = (0..0, 0..0);
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let at = payload.len() - rest.len();
+        let mut packed = || {
+            let lens = [
+                take_varint(&mut rest)?,
+                take_varint(&mut rest)?,
+                take_varint(&mut rest)?,
+                take_varint(&mut rest)?,
+            ];
+            let lens = lens.map(|len| usize::try_from(len).unwrap_or(usize::MAX));
+            let [key_common, own_key, value_common, own_value] = lens;
+            let (own_key, own) = rest.split_at_checked(own_key)?;
+            let (own_value, left) = own.split_at_checked(own_value)?;
+            rest = left;
+            let fits = key_common <= last_key.len() && value_common <= last_value.len();
+            fits.then_some((key_common, own_key, value_common, own_value))
+        };
+        let Some((key_common, own_key, value_common, own_value)) = packed() else {
+            return Err(format!("no cell in byte {at} of a block's payload"));
+        };
+        let unpacked = key_common + own_key.len() + value_common + own_value.len();
+        if bytes.len() + unpacked > PAYLOAD_BYTES_MAX {
+            return Err(format!(
+                "cells of more than {PAYLOAD_BYTES_MAX} bytes in a block of {}",
+                payload.len()
+            ));
+        }
+        let key_at = bytes.len();
+        bytes.extend_from_within(last_key.start..last_key.start + key_common);
+        bytes.extend_from_slice(own_key);
+        let value_at = bytes.len();
+        bytes.extend_from_within(last_value.start..last_value.start + value_common);
+        bytes.extend_from_slice(own_value);
+        (last_key, last_value) = (key_at..value_at, value_at..bytes.len());
+        ends.push((value_at, bytes.len()));
+    }
+    let mut bytes = Bytes::from(bytes);
+    let mut at = 0;
+    let split = |(value_at, end)| {
+        let cell = (
+            bytes.split_to(value_at - at),
+            bytes.split_to(end - value_at),
+        );
+        at = end;
+        cell
+    };
+    Ok(ends.into_iter().map(split).collect())
+}
+
 fn get_epoch(bytes: &mut &[u8]) -> Option<Epoch> {
     let counter = bytes.get_u64_le();
     let node = NodeId::new(bytes.get_u64_le()).ok()?;
@@ -445,7 +534,7 @@ mod tests {
         #[test]
         fn no_bytes_make_a_decoder_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..400),
-            kind in 0..5_u16,
+            kind in 0..6_u16,
         ) {
             let path = Path::new("/snapshot");
             let _ = SnapshotHeader::decode(&bytes, path);
@@ -460,5 +549,66 @@ mod tests {
             prop_assert_eq!(&payload[..], &bytes[..]);
             let _ = head.decode_payload(&payload);
         }
+
+        #[test]
+        fn packed_cells_come_back(
+            cells in prop::collection::vec(
+                (prop::collection::vec(0..3_u8, 1..12), prop::collection::vec(0..2_u8, 0..80)),
+                1..40,
+            ),
+        ) {
+            let mut block = CellBlock::default();
+            let mut old = Vec::new();
+            for (key, value) in &cells {
+                block.push(key, value);
+                old.put_u16_le(key.len() as u16);
+                old.put_u32_le(value.len() as u32);
+                old.put_slice(key);
+                old.put_slice(value);
+            }
+            let packed = block.finish();
+            prop_assert!(block.is_empty());
+            let cells = cells.into_iter().map(|(key, value)| (key.into(), value.into()));
+            let expected = Block::Cells(cells.collect());
+            for block in [packed, encode_block(KIND_CELLS, &old)] {
+                let head = BlockHead::decode(&block).unwrap();
+                let payload = Bytes::copy_from_slice(&block[BLOCK_HEADER_BYTES..]);
+                prop_assert_eq!(&head.decode_payload(&payload).unwrap(), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn packed_cells_are_refused_before_they_fill_the_memory() {
+        let mut bomb = BytesMut::new();
+        let value = vec![b'v'; BLOCK_BYTES];
+        for number in [0, 1, 0, value.len()] {
+            put_varint(&mut bomb, number as u64);
+        }
+        bomb.put_slice(b"k");
+        bomb.put_slice(&value);
+        for _ in 0..10_000 {
+            for number in [1, 0, value.len(), 0] {
+                put_varint(&mut bomb, number as u64);
+            }
+        }
+        let refused = decode_packed_cells(&bomb).unwrap_err();
+        assert_eq!(
+            refused,
+            format!(
+                "cells of more than {PAYLOAD_BYTES_MAX} bytes in a block of {}",
+                bomb.len()
+            )
+        );
+        for lying in [
+            &[1, 1, 0, 0, b'k'][..],
+            &[0, 1, 1, 0, b'k'],
+            &[0, 9, 0, 0, b'k'],
+            &[0x80],
+        ] {
+            let refused = decode_packed_cells(lying).unwrap_err();
+            assert_eq!(refused, "no cell in byte 0 of a block's payload");
+        }
+        assert!(decode_packed_cells(&[0xff; 40]).is_err());
     }
 }

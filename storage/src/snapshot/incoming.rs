@@ -22,7 +22,7 @@ use super::file::{
 use super::format::{Block, HEADER_BYTES, SnapshotHeader, SnapshotOrigin};
 use super::install::rebase_of;
 use crate::cells::cell_rows;
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode, read_around};
 use crate::error::StoreError;
 use crate::store::Store;
 
@@ -55,7 +55,7 @@ impl Store {
             opened => opened.map_err(io)?,
         };
         let mut bytes = vec![0; HEADER_BYTES.min(file.len().map_err(io)?) as usize];
-        file.read_at(&mut bytes, 0).map_err(io)?;
+        read_around(&*file, &path, &mut bytes, 0).map_err(io)?;
         let header = match SnapshotHeader::decode(&bytes, &path) {
             Ok(header) if header.partition == partition => header,
             // It died before its header was whole.

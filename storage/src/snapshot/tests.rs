@@ -132,7 +132,7 @@ fn what_is_written_is_read_back_in_blocks() {
 #[test]
 fn the_bytes_are_those_that_docs_storage_says() {
     let disk = disk();
-    write(&disk, 4, &[("key", 2)]);
+    write(&disk, 4, &[("kex", 2), ("key", 1)]);
     let bytes = file(&disk, 4);
     let fields = [
         &b"DOMS\x01\0\0\0"[..],
@@ -144,8 +144,8 @@ fn the_bytes_are_those_that_docs_storage_says() {
         &0x0102_0304_0506_0708_u64.to_le_bytes(),
         &6_u64.to_le_bytes(),
         &3_u64.to_le_bytes(),
-        &1_u64.to_le_bytes(),
-        &(4096_u64 + 16 + 48 + 16 + 82 + 16 + 11).to_le_bytes(),
+        &2_u64.to_le_bytes(),
+        &(4096_u64 + 16 + 48 + 16 + 82 + 16 + 14).to_le_bytes(),
         &1_700_000_000_000_u64.to_le_bytes(),
     ]
     .concat();
@@ -165,10 +165,11 @@ fn the_bytes_are_those_that_docs_storage_says() {
     .concat();
     assert_eq!(kept[16..16 + 41], first);
     let cells = &kept[16 + 82..];
-    assert_eq!(cells[..12], *b"DOSB\x02\0\0\0\x0b\0\0\0");
-    let payload = b"\x03\0\x02\0\0\0keyvv";
+    assert_eq!(cells[..12], *b"DOSB\x04\0\0\0\x0e\0\0\0");
+    let payload = b"\0\x03\0\x02kexvv\x02\x01\x01\0y";
+    let payload = &payload[..];
     assert_eq!(cells[16..], *payload);
-    let crc = crc32fast::hash(&[&b"\x02\0\0\0\x0b\0\0\0"[..], payload].concat());
+    let crc = crc32fast::hash(&[&b"\x04\0\0\0\x0e\0\0\0"[..], payload].concat());
     assert_eq!(cells[12..16], crc.to_le_bytes());
 }
 

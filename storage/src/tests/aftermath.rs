@@ -171,9 +171,10 @@ fn a_snapshot_whose_reigns_cannot_be_is_refused() {
 #[test]
 fn a_snapshot_with_a_cell_of_another_version_does_not_stop_the_node() {
     let (_source, header, mut bytes) = source();
-    edit(&mut bytes, 2, |cells| {
-        let key = u16::from_le_bytes([cells[0], cells[1]]) as usize;
-        cells[6 + key] = 2;
+    edit(&mut bytes, 4, |cells| {
+        // Nothing in common with a cell before, the key's length, the value's in two bytes.
+        let key = usize::from(cells[1]);
+        cells[5 + key] |= 4;
     });
     let disk = MemoryDisk::new();
     let (copy, _) = try_open(&disk, quarantining(EngineChoice::Memory)).unwrap();

@@ -422,3 +422,56 @@ fn an_inspection_goes_on_behind_damage() {
     overwrite(&disk, FIRST_FILE, places[0].offset, &[0xff]);
     assert_eq!(shown(&shared), (3, vec![None, Some(partition(1))]));
 }
+
+/// A device that cannot read a page has lost what is in it, and nothing else: EIO is damage with a
+/// place, for the open, for whoever reads and for the scrub, and a copy has what is missing.
+#[test]
+fn a_page_that_cannot_be_read_costs_only_the_partitions_whose_it_is() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    let from = store.durable_end().offset;
+    let mut upto = from;
+    for round in 0..8_u8 {
+        upto = store.durable_end().offset;
+        let bucket = (round % 2).into();
+        author
+            .write(&store, partition(bucket), &[round; 9_000])
+            .unwrap();
+        author.commit(&store).unwrap();
+    }
+    // While the store is open: the reader is told where, the scrub whose, and writes go on.
+    let path = Path::new(FIRST_FILE);
+    let open_disk = disk.clone();
+    let spoiled = 16_500;
+    open_disk.spoil(path, spoiled..spoiled + 1);
+    let read: Result<Vec<_>, _> = store
+        .records(partition(1), domicile_proto::Seq::FIRST)
+        .collect();
+    assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+    let scrubbed = store.scrub_journal(&mut |_| true).unwrap();
+    assert_eq!(scrubbed.damage.len(), 1, "{scrubbed:?}");
+    assert_eq!(scrubbed.damage[0].lost.unwrap().0, partition(1));
+    author.write(&store, partition(0), b"goes on").unwrap();
+    author.commit(&store).unwrap();
+    drop(store);
+    let whole = disk.crash();
+    for page in (from..upto).step_by(4096) {
+        let disk = whole.crash();
+        let page = page as usize;
+        disk.spoil(path, page..page + 1);
+        let message = refusal(&disk);
+        assert!(
+            message.starts_with(&format!("corrupt file {FIRST_FILE} at offset")),
+            "{message}"
+        );
+        assert_eq!(report(&disk).damage.unwrap().to_string(), message);
+        let (store, recovery) = try_open(&disk, quarantining()).unwrap();
+        assert!(!recovery.damaged.is_empty(), "page {page}: {recovery:?}");
+        let mut served = author.clone();
+        for (id, _) in &recovery.damaged {
+            served.written.remove(id);
+        }
+        served.check(&store);
+    }
+}
