@@ -118,27 +118,37 @@ impl Store {
         }
     }
 
-    /// Reads the last snapshot of a partition to its end; true without one.
+    /// Reads the last snapshot of a partition to its end, if there is one. Others may be taken
+    /// meanwhile: what was opened stays readable, replaced or not.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] for damage, after which it counts as missing: take another one.
+    /// [`StoreError::Corrupt`] for damage, after which it counts as missing: take another one. What
+    /// the operating system says.
     pub fn scrub_snapshot(
         &self,
         partition: PartitionId,
         pace: &mut dyn FnMut(u64) -> bool,
     ) -> Result<(), StoreError> {
-        let _one = self.hold_snapshots();
-        let Some(header) = self.last_snapshot(partition) else {
-            return Ok(());
+        let (header, reader) = {
+            let snapshots = self.snapshots();
+            let Some(header) = snapshots.get(partition).copied() else {
+                return Ok(());
+            };
+            // Under the lock: one that is replaced before it is open would not be there.
+            (header, snapshots.read(&header))
         };
-        let mut check = || {
-            let mut reader = self.snapshots().read(&header)?;
+        let checked = reader.and_then(|mut reader| {
             while pace(reader.offset()) && reader.next()?.is_some() {}
             Ok(())
-        };
-        let checked = check();
+        });
         if matches!(checked, Err(StoreError::Corrupt { .. })) {
-            self.snapshots().forget(partition);
+            let _one = self.hold_snapshots();
+            let mut snapshots = self.snapshots();
+            if snapshots.get(partition) != Some(&header) {
+                // A sound one took its place.
+                return Ok(());
+            }
+            snapshots.forget(partition);
         }
         checked
     }

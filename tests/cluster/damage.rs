@@ -193,6 +193,19 @@ async fn damage_is_found_while_it_still_costs_nothing() {
     cluster.stop().await;
 }
 
+/// A value changes in the engine, as no write did.
+fn change_a_cell(data: &Path) {
+    let engine = SledEngine::open(&data.join("engine"), 1 << 20).unwrap();
+    let (from, upto) = (Bound::Included(&b"c"[..]), Bound::Excluded(&b"d"[..]));
+    let found = engine.scan(from, upto, Direction::Forward, 1).unwrap();
+    let (row, value) = found.into_iter().next().unwrap();
+    let mut value = value.to_vec();
+    *value.last_mut().unwrap() ^= 1;
+    let value = value.into();
+    engine.apply(vec![RowChange::Set { row, value }]).unwrap();
+    engine.sync().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_differs_from_its_home_is_found_and_filled_anew() {
     let mut cluster = start().await;
@@ -204,24 +217,66 @@ async fn a_copy_that_differs_from_its_home_is_found_and_filled_anew() {
     .await;
     assert_eq!(disk_of(&cluster, "ap").digests_unequal, 0);
     cluster.close("ap").await;
-    // A value changes in the engine, as no write did.
-    {
-        let engine = SledEngine::open(&cluster.data_of("ap").join("engine"), 1 << 20).unwrap();
-        let (from, upto) = (Bound::Included(&b"c"[..]), Bound::Excluded(&b"d"[..]));
-        let found = engine.scan(from, upto, Direction::Forward, 1).unwrap();
-        let (row, value) = found.into_iter().next().unwrap();
-        let mut value = value.to_vec();
-        *value.last_mut().unwrap() ^= 1;
-        let value = value.into();
-        engine.apply(vec![RowChange::Set { row, value }]).unwrap();
-        engine.sync().unwrap();
-    }
+    change_a_cell(&cluster.data_of("ap"));
     cluster.open("ap").await;
     until("the difference is found", || {
         disk_of(&cluster, "ap").digests_unequal > 0
     })
     .await;
     until_alike(&cluster, "wide").await;
+    cluster.stop().await;
+}
+
+/// What is wrong at the home must not spread to copies that are right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_from_which_its_copies_differ_is_the_one_that_is_wrong() {
+    let mut cluster = start().await;
+    write(&cluster, "wide", 40).await;
+    until_alike(&cluster, "wide").await;
+    cluster.close("eu").await;
+    change_a_cell(&cluster.data_of("eu"));
+    cluster.open("eu").await;
+    let accused = |cluster: &Cluster, region: &str| {
+        let status = cluster.node(region).status(Detail::Partitions).partitions;
+        let of = status.into_iter().filter(|it| it.keyspace == "wide");
+        of.filter(|it| it.alarm.contains("2 copies, which agree"))
+            .count()
+    };
+    until("the home knows that it is wrong", || {
+        accused(&cluster, "eu") == 1
+    })
+    .await;
+    let eu = cluster.node("eu").keyspace("wide").unwrap();
+    let mut refused = 0;
+    for index in 0..40_u8 {
+        let key = format!("g{index}/k");
+        match eu.put(key.clone(), vec![index; 10_000]).await {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.reason(), Reason::ChecksumMismatch, "{error}");
+                refused += 1;
+            }
+        }
+        for region in ["us", "ap"] {
+            let copy = cluster.node(region).keyspace("wide").unwrap();
+            let entry = copy.get(key.clone()).consistency(Consistency::Local).await;
+            assert_eq!(
+                entry.unwrap().unwrap().value,
+                vec![index; 10_000],
+                "{region}"
+            );
+        }
+    }
+    assert!((1..40).contains(&refused), "{refused} of 40 keys");
+    drop(eu);
+    // It is remembered: a restart does not make it right.
+    cluster.close("eu").await;
+    cluster.open("eu").await;
+    let status = cluster.node("eu").status(Detail::Partitions).partitions;
+    let of = status
+        .iter()
+        .filter(|it| it.keyspace == "wide" && !it.alarm.is_empty());
+    assert_eq!(of.count(), 1, "{status:?}");
     cluster.stop().await;
 }
 

@@ -12,6 +12,9 @@ use crate::process::Server;
 /// Kills in CI. The soak in the documentation runs 1,000.
 const ROUNDS: u64 = 8;
 
+/// Openings that are killed, for each that is not.
+const OPENINGS: u64 = 3;
+
 /// Writers at once: enough that commits hold several records.
 const WRITERS: u64 = 16;
 
@@ -69,7 +72,6 @@ fn every_acknowledged_write_survives_another_engine_after_each_kill_9() {
 }
 
 /// Each start takes the next of these engines, in turn.
-#[allow(clippy::print_stdout, reason = "the command that repeats a failed run")]
 fn survives_kill_9(engines: &[&str]) {
     let mut engines = engines.iter().cycle();
     let mut start = |directory: &std::path::Path| {
@@ -77,28 +79,12 @@ fn survives_kill_9(engines: &[&str]) {
     };
     let directory = tempfile::tempdir().unwrap();
     let acked: Acked = Acked::default();
-    let seed = std::env::var("DOMICILE_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or(20_261_123);
-    let rounds = std::env::var("DOMICILE_ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok());
-    let rounds: u64 = rounds.unwrap_or(ROUNDS);
-    println!("DOMICILE_SEED={seed} DOMICILE_ROUNDS={rounds} cargo test --test durability");
-    let mut random = seed;
+    let (mut chance, rounds) = Chance::announced(ROUNDS);
     for round in 0..rounds {
         let server = start(directory.path());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         runtime.block_on(read_back(&server, &acked, round));
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let run = Duration::from_millis(40 + (random >> 33) % 400);
+        let run = Duration::from_millis(40 + chance.below(400));
         let written = runtime.block_on(load(&server, round, &acked, run));
         server.kill();
         assert!(
@@ -110,12 +96,70 @@ fn survives_kill_9(engines: &[&str]) {
         }
     }
     let server = start(directory.path());
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(read_back(&server, &acked, rounds));
+    runtime().block_on(read_back(&server, &acked, rounds));
     server.kill();
+    verify(directory.path());
+}
+
+#[test]
+fn every_acknowledged_write_survives_kills_while_the_engine_opens() {
+    survives_kills_while_it_opens("sled");
+}
+
+#[cfg(feature = "fjall")]
+#[test]
+fn every_acknowledged_write_survives_kills_while_fjall_opens() {
+    survives_kills_while_it_opens("fjall");
+}
+
+/// Killed again before it is ready, at any moment of its opening, with what a torn snapshot of
+/// sled's leaves behind.
+fn survives_kills_while_it_opens(engine: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let acked: Acked = Acked::default();
+    let (mut chance, rounds) = Chance::announced(2 * ROUNDS);
+    for round in 0..rounds {
+        let began = Instant::now();
+        let server = Server::start_with(directory.path(), engine);
+        let opening_us = began.elapsed().as_micros() as u64;
+        let runtime = runtime();
+        runtime.block_on(read_back(&server, &acked, round));
+        runtime.block_on(load(&server, round, &acked, Duration::from_millis(60)));
+        server.kill();
+        for _ in 0..OPENINGS {
+            let rows = data.join("engine");
+            if chance.below(8) == 0 && rows.exists() {
+                // The engine is then filled from snapshots and journal, and killed at that.
+                std::fs::remove_dir_all(&rows).unwrap();
+            }
+            if engine == "sled" && chance.below(4) == 0 && rows.exists() {
+                std::fs::write(rows.join("snap.0000000000FF.generating"), b"torn").unwrap();
+            }
+            let opening = Server::spawn(directory.path(), engine);
+            std::thread::sleep(Duration::from_micros(chance.below(opening_us)));
+            opening.kill();
+        }
+    }
+    let server = Server::start_with(directory.path(), engine);
+    runtime().block_on(read_back(&server, &acked, rounds));
+    server.kill();
+    verify(directory.path());
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// The directory of a server that was killed is sound.
+fn verify(directory: &std::path::Path) {
     let verify = std::process::Command::new(env!("CARGO_BIN_EXE_domicile"))
         .args(["verify"])
-        .arg(directory.path().join("data"))
+        .arg(directory.join("data"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&verify.stdout).into_owned();
@@ -124,6 +168,29 @@ fn survives_kill_9(engines: &[&str]) {
         "{text}{}",
         String::from_utf8_lossy(&verify.stderr)
     );
+}
+
+/// What is done when, by `DOMICILE_SEED`.
+struct Chance(u64);
+
+impl Chance {
+    /// With it, the number of rounds: `DOMICILE_ROUNDS`, or `rounds`.
+    #[allow(clippy::print_stdout, reason = "the command that repeats a failed run")]
+    fn announced(rounds: u64) -> (Self, u64) {
+        let given = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let seed = given("DOMICILE_SEED").unwrap_or(20_261_123);
+        let rounds = given("DOMICILE_ROUNDS").unwrap_or(rounds);
+        println!("DOMICILE_SEED={seed} DOMICILE_ROUNDS={rounds} cargo test --test durability");
+        (Self(seed), rounds)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) % limit.max(1)
+    }
 }
 
 /// Every key must hold its newest acknowledged write or one made after it.

@@ -44,6 +44,13 @@ impl Server {
 
     /// With this engine.
     pub(crate) fn start_with(directory: &Path, engine: &str) -> Self {
+        let mut server = Self::spawn(directory, engine);
+        server.wait_ready();
+        server
+    }
+
+    /// As [`Server::start_with`], without waiting until it is ready.
+    pub(crate) fn spawn(directory: &Path, engine: &str) -> Self {
         let (client, peer) = (free_address(), free_address());
         let config = directory.join("domicile.toml");
         std::fs::write(&config, configuration(directory, client, peer)).unwrap();
@@ -59,9 +66,7 @@ impl Server {
             .stderr(output)
             .spawn()
             .unwrap();
-        let mut server = Self { child, client, log };
-        server.wait_ready();
-        server
+        Self { child, client, log }
     }
 
     fn wait_ready(&mut self) {

@@ -34,6 +34,8 @@ pub(crate) struct PartitionDigest {
     pub(crate) seq: Seq,
     pub(crate) chain: ChainHash,
     pub(crate) digest: u64,
+    /// Whoever differs is wrong: nobody else is asked.
+    pub(crate) is_final: bool,
 }
 
 impl ShipSignal {
@@ -107,6 +109,7 @@ pub(crate) struct SourceSignal {
     generation: AtomicU64,
     acks: Mutex<BTreeMap<PartitionId, HeldMark>>,
     is_urgent: AtomicBool,
+    digests: Mutex<BTreeMap<PartitionId, PartitionDigest>>,
     stream: Mutex<StreamState>,
 }
 
@@ -158,6 +161,16 @@ impl SourceSignal {
     pub(crate) fn take_acks(&self) -> BTreeMap<PartitionId, HeldMark> {
         self.is_urgent.store(false, Ordering::Release);
         std::mem::take(&mut *lock(&self.acks))
+    }
+
+    /// What the home's digest was compared with.
+    pub(crate) fn answer_digest(&self, partition: PartitionId, digest: PartitionDigest) {
+        lock(&self.digests).insert(partition, digest);
+        self.notify.notify_one();
+    }
+
+    pub(crate) fn take_digests(&self) -> BTreeMap<PartitionId, PartitionDigest> {
+        std::mem::take(&mut *lock(&self.digests))
     }
 
     pub(crate) fn stream(&self) -> StreamState {

@@ -41,6 +41,8 @@ pub(crate) struct NodeCore {
     pub(crate) uncovered: Mutex<Vec<PartitionId>>,
     /// What homes said of partitions that rest: to be compared with what is here.
     pub(crate) digests: Mutex<BTreeMap<PartitionId, PartitionDigest>>,
+    /// What copies answered to what this home said of its own.
+    pub(crate) digest_answers: Mutex<BTreeMap<(PartitionId, RegionId), PartitionDigest>>,
     pub(crate) scrubbing: Scrubbing,
     /// Partitions that want a snapshot.
     pub(crate) wanted: Wanted,

@@ -2,6 +2,7 @@
 
 mod builder;
 mod close;
+mod digest_round;
 mod embedded;
 mod expiry;
 mod handle;

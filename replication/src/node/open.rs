@@ -89,6 +89,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         copy_budget,
         uncovered: Mutex::new(uncovered),
         digests: Mutex::default(),
+        digest_answers: Mutex::default(),
         scrubbing,
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),

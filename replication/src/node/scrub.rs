@@ -6,16 +6,18 @@
 //! ```text
 //! journal damaged        -> a snapshot stands for it, the log begins anew behind it
 //! snapshot damaged       -> another one is taken
-//! digest differs at the same position -> the copy is out of service and fetches a snapshot
+//! digest differs at the same position -> the side with fewer others is out of service; a copy then
+//!                                        fetches a snapshot
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use domicile_proto::{PartitionId, Seq};
 use domicile_storage::{Place, ScrubDamage, StoreError};
 
+use super::digest_round::{DigestRound, Verdict};
 use super::interior::NodeCore;
 use super::keeper::CLOSE_POLL;
 use crate::driver::{PartitionDigest, Slot, lock};
@@ -27,18 +29,23 @@ const FIRST_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Rows of a digest read in a second: an eighth of what a processor can. Doubled, so is the share.
 const DIGEST_ROWS_PER_S: u64 = 100_000;
 
+/// The last comparison of each partition whose home is here.
+type Rounds = BTreeMap<PartitionId, DigestRound>;
+
 /// Runs until the node closes or its store fails.
 pub(super) fn run_scrub(core: &NodeCore) {
     let closed = core.closed.subscribe();
     let mut next = Instant::now() + core.scrubbing.pause.min(FIRST_PAUSE_MAX);
     let mut known = BTreeMap::new();
+    let (mut rounds, mut disputed) = (BTreeMap::new(), BTreeSet::new());
     while !*closed.borrow() && core.store.poison_cause().is_none() {
-        compare_digests(core);
+        compare_digests(core, &mut disputed);
+        weigh_answers(core, &mut rounds);
         if core.scrubbing.bytes_per_s == 0 || Instant::now() < next {
             std::thread::sleep(CLOSE_POLL);
             continue;
         }
-        if let Err(error) = pass(core, &mut known) {
+        if let Err(error) = pass(core, &mut known, &mut rounds) {
             tracing::error!(%error, "reading the disk again came to no end");
         }
         core.scrubbing.passes.fetch_add(1, Ordering::Relaxed);
@@ -48,7 +55,11 @@ pub(super) fn run_scrub(core: &NodeCore) {
 
 /// One pass over everything. `known` is the damage that earlier ones have told of, and whether it
 /// is made up for.
-fn pass(core: &NodeCore, known: &mut BTreeMap<Place, bool>) -> Result<(), StoreError> {
+fn pass(
+    core: &NodeCore,
+    known: &mut BTreeMap<Place, bool>,
+    rounds: &mut Rounds,
+) -> Result<(), StoreError> {
     let report = core.store.scrub_journal(&mut pace(core))?;
     let (bytes, segments) = (report.bytes, report.segments);
     tracing::debug!(bytes, segments, "the journal was read again");
@@ -73,7 +84,7 @@ fn pass(core: &NodeCore, known: &mut BTreeMap<Place, bool>) -> Result<(), StoreE
             checked => checked?,
         }
     }
-    tell_digests(core)
+    tell_digests(core, rounds)
 }
 
 fn pace(core: &NodeCore) -> impl FnMut(u64) -> bool + '_ {
@@ -111,10 +122,15 @@ fn mend(core: &NodeCore, damage: &ScrubDamage) -> Result<bool, StoreError> {
 }
 
 /// Tells the copies of partitions that rest what they must have.
-fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
+fn tell_digests(core: &NodeCore, rounds: &mut Rounds) -> Result<(), StoreError> {
     for slot in core.driver.slots().filter(|slot| slot.is_home) {
-        let has_copies = slot.keyspace.regions.len() > 1;
-        if !has_copies || slot.is_damaged() || slot.watermark().is_none() {
+        let copies = slot.keyspace.regions.len() - 1;
+        if copies == 0 || slot.is_damaged() || slot.watermark().is_none() {
+            continue;
+        }
+        let before = rounds.get(&slot.partition);
+        let is_disputed = before.is_some_and(DigestRound::is_disputed);
+        if is_disputed && before.is_some_and(DigestRound::is_young) {
             continue;
         }
         let mut pace = core.pace(DIGEST_ROWS_PER_S);
@@ -131,7 +147,9 @@ fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
             seq,
             chain: tail.chain,
             digest,
+            is_final: copies == 1 || is_disputed,
         };
+        rounds.insert(slot.partition, DigestRound::new(digest, copies));
         for signal in core.driver.ship_signals.values() {
             signal.digest(slot.partition, digest);
         }
@@ -139,8 +157,40 @@ fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Compares what homes said with what is here.
-fn compare_digests(core: &NodeCore) {
+/// Counts what copies answered, and acts on what it comes to.
+fn weigh_answers(core: &NodeCore, rounds: &mut Rounds) {
+    let answers = std::mem::take(&mut *lock(&core.digest_answers));
+    for ((partition, region), said) in answers {
+        let (Some(slot), Some(round)) = (core.driver.slot(partition), rounds.get_mut(&partition))
+        else {
+            continue;
+        };
+        match round.answer(region, said) {
+            Verdict::Open => {}
+            Verdict::Copies(regions) => {
+                let told = PartitionDigest {
+                    is_final: true,
+                    ..round.own()
+                };
+                for region in regions {
+                    if let Some(signal) = core.driver.ship_signals.get(&region) {
+                        signal.digest(partition, told);
+                    }
+                }
+            }
+            Verdict::Home { .. } if slot.is_damaged() => {}
+            Verdict::Home { copies } => {
+                let damage = format!("differs from {copies} copies, which agree, at {}", said.seq);
+                tracing::error!(%partition, %damage, "this home shows what was never written");
+                put_out_of_service(core, slot, &damage);
+            }
+        }
+    }
+}
+
+/// Compares what homes said with what is here. `disputed` is what differed the last time, with
+/// nobody told yet who is wrong.
+fn compare_digests(core: &NodeCore, disputed: &mut BTreeSet<PartitionId>) {
     let heard = std::mem::take(&mut *lock(&core.digests));
     for (partition, expected) in heard {
         let seq = expected.seq;
@@ -159,8 +209,17 @@ fn compare_digests(core: &NodeCore) {
             Ok(Some((at, digest))) if at == seq => {
                 let compared = &core.scrubbing.digests_compared;
                 compared.fetch_add(1, Ordering::Relaxed);
+                let shown = PartitionDigest { digest, ..expected };
                 if digest != expected.digest {
-                    condemn(core, slot, seq);
+                    differ(core, slot, shown);
+                    disputed.insert(partition);
+                } else if disputed.remove(&partition) {
+                    slot.set_alarm(None);
+                }
+                if let Some(home) = core.driver.source_signals.get(&slot.home)
+                    && !expected.is_final
+                {
+                    home.answer_digest(partition, shown);
                 }
             }
             // It went on meanwhile, or is being filled: another time.
@@ -171,20 +230,30 @@ fn compare_digests(core: &NodeCore) {
 }
 
 /// A copy shows something else than its home does.
-fn condemn(core: &NodeCore, slot: &Slot, seq: Seq) {
-    let partition = slot.partition;
+fn differ(core: &NodeCore, slot: &Slot, shown: PartitionDigest) {
+    let (partition, seq) = (slot.partition, shown.seq);
     core.scrubbing
         .digests_unequal
         .fetch_add(1, Ordering::Relaxed);
-    tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
-    let damage = format!("differs from its home at {seq}");
-    core.driver.quarantine(slot, &damage);
-    if let Err(error) = core.store.condemn(&[partition]) {
-        tracing::error!(%partition, %error, "a restart would forget that it is damaged");
+    if !shown.is_final {
+        tracing::error!(%partition, %seq, "this copy is not what its home is: others are asked");
+        let text = format!("differs from its home at {seq}, and it is not known who is wrong");
+        slot.set_alarm(Some(text));
+        return;
     }
+    tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
+    put_out_of_service(core, slot, &format!("differs from its home at {seq}"));
     core.wanted.want(partition, seq);
     if let Some(source) = core.driver.source_signals.get(&slot.home) {
         // The next hello says that nothing of it counts.
         source.end_stream();
+    }
+}
+
+fn put_out_of_service(core: &NodeCore, slot: &Slot, damage: &str) {
+    let partition = slot.partition;
+    core.driver.quarantine(slot, damage);
+    if let Err(error) = core.store.condemn(&[partition]) {
+        tracing::error!(%partition, %error, "a restart would forget that it is damaged");
     }
 }

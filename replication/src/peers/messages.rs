@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq, WireError, v1};
 
-use crate::driver::HeldMark;
+use crate::driver::{HeldMark, PartitionDigest};
 
 pub(crate) fn partition_of_bytes(bytes: &[u8]) -> Result<PartitionId, WireError> {
     let array: [u8; PartitionId::BYTES] = bytes.try_into().map_err(|_| WireError::Truncated {
@@ -53,6 +53,37 @@ pub(crate) fn read_mark(message: &v1::CopyMark) -> Result<(PartitionId, HeldMark
         });
     }
     Ok((partition, mark))
+}
+
+pub(crate) fn digest_message(
+    partition: PartitionId,
+    digest: PartitionDigest,
+) -> v1::PartitionDigest {
+    v1::PartitionDigest {
+        partition: Bytes::copy_from_slice(&partition.to_bytes()),
+        applied_upto: digest.seq.get(),
+        digest: digest.digest,
+        epoch_counter: digest.epoch.counter,
+        epoch_node: digest.epoch.node.get(),
+        chain: digest.chain.bits(),
+        r#final: digest.is_final,
+    }
+}
+
+/// `None` for one of no reign: there is nothing to compare.
+pub(crate) fn read_digest(
+    message: &v1::PartitionDigest,
+) -> Result<Option<(PartitionId, PartitionDigest)>, WireError> {
+    let partition = partition_of_bytes(&message.partition)?;
+    let epoch = read_epoch(message.epoch_counter, message.epoch_node);
+    let digest = epoch.map(|epoch| PartitionDigest {
+        epoch,
+        seq: Seq::new(message.applied_upto),
+        chain: ChainHash::from_bits(message.chain),
+        digest: message.digest,
+        is_final: message.r#final,
+    });
+    Ok(digest.map(|digest| (partition, digest)))
 }
 
 #[cfg(test)]

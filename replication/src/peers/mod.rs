@@ -8,4 +8,6 @@ mod messages;
 
 pub(crate) use link::PeerLink;
 pub(crate) use listener::PeerListener;
-pub(crate) use messages::{mark_message, partition_of_bytes, read_epoch, read_mark};
+pub(crate) use messages::{
+    digest_message, mark_message, partition_of_bytes, read_digest, read_epoch, read_mark,
+};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use domicile_core::{Input, RejectCause, Urgency};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{ChainHash, Hlc, PartitionId, Segment, Seq};
+use domicile_proto::{Hlc, PartitionId, Segment, Seq};
 use domicile_storage::{CheckedSegment, SOON_INTERVAL};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -17,10 +17,10 @@ use tonic::{Status, Streaming};
 use super::compression::plain_bytes;
 use super::shipper::{INSTALLING, PROTOCOL};
 use crate::clock::Clock;
-use crate::driver::{PartitionDigest, Refused, Slot, SourceSignal, lock};
+use crate::driver::{Refused, Slot, SourceSignal, lock};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
-use crate::peers::{mark_message, partition_of_bytes, read_epoch};
+use crate::peers::{digest_message, mark_message, partition_of_bytes, read_digest, read_epoch};
 
 /// Largest frame of segments accepted, uncompressed.
 const FRAME_BYTES_MAX: usize = 12 << 20;
@@ -154,6 +154,7 @@ impl Receiver {
                 }
                 continue;
             }
+            self.send_digests(signal).await?;
             tokio::select! {
                 frame = frames.message() => match frame?.map(|frame| frame.frame) {
                     None => return Ok(()),
@@ -199,6 +200,21 @@ impl Receiver {
             .map(|(partition, mark)| mark_message(partition, mark));
         self.answer(copy_frame::Frame::Acks(v1::Acks {
             marks: marks.collect(),
+        }))
+        .await
+    }
+
+    /// Answers what the home said of its cells with what is here.
+    async fn send_digests(&self, signal: &SourceSignal) -> Result<(), Status> {
+        let digests = signal.take_digests();
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let digests = digests
+            .into_iter()
+            .map(|(partition, digest)| digest_message(partition, digest));
+        self.answer(copy_frame::Frame::Digests(v1::Digests {
+            digests: digests.collect(),
         }))
         .await
     }
@@ -320,18 +336,10 @@ impl Receiver {
             }
         }
         for digest in &beat.digests {
-            let partition = partition_of_bytes(&digest.partition)
-                .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            if self.held_slot(source, partition).is_some() {
-                let epoch = read_epoch(digest.epoch_counter, digest.epoch_node);
-                let heard = epoch.map(|epoch| PartitionDigest {
-                    epoch,
-                    seq: Seq::new(digest.applied_upto),
-                    chain: ChainHash::from_bits(digest.chain),
-                    digest: digest.digest,
-                });
-                lock(&self.node.digests).extend(heard.map(|heard| (partition, heard)));
-            }
+            let heard =
+                read_digest(digest).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let heard = heard.filter(|(id, _)| self.held_slot(source, *id).is_some());
+            lock(&self.node.digests).extend(heard);
         }
         let hlc = Hlc::from_bits(beat.hlc);
         if !self.node.clock.observe(hlc) {

@@ -22,7 +22,7 @@ use super::cursor::{READ_BYTES, ShipCursor, Shipped};
 use super::pace::ShipPace;
 use crate::driver::{Slot, lock};
 use crate::node::NodeCore;
-use crate::peers::{PeerLink, partition_of_bytes, read_mark};
+use crate::peers::{PeerLink, digest_message, partition_of_bytes, read_digest, read_mark};
 
 /// Frames between the reader and the connection. A frame is at most about [`READ_BYTES`] unless a
 /// single record is larger; with 4 the connection never waits for the reader.
@@ -399,15 +399,9 @@ fn take_digests(node: &NodeCore, link: &PeerLink) -> Vec<v1::PartitionDigest> {
     let digests = link.ship.take_digests().into_iter();
     let follows = |slot: &Arc<Slot>| slot.standing(link.region()) == Some(Standing::Attached);
     let digests = digests.filter(|(partition, _)| shared.get(partition).is_some_and(follows));
-    let digests = digests.map(|(partition, digest)| v1::PartitionDigest {
-        partition: bytes::Bytes::copy_from_slice(&partition.to_bytes()),
-        applied_upto: digest.seq.get(),
-        digest: digest.digest,
-        epoch_counter: digest.epoch.counter,
-        epoch_node: digest.epoch.node.get(),
-        chain: digest.chain.bits(),
-    });
-    digests.collect()
+    digests
+        .map(|(partition, digest)| digest_message(partition, digest))
+        .collect()
 }
 
 async fn take_answers(
@@ -425,6 +419,17 @@ async fn take_answers(
                     let (partition, mark) = read_mark(mark)?;
                     if let Some((slot, epoch)) = reigns.get(&partition) {
                         node.driver.ack(slot, link.region(), *epoch, mark);
+                    }
+                }
+            }
+            Some(copy_frame::Frame::Digests(said)) => {
+                for digest in &said.digests {
+                    // What was not asked for is not waited for either.
+                    if let Some((partition, said)) = read_digest(digest)?
+                        && reigns.contains_key(&partition)
+                    {
+                        let from = (partition, link.region());
+                        lock(&node.digest_answers).insert(from, said);
                     }
                 }
             }

@@ -77,7 +77,7 @@ pub const KEYS: &[Key] = &[
     key(
         "node.engine_cache_bytes",
         "bytes",
-        "67108864",
+        "134217728",
         "cells read often; the rest is the kernel's",
     ),
     key(

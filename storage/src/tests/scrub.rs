@@ -159,3 +159,30 @@ fn a_digest_is_the_same_for_the_same_cells_and_of_one_position() {
         None
     );
 }
+
+/// A large one is read for minutes: the next one is taken meanwhile, and is not blamed for the last.
+#[test]
+fn snapshots_are_taken_while_one_is_read_again() {
+    let disk = MemoryDisk::new();
+    let (store, mut author, _) = three_frames(&disk, &Arc::default());
+    let first = store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
+    let first = first.unwrap();
+    let names = crate::Disk::list(&disk, &std::path::Path::new(DIR).join("snapshots")).unwrap();
+    let path = format!("{DIR}/snapshots/{}", names[0]);
+    let mut newer = None;
+    let mut pace = |_| {
+        if newer.is_none() {
+            author.write(&store, partition(0), b"newer").unwrap();
+            author.commit(&store).unwrap();
+            store.flush_once().unwrap();
+            // Damage that nobody needs any more.
+            overwrite(&disk, &path, first.file_bytes - 10, &[0xff; 4]);
+            newer = store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
+        }
+        true
+    };
+    store.scrub_snapshot(partition(0), &mut pace).unwrap();
+    assert!(newer.unwrap().seq > first.seq);
+    assert_eq!(store.last_snapshot(partition(0)), newer);
+    store.scrub_snapshot(partition(0), &mut |_| true).unwrap();
+}
