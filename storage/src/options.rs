@@ -100,8 +100,8 @@ pub struct StoreOptions {
 }
 
 impl Default for StoreOptions {
-    /// 64 MiB each: journal file, queue, overlay. Twice as much for the engine: at 64 MiB 10,000 hot
-    /// keys and what leads to them do not fit beside 10,000,000 others.
+    /// 64 MiB each: journal file, queue, overlay. Twice as much for the engine: 10,000 hot keys of
+    /// 10,000,000, and what leads to them, do not fit in 64 MiB.
     fn default() -> Self {
         let cells = CellOptions::default();
         Self {

@@ -286,6 +286,16 @@ impl Store {
         self.cells.is_stalled()
     }
 
+    /// Lets the engine do a piece of the work that earlier flushes left behind: for when nothing is
+    /// written.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`].
+    pub fn tidy_engine(&self) -> Result<(), StoreError> {
+        self.health.check()?;
+        Ok(self.cells.engine().tidy()?)
+    }
+
     /// Writes the cells that are visible into the engine, with the place to replay from.
     ///
     /// # Errors

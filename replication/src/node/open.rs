@@ -37,6 +37,10 @@ const FLUSH_POLL: Duration = Duration::from_millis(50);
 /// busy one does not: a key that is written again and again would be given to the engine each time.
 const FLUSH_QUIET: Duration = Duration::from_secs(10);
 
+/// While nothing is written the engine may tidy up as often as this: what it begins takes about as
+/// long.
+const TIDY_QUIET: Duration = Duration::from_secs(1);
+
 /// After a flush that failed the next one waits this long.
 const FLUSH_RETRY: Duration = Duration::from_secs(1);
 
@@ -335,7 +339,7 @@ fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
 fn run_flusher(core: &NodeCore) {
     let closed = core.closed.subscribe();
     let mut quiet_since = Instant::now();
-    let mut seen = 0;
+    let (mut seen, mut tidied) = (0, Instant::now());
     while !*closed.borrow() {
         let unflushed = core.store.unflushed_records();
         if unflushed != seen {
@@ -348,6 +352,11 @@ fn run_flusher(core: &NodeCore) {
                 std::thread::sleep(FLUSH_RETRY);
             }
             core.driver.room.notify_waiters();
+        } else if unflushed == 0 && quiet_since.max(tidied).elapsed() >= TIDY_QUIET {
+            if let Err(error) = core.store.tidy_engine() {
+                tracing::warn!(%error, "the engine stays as it is");
+            }
+            tidied = Instant::now();
         } else {
             std::thread::sleep(FLUSH_POLL);
         }

@@ -114,6 +114,11 @@ impl Engine for WatchedEngine {
         self.stalls.engine.watch(|| self.engine.sync())
     }
 
+    fn tidy(&self) -> Result<(), EngineError> {
+        let _one = self.write();
+        self.stalls.engine.watch(|| self.engine.tidy())
+    }
+
     fn bytes_on_disk(&self) -> u64 {
         self.engine.bytes_on_disk()
     }

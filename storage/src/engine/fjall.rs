@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use ::fjall::config::{
     BlockSizePolicy, BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry,
@@ -37,7 +37,7 @@ use ::fjall::config::{
 use bytes::Bytes;
 
 use super::error::EngineError;
-use super::rows::{Direction, Engine, RowChange, check_row, is_empty_range};
+use super::rows::{Direction, Engine, RowChange, TAG_ENGINE, check_row, is_empty_range};
 
 /// The one keyspace.
 const KEYSPACE: &str = "rows";
@@ -73,6 +73,16 @@ const BLOCK_BYTES: u32 = 4096;
 /// vain. Twice as many are twice the filters, for 1 of 10,000.
 const FILTER_BITS: f32 = 10.0;
 
+/// Merges in a row that change the size by less than [`TIDY_BYTES_MIN`], after which nothing is left
+/// to merge: as many as tables are needed in the first level before they are.
+const TIDY_STEPS: u32 = 5;
+
+/// A merge that finds something to do writes a table of 64 MiB anew, and drops a share of it.
+const TIDY_BYTES_MIN: u64 = 1 << 20;
+
+/// Of no row that anybody wrote: what is written where there is nothing to write.
+const TIDY_ROW: &[u8] = &[TAG_ENGINE, b't'];
+
 /// Values below this are copied out of their block: whoever kept a small one would keep 4 KiB.
 const SHARED_BYTES_MIN: usize = 1024;
 
@@ -91,6 +101,18 @@ struct Open {
     database: ::fjall::Database,
     /// Bytes in the memtable that is written to, since this was opened.
     unsealed_bytes: AtomicU64,
+    debt: Mutex<Debt>,
+}
+
+/// What merges are behind with.
+#[derive(Debug, Default)]
+struct Debt {
+    /// Bytes written since all was merged.
+    written_bytes: u64,
+    /// Of tables, after the last merge.
+    tables_bytes: u64,
+    /// Merges since one that had something to do.
+    steps: u32,
 }
 
 impl std::fmt::Debug for FjallEngine {
@@ -117,11 +139,11 @@ impl FjallEngine {
                 .worker_threads(WORKERS)
                 .open()?;
             let rows = database.keyspace(KEYSPACE, settings)?;
-            let unsealed_bytes = AtomicU64::new(0);
             Ok(Open {
                 rows,
                 database,
-                unsealed_bytes,
+                unsealed_bytes: AtomicU64::new(0),
+                debt: Mutex::default(),
             })
         })?;
         Ok(Self {
@@ -138,6 +160,33 @@ impl FjallEngine {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let open = open.as_ref().ok_or(EngineError::Closed)?;
         guarded(what, || call(open))
+    }
+}
+
+impl Open {
+    fn owe(&self, bytes: u64) {
+        let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
+        debt.written_bytes += bytes;
+        debt.steps = 0;
+    }
+
+    /// Whether another merge may have something to do.
+    fn is_behind(&self) -> bool {
+        let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
+        if debt.written_bytes < MEMTABLE_BYTES {
+            return false;
+        }
+        let tables_bytes = self.rows.disk_space();
+        if tables_bytes.abs_diff(debt.tables_bytes) >= TIDY_BYTES_MIN {
+            debt.steps = 0;
+        }
+        if debt.steps == TIDY_STEPS {
+            debt.written_bytes = 0;
+            return false;
+        }
+        debt.steps += 1;
+        debt.tables_bytes = tables_bytes;
+        true
     }
 }
 
@@ -182,6 +231,7 @@ impl Engine for FjallEngine {
                 }
             }
             batch.commit()?;
+            open.owe(bytes);
             if open.unsealed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= MEMTABLE_BYTES {
                 open.unsealed_bytes.store(0, Ordering::Relaxed);
                 open.rows.rotate_memtable()?;
@@ -221,6 +271,19 @@ impl Engine for FjallEngine {
     fn sync(&self) -> Result<(), EngineError> {
         self.with("sync", |open| {
             open.database.persist(::fjall::PersistMode::SyncData)
+        })
+    }
+
+    /// One merge. fjall begins one for each table that it is given and not otherwise, so that after
+    /// a load it stays behind: with a fifth more on the disk, and more tables to read.
+    fn tidy(&self) -> Result<(), EngineError> {
+        self.with("tidy", |open| {
+            if !open.is_behind() {
+                return Ok(());
+            }
+            open.rows.remove(TIDY_ROW)?;
+            open.unsealed_bytes.store(0, Ordering::Relaxed);
+            open.rows.rotate_memtable_and_wait()
         })
     }
 

@@ -344,3 +344,45 @@ fn copy_into(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Three tables are too few for a merge; what they have of the same rows would stay.
+#[test]
+fn what_a_load_left_behind_is_merged_when_it_is_over() {
+    let opened = open();
+    let engine = &opened.engine;
+    let value = Bytes::from(vec![b'v'; 1 << 20]);
+    for number in 0..80 {
+        let row = format!("c{}", number % 16);
+        engine.apply(vec![set(&row, value.clone())]).unwrap();
+    }
+    make_table(engine);
+    let tables_bytes = || {
+        let bytes = engine.with("measure", |open| Ok(open.rows.disk_space()));
+        bytes.unwrap()
+    };
+    let live_bytes = 16 << 20;
+    assert!(tables_bytes() > 2 * live_bytes, "{}", tables_bytes());
+    for _ in 0..200 {
+        engine.tidy().unwrap();
+        if tables_bytes() < live_bytes * 5 / 4 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(tables_bytes() < live_bytes * 5 / 4, "{}", tables_bytes());
+    // It comes to an end, and leaves no row of its own.
+    let tables = || {
+        engine
+            .with("count", |open| Ok(open.rows.table_count()))
+            .unwrap()
+    };
+    for _ in 0..2 * TIDY_STEPS {
+        engine.tidy().unwrap();
+    }
+    let before = tables();
+    engine.tidy().unwrap();
+    assert_eq!(tables(), before);
+    assert_eq!(opened.rows_inside(), 16);
+    let opened = opened.reopen();
+    assert_eq!(opened.rows_inside(), 16);
+}

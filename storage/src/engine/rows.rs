@@ -94,6 +94,14 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Io`].
     fn sync(&self) -> Result<(), EngineError>;
 
+    /// Does a piece of the work that earlier writes left behind; for when nothing is written.
+    ///
+    /// # Errors
+    /// As [`Engine::apply`].
+    fn tidy(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Bytes of its files; 0 if it has none.
     fn bytes_on_disk(&self) -> u64;
 

@@ -167,7 +167,8 @@ fn snapshots_are_taken_while_one_is_read_again() {
     let (store, mut author, _) = three_frames(&disk, &Arc::default());
     let first = store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
     let first = first.unwrap();
-    let names = crate::Disk::list(&disk, &std::path::Path::new(DIR).join("snapshots")).unwrap();
+    let dir = std::path::Path::new(DIR).join("snapshots");
+    let names = crate::Disk::list(&disk, &dir).unwrap();
     let path = format!("{DIR}/snapshots/{}", names[0]);
     let mut newer = None;
     let mut pace = |_| {
