@@ -36,7 +36,7 @@ use crate::journal::rebase::Rebase;
 use crate::opening::{self, Opened, Purpose};
 use crate::options::StoreOptions;
 use crate::recovery::Recovery;
-use crate::snapshot::{self, KeptRequest, SnapshotHeader, SnapshotPlan, SnapshotSet};
+use crate::snapshot::{self, SnapshotHeader, SnapshotPlan, SnapshotSet};
 use crate::space::Space;
 
 /// An open data directory. Shared by all threads of a node.
@@ -320,25 +320,6 @@ impl Store {
         self.health.check()?;
         let _one = self.hold_snapshots();
         snapshot::take(self, partition, plan, pace)
-    }
-
-    /// The requests in the last snapshot of a partition, in order; none without one.
-    ///
-    /// # Errors
-    /// What the operating system says. A damaged snapshot counts as missing from then on.
-    pub fn snapshot_requests(
-        &self,
-        partition: PartitionId,
-    ) -> Result<Vec<KeptRequest>, StoreError> {
-        let mut snapshots = self.snapshots();
-        match snapshots.requests(partition) {
-            Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::error!(%error, "a snapshot is damaged, and counts as missing");
-                snapshots.forget(partition);
-                Ok(Vec::new())
-            }
-            requests => requests,
-        }
     }
 
     /// The last snapshot of a partition.

@@ -73,8 +73,8 @@ const BLOCK_BYTES: u32 = 4096;
 /// vain. Twice as many are twice the filters, for 1 of 10,000.
 const FILTER_BITS: f32 = 10.0;
 
-/// Merges in a row that change the size by less than [`TIDY_BYTES_MIN`], after which nothing is left
-/// to merge: as many as tables are needed in the first level before they are.
+/// Merges in a row that change the size by less than [`TIDY_BYTES_MIN`], after which nothing is
+/// left to merge: as many as tables are needed in the first level before they are.
 const TIDY_STEPS: u32 = 5;
 
 /// A merge that finds something to do writes a table of 64 MiB anew, and drops a share of it.

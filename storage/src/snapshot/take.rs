@@ -32,6 +32,27 @@ pub struct SnapshotPlan {
     pub requests_max: usize,
 }
 
+impl Store {
+    /// The requests in the last snapshot of a partition, in order; none without one.
+    ///
+    /// # Errors
+    /// What the operating system says. A damaged snapshot counts as missing from then on.
+    pub fn snapshot_requests(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Vec<KeptRequest>, StoreError> {
+        let mut snapshots = self.snapshots();
+        match snapshots.requests(partition) {
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(%error, "a snapshot is damaged, and counts as missing");
+                snapshots.forget(partition);
+                Ok(Vec::new())
+            }
+            requests => requests,
+        }
+    }
+}
+
 /// Takes a snapshot of what the engine holds of a partition. `None` if nothing is newer than the
 /// last one, or `pace`, which is told the bytes so far, said to stop.
 ///

@@ -160,7 +160,7 @@ fn a_digest_is_the_same_for_the_same_cells_and_of_one_position() {
     );
 }
 
-/// A large one is read for minutes: the next one is taken meanwhile, and is not blamed for the last.
+/// A large one is read for minutes: the next one is taken meanwhile, not blamed for the last.
 #[test]
 fn snapshots_are_taken_while_one_is_read_again() {
     let disk = MemoryDisk::new();
