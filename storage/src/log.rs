@@ -39,6 +39,26 @@ impl Store {
         reader::read(self.files(), from, upto, bytes_max as u64)
     }
 
+    /// As [`Store::read`], but damage is passed over: nothing, and where to read on behind it. Whose
+    /// it was is noticed by the gap.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn read_past_damage(
+        &self,
+        from: Place,
+        upto: Place,
+        bytes_max: usize,
+    ) -> Result<JournalChunk, StoreError> {
+        match self.read(from, upto, bytes_max) {
+            Err(error) if error.is_damage() => Ok(JournalChunk {
+                segments: Vec::new(),
+                next: self.skip_damage(from)?,
+            }),
+            read => read,
+        }
+    }
+
     /// Where to read on if [`Store::read`] found damage at `from`: what is whole behind it, before
     /// the durable end, or that end.
     ///

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use domicile_proto::{ChainHash, Epoch, PartitionId, Record, Segment, Seq};
 
 use crate::error::StoreError;
-use crate::journal::{JournalChunk, Place};
+use crate::journal::Place;
 use crate::store::Store;
 
 /// Bytes read at once: 1 MiB. Less costs calls, more only holds more memory.
@@ -51,7 +51,9 @@ impl<'store> RecordScan<'store> {
 
     fn fill(&mut self) -> Result<(), StoreError> {
         while self.ready.is_empty() && self.cursor < self.upto {
-            let chunk = read_on(self.store, self.cursor, self.upto)?;
+            let chunk = self
+                .store
+                .read_past_damage(self.cursor, self.upto, CHUNK_BYTES)?;
             if chunk.next == self.cursor {
                 self.cursor = self.upto;
                 return Ok(());
@@ -87,17 +89,6 @@ impl<'store> RecordScan<'store> {
     }
 }
 
-/// Reads on from `cursor`, past what is damaged: whose it was is noticed by the gap.
-fn read_on(store: &Store, cursor: Place, upto: Place) -> Result<JournalChunk, StoreError> {
-    match store.read(cursor, upto, CHUNK_BYTES) {
-        Err(error) if error.is_damage() => Ok(JournalChunk {
-            segments: Vec::new(),
-            next: store.skip_damage(cursor)?,
-        }),
-        read => read,
-    }
-}
-
 /// The chain hash after the segment that ends with `seq`, if there is one. That segment itself may
 /// have been cut from the log: the next one names its hash.
 pub(crate) fn chain_at(
@@ -123,7 +114,7 @@ pub(crate) fn find_segment(
     let upto = store.durable_end();
     let mut cursor = store.locate(partition, seq).unwrap_or(upto);
     while cursor < upto {
-        let chunk = read_on(store, cursor, upto)?;
+        let chunk = store.read_past_damage(cursor, upto, CHUNK_BYTES)?;
         let of_partition = |(_, segment): &&(Place, Segment)| {
             segment.header().partition == partition && segment.header().last_seq() >= seq
         };

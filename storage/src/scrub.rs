@@ -163,13 +163,7 @@ impl Store {
         let end = self.durable_end();
         let mut at = self.skip_damage(place)?;
         while at < end {
-            let chunk = match self.read(at, end, CHUNK_BYTES) {
-                Err(error) if error.is_damage() => {
-                    at = self.skip_damage(at)?;
-                    continue;
-                }
-                read => read?,
-            };
+            let chunk = self.read_past_damage(at, end, CHUNK_BYTES)?;
             let mut segments = chunk.segments.iter();
             if let Some((found, segment)) =
                 segments.find(|(_, it)| it.header().partition == partition)

@@ -37,14 +37,8 @@ pub(crate) fn remembered_requests(
     };
     let end = store.durable_end();
     while place < end {
-        let chunk = match store.read(place, end, READ_BYTES) {
-            // Whose it is is out of service, or a snapshot stands for it.
-            Err(error) if error.is_damage() => {
-                place = store.skip_damage(place)?;
-                continue;
-            }
-            read => read?,
-        };
+        // Whose the damage is is out of service, or a snapshot stands for it.
+        let chunk = store.read_past_damage(place, end, READ_BYTES)?;
         if chunk.next == place {
             break;
         }

@@ -243,15 +243,7 @@ impl BackupReader {
         };
         let mut found = BytesMut::new();
         while cursor < upto && found.len() < PIECE_BYTES {
-            let read = self.store.read(cursor, upto, PIECE_BYTES);
-            let chunk = match read {
-                // Whose it was is noticed by the gap.
-                Err(StoreError::Corrupt { .. }) => {
-                    cursor = self.store.skip_damage(cursor)?;
-                    continue;
-                }
-                read => read?,
-            };
+            let chunk = self.store.read_past_damage(cursor, upto, PIECE_BYTES)?;
             if chunk.next == cursor {
                 cursor = upto;
             } else {

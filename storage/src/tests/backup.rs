@@ -535,6 +535,41 @@ fn pieces_that_do_not_follow_are_no_backup() {
     assert!(BackupDraft::new(other, number, Some(&manifest), "token").is_err());
 }
 
+/// Whichever way a frame is damaged, the partition whose records are gone is named.
+#[test]
+fn a_journal_that_is_damaged_at_the_node_is_no_backup_of_whose_it_is() {
+    let ways: [fn(&mut [u8]); 3] = [
+        |frame| frame[frame.len() - 1] ^= 4,
+        |frame| frame.fill(0),
+        |frame| frame.fill(0xde),
+    ];
+    for damage in ways {
+        let disk = MemoryDisk::new();
+        let (store, _) = open(&disk);
+        let mut author = Author::default();
+        write_many(&mut author, &store, 1, 3);
+        store.flush_once().unwrap();
+        let mut calls = 0;
+        // Behind the snapshot, before the log is read.
+        let mut meanwhile = || {
+            calls += 1;
+            if calls != 2 {
+                return;
+            }
+            let from = store.durable_end().offset;
+            write_many(&mut author, &store, 1, 1);
+            let upto = store.durable_end().offset;
+            write_many(&mut author, &store, 1, 1);
+            let mut frame = file_bytes(&disk, FIRST_FILE)[from as usize..upto as usize].to_vec();
+            damage(&mut frame);
+            overwrite(&disk, FIRST_FILE, from, &frame);
+        };
+        let refused = create(&store, &mut Place::new(), None, &mut meanwhile);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(&part(0).to_string()), "{refused}");
+    }
+}
+
 /// What lies damaged on the node's own disk is found when it is backed up, not at the restore.
 #[test]
 fn a_snapshot_that_is_damaged_at_the_node_is_no_backup() {
