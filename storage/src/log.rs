@@ -39,8 +39,8 @@ impl Store {
         reader::read(self.files(), from, upto, bytes_max as u64)
     }
 
-    /// As [`Store::read`], but damage is passed over: nothing, and where to read on behind it. Whose
-    /// it was is noticed by the gap.
+    /// As [`Store::read`], but damage is passed over: nothing, and where to read on behind it.
+    /// Whose it was is noticed by the gap.
     ///
     /// # Errors
     /// What the operating system says.
