@@ -290,9 +290,9 @@ impl Store {
     /// written.
     ///
     /// # Errors
-    /// [`StoreError::Engine`].
+    /// [`StoreError::Engine`]; [`StoreError::NoSpace`], for it takes room.
     pub fn tidy_engine(&self) -> Result<(), StoreError> {
-        self.health.check()?;
+        self.check_space()?;
         Ok(self.cells.engine().tidy()?)
     }
 

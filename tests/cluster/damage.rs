@@ -233,17 +233,26 @@ async fn a_home_from_which_its_copies_differ_is_the_one_that_is_wrong() {
     let mut cluster = start().await;
     write(&cluster, "wide", 40).await;
     until_alike(&cluster, "wide").await;
+    cluster.close("ap").await;
     cluster.close("eu").await;
     change_a_cell(&cluster.data_of("eu"));
     cluster.open("eu").await;
-    let accused = |cluster: &Cluster, region: &str| {
+    let alarms = |cluster: &Cluster, region: &str, text: &str| {
         let status = cluster.node(region).status(Detail::Partitions).partitions;
         let of = status.into_iter().filter(|it| it.keyspace == "wide");
-        of.filter(|it| it.alarm.contains("2 copies, which agree"))
-            .count()
+        of.filter(|it| it.alarm.contains(text)).count()
     };
+    until("one of two differs", || {
+        alarms(&cluster, "us", "others are asked") == 1
+    })
+    .await;
+    // Nobody is wrong before there is a larger side, however many passes go by.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(alarms(&cluster, "us", "damaged"), 0);
+    assert_eq!(alarms(&cluster, "eu", "damaged"), 0);
+    cluster.open("ap").await;
     until("the home knows that it is wrong", || {
-        accused(&cluster, "eu") == 1
+        alarms(&cluster, "eu", "2 copies, which agree") == 1
     })
     .await;
     let eu = cluster.node("eu").keyspace("wide").unwrap();

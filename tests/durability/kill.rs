@@ -119,13 +119,15 @@ fn survives_kills_while_it_opens(engine: &str) {
     let data = directory.path().join("data");
     let acked: Acked = Acked::default();
     let (mut chance, rounds) = Chance::announced(2 * ROUNDS);
+    let mut unready = 0;
     for round in 0..rounds {
         let began = Instant::now();
         let server = Server::start_with(directory.path(), engine);
         let opening_us = began.elapsed().as_micros() as u64;
         let runtime = runtime();
         runtime.block_on(read_back(&server, &acked, round));
-        runtime.block_on(load(&server, round, &acked, Duration::from_millis(60)));
+        let written = runtime.block_on(load(&server, round, &acked, Duration::from_millis(60)));
+        assert!(written > 0, "round {round}: nothing was acknowledged");
         server.kill();
         for _ in 0..OPENINGS {
             let rows = data.join("engine");
@@ -138,9 +140,11 @@ fn survives_kills_while_it_opens(engine: &str) {
             }
             let opening = Server::spawn(directory.path(), engine);
             std::thread::sleep(Duration::from_micros(chance.below(opening_us)));
+            unready += u64::from(!opening.log().contains("domicile ready"));
             opening.kill();
         }
     }
+    assert!(unready > rounds, "{unready} openings were killed");
     let server = Server::start_with(directory.path(), engine);
     runtime().block_on(read_back(&server, &acked, rounds));
     server.kill();

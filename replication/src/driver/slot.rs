@@ -321,6 +321,12 @@ impl Slot {
         self.lock().alarm = alarm;
     }
 
+    /// Takes back an alarm that begins so, and no other.
+    pub(crate) fn clear_alarm(&self, beginning: &str) {
+        let mut state = self.lock();
+        state.alarm.take_if(|alarm| alarm.starts_with(beginning));
+    }
+
     pub(super) fn forget_arrivals(&self) {
         let mut state = self.lock();
         state.arrivals.clear();

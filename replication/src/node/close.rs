@@ -34,6 +34,7 @@ pub(super) async fn close(core: Arc<NodeCore>, threads: Threads) -> Result<(), E
         drop(threads.flusher.join());
         drop(threads.keeper.join());
         drop(threads.scrub.join());
+        drop(threads.digests.join());
         store.close()
     });
     match ended.await {

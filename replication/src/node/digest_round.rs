@@ -1,12 +1,13 @@
 //! Who is wrong when copies at the same position differ.
 //!
 //! **Owns**: the votes of one comparison, and what they come to.
-//! **Does not own**: making digests, asking for them, what is done to who is wrong (`scrub`).
+//! **Does not own**: making digests, asking for them, what is done to who is wrong (`digests`).
 //!
 //! Every copy folds the same log, so at the same position all show the same; who does not has a
-//! wrong engine, and that may be the home. With two copies or more the larger side is right. A tie
-//! is left open until the next comparison: a copy that did not answer may have by then. After that,
-//! and with a single copy, the home counts: it is what clients have read.
+//! wrong engine, and that may be the home. With two copies or more the larger side is right, and
+//! nobody is wrong until there is one: a copy that has not answered is waited for, however long. If
+//! all have answered and there is none, as with a single copy, the home counts: it is what clients
+//! have read.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,12 +16,12 @@ use domicile_proto::RegionId;
 
 use crate::driver::PartitionDigest;
 
-/// How long a dispute waits for who has not answered: a copy reads 30,000,000 rows meanwhile.
+/// How long a dispute waits before all are asked again: a copy reads 30,000,000 rows meanwhile.
 const ANSWERS_MAX: Duration = Duration::from_secs(300);
 
 /// One comparison of a partition, at its home.
 #[derive(Debug)]
-pub(super) struct DigestRound {
+pub(crate) struct DigestRound {
     own: PartitionDigest,
     copies: usize,
     began: Instant,
@@ -64,17 +65,11 @@ impl DigestRound {
         self.verdict()
     }
 
-    /// Whether somebody differed and it was not told who is wrong.
-    pub(super) fn is_disputed(&self) -> bool {
-        self.answers
-            .values()
-            .any(|digest| *digest != self.own.digest)
-            && self.verdict() == Verdict::Open
-    }
-
-    /// Whether more answers may come.
-    pub(super) fn is_young(&self) -> bool {
-        self.began.elapsed() < ANSWERS_MAX
+    /// Whether somebody differs, it is not known who is wrong, and more answers may come.
+    pub(super) fn waits(&self) -> bool {
+        let own = self.own.digest;
+        let differs = self.answers.values().any(|digest| *digest != own);
+        differs && self.verdict() == Verdict::Open && self.began.elapsed() < ANSWERS_MAX
     }
 
     fn verdict(&self) -> Verdict {
@@ -164,8 +159,8 @@ mod tests {
         for number in [1, 2] {
             assert_eq!(round.answer(region(number), later), Verdict::Open);
         }
-        assert!(!round.is_disputed());
+        assert!(!round.waits());
         round.answer(region(1), digest(8));
-        assert!(round.is_disputed());
+        assert!(round.waits());
     }
 }

@@ -12,6 +12,7 @@ use domicile_proto::{Keyspace, PartitionId, Reason, RegionId};
 use domicile_storage::Store;
 use tokio::sync::{Semaphore, watch};
 
+use super::digests::DigestRounds;
 use crate::backup::BackupTurn;
 use crate::bootstrap::Wanted;
 use crate::clock::Clock;
@@ -41,6 +42,8 @@ pub(crate) struct NodeCore {
     pub(crate) uncovered: Mutex<Vec<PartitionId>>,
     /// What homes said of partitions that rest: to be compared with what is here.
     pub(crate) digests: Mutex<BTreeMap<PartitionId, PartitionDigest>>,
+    /// The comparisons of what this node is home of.
+    pub(crate) digest_rounds: Mutex<DigestRounds>,
     /// What copies answered to what this home said of its own.
     pub(crate) digest_answers: Mutex<BTreeMap<(PartitionId, RegionId), PartitionDigest>>,
     pub(crate) scrubbing: Scrubbing,

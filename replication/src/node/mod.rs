@@ -3,6 +3,7 @@
 mod builder;
 mod close;
 mod digest_round;
+mod digests;
 mod embedded;
 mod expiry;
 mod handle;

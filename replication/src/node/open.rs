@@ -14,6 +14,7 @@ use domicile_storage::disk::OsDisk;
 use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::{Semaphore, watch};
 
+use super::digests::run_digests;
 use super::expiry::run_expiry;
 use super::interior::{CopyBudget, NodeCore, Scrubbing};
 use super::keeper::run_keeper;
@@ -50,6 +51,7 @@ pub(super) struct Threads {
     pub(super) flusher: JoinHandle<()>,
     pub(super) keeper: JoinHandle<()>,
     pub(super) scrub: JoinHandle<()>,
+    pub(super) digests: JoinHandle<()>,
 }
 
 /// Opens everything. Must be called within a runtime.
@@ -93,6 +95,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         copy_budget,
         uncovered: Mutex::new(uncovered),
         digests: Mutex::default(),
+        digest_rounds: Mutex::default(),
         digest_answers: Mutex::default(),
         scrubbing,
         wanted: Wanted::default(),
@@ -333,6 +336,7 @@ fn start_threads(core: &Arc<NodeCore>) -> Result<Threads, Error> {
         flusher: start("domicile-flush", run_flusher)?,
         keeper: start("domicile-keep", run_keeper)?,
         scrub: start("domicile-scrub", run_scrub)?,
+        digests: start("domicile-digest", run_digests)?,
     })
 }
 
@@ -353,7 +357,11 @@ fn run_flusher(core: &NodeCore) {
             }
             core.driver.room.notify_waiters();
         } else if unflushed == 0 && quiet_since.max(tidied).elapsed() >= TIDY_QUIET {
-            if let Err(error) = core.store.tidy_engine() {
+            // A store that has failed, or has no room, says so elsewhere.
+            if core.store.poison_cause().is_none()
+                && core.store.check_space().is_ok()
+                && let Err(error) = core.store.tidy_engine()
+            {
                 tracing::warn!(%error, "the engine stays as it is");
             }
             tidied = Instant::now();

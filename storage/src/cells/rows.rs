@@ -32,8 +32,10 @@ const SUFFIX_INTENT: u8 = b'i';
 const SUFFIX_FILLED: u8 = b'f';
 const FORMAT_ROW: &[u8] = b"mcells-format";
 /// With 2 came the index of expiries: rows of 1 lack it and are rebuilt. With 3 came packed cells,
-/// which older versions do not read.
+/// which older versions do not read; this one reads theirs.
 const FORMAT: u64 = 3;
+// The one before.
+const FORMAT_UNPACKED: u64 = 2;
 
 const PREFIX_BYTES: usize = 1 + PartitionId::BYTES;
 
@@ -261,26 +263,24 @@ pub(crate) fn read_filled(
     Ok(filled)
 }
 
-/// Checks that the rows are of this layout; marks an engine without rows as such.
+/// Checks that the rows are of this layout or one that is read as well; marks the engine as having
+/// this one from now on.
 pub(super) fn check_format(engine: &dyn Engine) -> Result<(), EngineError> {
-    match engine.get(FORMAT_ROW)? {
-        Some(value) => {
-            let actual = read_number("cells format", &value)?;
-            if actual != FORMAT {
-                return Err(EngineError::UnknownFormat {
-                    actual,
-                    supported: FORMAT,
-                });
-            }
-            Ok(())
-        }
-        None => {
+    let found = engine.get(FORMAT_ROW)?;
+    let found = found.map(|value| read_number("cells format", &value));
+    match found.transpose()? {
+        Some(FORMAT) => Ok(()),
+        None | Some(FORMAT_UNPACKED) => {
             let row = Bytes::from_static(FORMAT_ROW);
             engine.apply(vec![RowChange::Set {
                 row,
                 value: number(FORMAT),
             }])
         }
+        Some(actual) => Err(EngineError::UnknownFormat {
+            actual,
+            supported: FORMAT,
+        }),
     }
 }
 
@@ -526,19 +526,25 @@ mod tests {
         let engine = MemoryEngine::new();
         check_format(&engine).unwrap();
         check_format(&engine).unwrap();
-        let row = Bytes::from_static(FORMAT_ROW);
-        engine
-            .apply(vec![RowChange::Set {
-                row,
-                value: number(FORMAT - 1),
-            }])
-            .unwrap();
-        let error = check_format(&engine).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown format of engine rows: 2, supported 3"
-        );
-        assert!(error.is_cured_by_rebuild());
+        let mark = |format| {
+            let row = Bytes::from_static(FORMAT_ROW);
+            let value = number(format);
+            engine.apply(vec![RowChange::Set { row, value }]).unwrap();
+        };
+        for unknown in [FORMAT_UNPACKED - 1, FORMAT + 1] {
+            mark(unknown);
+            let error = check_format(&engine).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("unknown format of engine rows: {unknown}, supported 3")
+            );
+            assert!(error.is_cured_by_rebuild());
+        }
+        // What was written before cells were packed is read, and no older version reads it again.
+        mark(FORMAT_UNPACKED);
+        check_format(&engine).unwrap();
+        let stored = engine.get(FORMAT_ROW).unwrap().unwrap();
+        assert_eq!(stored, number(FORMAT));
     }
 
     #[test]

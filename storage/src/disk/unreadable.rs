@@ -19,22 +19,22 @@ const PAGE_BYTES: u64 = 4096;
 const STAND_IN: u8 = 0xde;
 
 /// Fills the buffer from `offset`, as [`DiskFile::read_at`] does. Pages that a device cannot read,
-/// asked twice, become bytes for which no checksum holds.
+/// asked twice, become bytes for which no checksum holds: where the last of them ends is returned.
 ///
 /// # Errors
-/// As [`DiskFile::read_at`]. A device that reads nothing of the file is an error, too, and no
-/// damage: it may be back.
+/// As [`DiskFile::read_at`]. A device that reads nothing of the file, at its beginning or its end,
+/// is an error, too, and no damage: it may be back.
 pub(crate) fn read_around(
     file: &dyn DiskFile,
     path: &Path,
     buffer: &mut [u8],
     offset: u64,
-) -> io::Result<()> {
+) -> io::Result<Option<u64>> {
     let failed = match file.read_at(buffer, offset) {
         Err(error) if is_of_device(&error) => error,
-        answer => return answer,
+        answer => return answer.map(|()| None),
     };
-    let mut unreadable = None;
+    let (mut first, mut upto) = (None, None);
     let mut at = offset;
     let mut rest = buffer;
     while !rest.is_empty() {
@@ -44,23 +44,29 @@ pub(crate) fn read_around(
             Ok(()) => {}
             Err(error) if is_of_device(&error) => {
                 page.fill(STAND_IN);
-                unreadable.get_or_insert(at);
+                first.get_or_insert(at);
+                upto = Some(at + upto_page_end);
             }
             Err(error) => return Err(error),
         }
         (at, rest) = (at + upto_page_end, behind);
     }
-    let Some(first) = unreadable else {
-        return Ok(());
+    let Some(first) = first else {
+        return Ok(None);
     };
-    // The first byte of a file is read each time it is opened. With that gone, all may be.
-    file.read_at(&mut [0], 0)?;
+    let last_byte = file.len()?.saturating_sub(1);
+    if [0, last_byte]
+        .iter()
+        .all(|at| file.read_at(&mut [0], *at).is_err())
+    {
+        return Err(failed);
+    }
     let path = path.display();
     tracing::error!(
         %path, offset = first, error = %failed,
         "the device cannot read this page: it counts as damaged"
     );
-    Ok(())
+    Ok(upto)
 }
 
 /// Whether the device, or a checksum of the file system's, is to blame, and not the call.
@@ -89,7 +95,8 @@ mod tests {
             file.read_at(&mut found, 100).unwrap_err().raw_os_error(),
             Some(5)
         );
-        read_around(&*file, path, &mut found, 100).unwrap();
+        let upto = read_around(&*file, path, &mut found, 100).unwrap();
+        assert_eq!(upto, Some(12_288));
         for (at, byte) in (100..).zip(&found) {
             let expected = match at {
                 8192..12288 => STAND_IN,
@@ -102,8 +109,8 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         // Rewritten, it is sound again: a device has pages to spare.
         file.write_at(&bytes[8192..12288], 8192).unwrap();
-        read_around(&*file, path, &mut found, 100).unwrap();
-        assert_eq!(found, bytes[100..15_100]);
+        let upto = read_around(&*file, path, &mut found, 100).unwrap();
+        assert_eq!((upto, &found[..]), (None, &bytes[100..15_100]));
     }
 
     #[test]
@@ -111,7 +118,10 @@ mod tests {
         let (disk, path) = (MemoryDisk::new(), Path::new("/file"));
         let file = disk.open(path, OpenMode::CreateNew).unwrap();
         file.write_at(&[1; 9_000], 0).unwrap();
-        disk.spoil(path, 0..9_000);
+        disk.spoil(path, 0..100);
+        let upto = read_around(&*file, path, &mut [0; 100], 50).unwrap();
+        assert_eq!(upto, Some(150), "a first page is a page like others");
+        disk.spoil(path, 100..9_000);
         let error = read_around(&*file, path, &mut [0; 100], 5_000).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(5));
     }

@@ -73,12 +73,16 @@ const BLOCK_BYTES: u32 = 4096;
 /// vain. Twice as many are twice the filters, for 1 of 10,000.
 const FILTER_BITS: f32 = 10.0;
 
-/// Merges in a row that change the size by less than [`TIDY_BYTES_MIN`], after which nothing is
-/// left to merge: as many as tables are needed in the first level before they are.
-const TIDY_STEPS: u32 = 5;
+/// Merges for each memtable that was written: as many as move two tables of 64 MiB down. Twice as
+/// many find nothing to do.
+const TIDY_PER_MEMTABLE: u64 = 2;
 
-/// A merge that finds something to do writes a table of 64 MiB anew, and drops a share of it.
-const TIDY_BYTES_MIN: u64 = 1 << 20;
+/// And besides: as many as tables are needed in the first level before they are merged. They are
+/// all there are once nothing is left, so that what is written now and then costs no merge at all.
+const TIDY_STEPS: u64 = 5;
+
+/// The longest debt, in merges: 2 GiB of a load. More is merged with what is written next.
+const TIDY_STEPS_MAX: u64 = 64;
 
 /// Of no row that anybody wrote: what is written where there is nothing to write.
 const TIDY_ROW: &[u8] = &[TAG_ENGINE, b't'];
@@ -107,12 +111,10 @@ struct Open {
 /// What merges are behind with.
 #[derive(Debug, Default)]
 struct Debt {
-    /// Bytes written since all was merged.
+    /// Bytes written that no merges are owed for yet.
     written_bytes: u64,
-    /// Of tables, after the last merge.
-    tables_bytes: u64,
-    /// Merges since one that had something to do.
-    steps: u32,
+    /// Merges that are.
+    steps: u64,
 }
 
 impl std::fmt::Debug for FjallEngine {
@@ -167,26 +169,20 @@ impl Open {
     fn owe(&self, bytes: u64) {
         let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
         debt.written_bytes += bytes;
-        debt.steps = 0;
+        let memtables = debt.written_bytes / MEMTABLE_BYTES;
+        if memtables > 0 {
+            debt.written_bytes %= MEMTABLE_BYTES;
+            let steps = debt.steps.max(TIDY_STEPS) + TIDY_PER_MEMTABLE * memtables;
+            debt.steps = steps.min(TIDY_STEPS_MAX);
+        }
     }
 
-    /// Whether another merge may have something to do.
-    fn is_behind(&self) -> bool {
+    /// Whether another merge is owed, which it then no longer is.
+    fn take_step(&self) -> bool {
         let mut debt = self.debt.lock().unwrap_or_else(PoisonError::into_inner);
-        if debt.written_bytes < MEMTABLE_BYTES {
-            return false;
-        }
-        let tables_bytes = self.rows.disk_space();
-        if tables_bytes.abs_diff(debt.tables_bytes) >= TIDY_BYTES_MIN {
-            debt.steps = 0;
-        }
-        if debt.steps == TIDY_STEPS {
-            debt.written_bytes = 0;
-            return false;
-        }
-        debt.steps += 1;
-        debt.tables_bytes = tables_bytes;
-        true
+        let is_owed = debt.steps > 0;
+        debt.steps = debt.steps.saturating_sub(1);
+        is_owed
     }
 }
 
@@ -274,16 +270,20 @@ impl Engine for FjallEngine {
         })
     }
 
-    /// One merge. fjall begins one for each table that it is given and not otherwise, so that after
-    /// a load it stays behind: with a fifth more on the disk, and more tables to read.
+    /// Begins one merge. fjall does for each table that it is given and not otherwise, so that
+    /// after a load it stays behind: with a fifth more on the disk, and more tables to read.
     fn tidy(&self) -> Result<(), EngineError> {
         self.with("tidy", |open| {
-            if !open.is_behind() {
+            // Nothing is waited for: a worker that has died never comes to an end.
+            let is_busy = open.rows.sealed_memtable_count() > 0
+                || open.database.active_compactions() > 0
+                || open.database.outstanding_flushes() > 0;
+            if is_busy || !open.take_step() {
                 return Ok(());
             }
             open.rows.remove(TIDY_ROW)?;
             open.unsealed_bytes.store(0, Ordering::Relaxed);
-            open.rows.rotate_memtable_and_wait()
+            open.rows.rotate_memtable().map(drop)
         })
     }
 

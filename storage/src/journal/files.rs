@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ pub(crate) struct JournalFile {
     pub(crate) path: PathBuf,
     pub(crate) handle: Arc<dyn DiskFile>,
     pub(crate) len: u64,
+    /// Where the last page ends that could not be read, and was given as other bytes; 0 without
+    /// one.
+    unreadable_upto: Arc<AtomicU64>,
 }
 
 /// The files of one journal.
@@ -257,6 +261,7 @@ impl FileSet {
             path,
             handle,
             len,
+            unreadable_upto: Arc::default(),
         })
     }
 
@@ -462,8 +467,14 @@ impl FileSet {
         file.handle.write_at(&header, 0).map_err(io)?;
         while at < end.offset {
             let mut piece = vec![0; ZERO_PIECE_BYTES.min(end.offset - at) as usize];
-            file.read(&mut piece, at)?;
-            file.handle.write_at(&piece, at).map_err(io)?;
+            match file.handle.read_at(&mut piece, at) {
+                Ok(()) => file.handle.write_at(&piece, at).map_err(io)?,
+                // Nothing else may take its place.
+                Err(error) => {
+                    let path = file.path.display();
+                    tracing::warn!(%path, offset = at, %error, "not written again: not readable");
+                }
+            }
             at += piece.len() as u64;
         }
         let synced = file.handle.sync_all();
@@ -525,6 +536,7 @@ impl FileSet {
             path,
             handle,
             len,
+            unreadable_upto: Arc::default(),
         })
     }
 
@@ -556,7 +568,25 @@ impl FileSet {
 impl JournalFile {
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let read = read_around(&*self.handle, &self.path, buffer, offset);
-        read.map_err(|error| StoreError::io("read", &self.path, error))
+        let unreadable = read.map_err(|error| StoreError::io("read", &self.path, error))?;
+        if let Some(upto) = unreadable {
+            self.unreadable_upto.fetch_max(upto, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Refuses to tell anything of what lies at `offset` or behind if a page there was not read.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] with the file and where that page ends.
+    pub(crate) fn check_readable(&self, offset: u64) -> Result<(), StoreError> {
+        let upto = self.unreadable_upto.load(Ordering::Relaxed);
+        if upto <= offset {
+            return Ok(());
+        }
+        let text =
+            format!("the page before byte {upto}, which may hold the last acknowledged writes");
+        Err(StoreError::io("read", &self.path, io::Error::other(text)))
     }
 }
 
@@ -569,7 +599,7 @@ enum Fill {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::disk::MemoryDisk;

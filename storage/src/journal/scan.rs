@@ -177,7 +177,9 @@ fn unfinished_file(
     let file = files.open_unchecked(number)?;
     let path = file.path.clone();
     let mut scan = FileScan::new(file, files, 0);
-    match scan.rest(0, last)? {
+    let rest = scan.rest(0, last)?;
+    scan.file.check_readable(0)?;
+    match rest {
         Rest::Frame { .. } => Err(StoreError::corrupt(&path, 0, problem)),
         Rest::Zeros => Ok((0, problem.to_owned())),
         Rest::Remains { upto } => Ok((upto, problem.to_owned())),
@@ -456,6 +458,8 @@ impl<'files> FileScan<'files> {
                 goes_on_at: None,
             });
         }
+        // What a power loss tore was never acknowledged; what a device lost may have been.
+        self.file.check_readable(self.at)?;
         let upto = match rest {
             Rest::Remains { upto } => upto,
             Rest::Zeros | Rest::Frame { .. } => self.at + 1,

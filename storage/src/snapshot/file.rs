@@ -282,7 +282,7 @@ impl SnapshotReader {
         if offset + buffer.len() as u64 > self.header.file_bytes {
             return Err(self.corrupt("block cut off at the end of the file".to_owned()));
         }
-        let read = read_around(&*self.file, &self.path, buffer, offset);
+        let read = read_around(&*self.file, &self.path, buffer, offset).map(drop);
         read.map_err(|error| StoreError::io("read", &self.path, error))
     }
 

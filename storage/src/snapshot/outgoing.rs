@@ -11,7 +11,7 @@ use domicile_proto::PartitionId;
 
 use super::file::path_of;
 use super::format::{HEADER_BYTES, SnapshotHeader};
-use crate::disk::{DiskFile, OpenMode, read_around};
+use crate::disk::{DiskFile, OpenMode};
 use crate::error::StoreError;
 use crate::store::Store;
 
@@ -65,7 +65,7 @@ impl OutgoingSnapshot {
     pub fn read(&self, offset: u64, bytes_max: usize) -> Result<Bytes, StoreError> {
         let left = self.header.file_bytes.saturating_sub(offset);
         let mut bytes = vec![0; left.min(bytes_max as u64) as usize];
-        let read = read_around(&*self.file, &self.path, &mut bytes, offset);
+        let read = self.file.read_at(&mut bytes, offset);
         read.map_err(|error| StoreError::io("read", &self.path, error))?;
         Ok(bytes.into())
     }

@@ -423,6 +423,68 @@ fn an_inspection_goes_on_behind_damage() {
     assert_eq!(shown(&shared), (3, vec![None, Some(partition(1))]));
 }
 
+/// Regression: what stands for a page that cannot be read was cut as a torn tail, with all the
+/// acknowledged writes that were in it.
+#[test]
+fn a_page_that_cannot_be_read_at_the_end_is_no_torn_tail() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open(&disk);
+    let mut author = Author::default();
+    for round in 0..100_u8 {
+        author.write(&store, partition(0), &[round; 20]).unwrap();
+        author.commit(&store).unwrap();
+    }
+    let end = store.durable_end().offset as usize;
+    drop(store);
+    let whole = file_bytes(&disk, FIRST_FILE);
+    for page in [end - 1, end - 4096, 100] {
+        let disk = disk.crash();
+        disk.spoil(Path::new(FIRST_FILE), page..page + 1);
+        match try_open(&disk.crash(), quarantining()) {
+            Err(error) => assert!(error.to_string().contains(FIRST_FILE), "{error}"),
+            // Frames follow: it is known whose it is.
+            Ok((_, recovery)) => assert_eq!(recovery.damaged.len(), 1, "page {page}"),
+        }
+        let error = try_open(&disk, options()).unwrap_err();
+        assert!(error.to_string().contains(FIRST_FILE), "{error}");
+        let page = page / 4096 * 4096;
+        // The device reads it again: nothing was lost, nothing was written.
+        overwrite(&disk, FIRST_FILE, page as u64, &whole[page..page + 4096]);
+        assert_eq!(file_bytes(&disk, FIRST_FILE), whole);
+        author.check(&open(&disk).0);
+    }
+}
+
+/// Regression: what stands for a page that cannot be read was written in its place.
+#[test]
+fn a_page_that_cannot_be_read_is_not_written_to() {
+    let disk = MemoryDisk::new();
+    let engine: Arc<crate::engine::MemoryEngine> = Arc::default();
+    let given = || crate::StoreOptions {
+        engine: crate::EngineChoice::Given(Arc::clone(&engine) as _),
+        ..quarantining()
+    };
+    let (store, _) = try_open(&disk, given()).unwrap();
+    let mut author = Author::default();
+    for round in 0..3_u8 {
+        author.write(&store, partition(0), &[round; 9_000]).unwrap();
+        author.commit(&store).unwrap();
+    }
+    store.flush_once().unwrap();
+    let end = store.durable_end().offset as usize;
+    drop(store);
+    let whole = file_bytes(&disk, FIRST_FILE);
+    let disk = disk.crash();
+    disk.spoil(Path::new(FIRST_FILE), end - 5_000..end - 4_999);
+    drop(try_open(&disk, given()));
+    let (page, upto) = ((end - 5_000) / 4096 * 4096, end / 4096 * 4096);
+    let disk = disk.crash();
+    let file = disk.open(Path::new(FIRST_FILE), OpenMode::Read).unwrap();
+    let still = file.read_at(&mut [0; 4096], page as u64).unwrap_err();
+    assert_eq!(still.raw_os_error(), Some(5), "it was written to");
+    assert!(page < upto && whole[page..upto].iter().any(|byte| *byte != 0));
+}
+
 /// A device that cannot read a page has lost what is in it, and nothing else: EIO is damage with a
 /// place, for the open, for whoever reads and for the scrub, and a copy has what is missing.
 #[test]

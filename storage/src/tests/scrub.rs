@@ -187,3 +187,28 @@ fn snapshots_are_taken_while_one_is_read_again() {
     assert_eq!(store.last_snapshot(partition(0)), newer);
     store.scrub_snapshot(partition(0), &mut |_| true).unwrap();
 }
+
+/// Regression: a page that could not be read made a node that did not open, if it was a first one.
+#[test]
+fn a_snapshot_whose_first_page_cannot_be_read_is_replaced() {
+    let disk = MemoryDisk::new();
+    let (store, author, _) = three_frames(&disk, &Arc::default());
+    let header = store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
+    let dir = std::path::Path::new(DIR).join("snapshots");
+    let names = crate::Disk::list(&disk, &dir).unwrap();
+    disk.spoil(&dir.join(&names[0]), 0..1);
+    let found = store.scrub_snapshot(partition(0), &mut |_| true);
+    assert!(
+        matches!(found, Err(crate::StoreError::Corrupt { .. })),
+        "{found:?}"
+    );
+    let again = store.snapshot(partition(0), PLAN, &mut |_| true).unwrap();
+    assert_eq!(again.unwrap().seq, header.unwrap().seq);
+    drop(store);
+    let disk = disk.crash();
+    let names = crate::Disk::list(&disk, &dir).unwrap();
+    let name = names.iter().find(|it| it.ends_with(".snapshot")).unwrap();
+    disk.spoil(&dir.join(name), 0..1);
+    let (store, _) = try_open(&disk, quarantining(EngineChoice::Memory)).unwrap();
+    author.check_cells(&store, partition(0), Seq::new(3));
+}
