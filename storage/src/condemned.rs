@@ -17,16 +17,18 @@ use bytes::{Buf, BufMut};
 use domicile_proto::{NodeId, PartitionId};
 
 use crate::disk::{self, Disk};
+use crate::envelope::Envelope;
 use crate::error::StoreError;
 use crate::store::Store;
 
 /// The file in a data directory.
 pub(crate) const CONDEMNED_FILE: &str = "damaged";
 const UNFINISHED_FILE: &str = "damaged.new";
-const MAGIC: [u8; 4] = *b"DOMQ";
-const VERSION: u16 = 1;
-/// Bytes before the partitions: the layout above.
-const HEAD_BYTES: usize = 20;
+const ENVELOPE: Envelope = Envelope {
+    what: "list of damaged partitions",
+    magic: *b"DOMQ",
+    version: 1,
+};
 
 /// Longest file that is believed: a million partitions. Doubled, a damaged length takes twice the
 /// memory before it is noticed.
@@ -123,59 +125,24 @@ impl Store {
 }
 
 fn encode(node: NodeId, partitions: &BTreeSet<PartitionId>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + PartitionId::BYTES * partitions.len() + 4);
-    bytes.put_slice(&MAGIC);
-    bytes.put_u16_le(VERSION);
-    bytes.put_u16_le(0);
-    bytes.put_u64_le(node.get());
-    bytes.put_u32_le(partitions.len() as u32);
+    let mut list = Vec::with_capacity(4 + PartitionId::BYTES * partitions.len());
+    list.put_u32_le(partitions.len() as u32);
     partitions
         .iter()
-        .for_each(|id| bytes.put_slice(&id.to_bytes()));
-    let crc = crc32fast::hash(&bytes);
-    bytes.put_u32_le(crc);
-    bytes
+        .for_each(|id| list.put_slice(&id.to_bytes()));
+    ENVELOPE.seal(node, &list)
 }
 
 fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<BTreeSet<PartitionId>, StoreError> {
     let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
-    if bytes.len() < HEAD_BYTES + 4 || bytes[..4] != MAGIC {
-        return Err(corrupt(format!("{} bytes that are no list", bytes.len())));
-    }
-    let (mut fields, mut crc) = bytes.split_at(bytes.len() - 4);
-    let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
-    if stored != computed {
-        return Err(corrupt(format!(
-            "checksum mismatch: stored {stored:#010x}, computed {computed:#010x}"
-        )));
-    }
-    fields.advance(4);
-    let version = fields.get_u16_le();
-    if version != VERSION {
-        return Err(StoreError::UnknownFormat {
-            what: "list of damaged partitions",
-            path: path.to_owned(),
-            actual: version.into(),
-            supported: VERSION.into(),
-        });
-    }
-    fields.advance(2);
-    let actual = NodeId::new(fields.get_u64_le());
-    let actual = actual.map_err(|_| corrupt("written by node 0".to_owned()))?;
-    if actual != node {
-        return Err(StoreError::ForeignNode {
-            path: path.to_owned(),
-            actual,
-            expected: node,
-        });
-    }
-    let count = fields.get_u32_le() as usize;
-    if fields.len() != PartitionId::BYTES * count {
-        let left = fields.len();
+    let mut list = ENVELOPE.open(bytes, node, path)?;
+    let count = list.try_get_u32_le().unwrap_or(u32::MAX) as usize;
+    if list.len() != PartitionId::BYTES * count {
+        let left = list.len();
         return Err(corrupt(format!("{count} partitions in {left} bytes")));
     }
     let mut partitions = BTreeSet::new();
-    for id in fields.chunks_exact(PartitionId::BYTES) {
+    for id in list.chunks_exact(PartitionId::BYTES) {
         let mut array = [0; PartitionId::BYTES];
         array.copy_from_slice(id);
         let id = PartitionId::from_bytes(array).map_err(|error| corrupt(error.to_string()))?;

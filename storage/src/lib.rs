@@ -27,6 +27,7 @@
 //! - `planted`: bugs that tests plant to see them caught
 //! - `quarantine`: opening the engine, and putting a bad one aside
 //! - `identity`: who a directory belongs to
+//! - `envelope`: the outside of small files that are replaced whole
 //! - `lock`: one holder a directory
 //! - `varint`: numbers in as many bytes as they need
 //!
@@ -42,6 +43,7 @@ pub mod commit;
 mod condemned;
 pub mod disk;
 pub mod engine;
+mod envelope;
 pub mod error;
 mod identity;
 pub mod incoming;

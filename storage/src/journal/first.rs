@@ -18,14 +18,18 @@ use domicile_proto::{NodeId, PartitionId, Seq};
 
 use super::FileNumber;
 use crate::disk::{self, Disk};
+use crate::envelope::Envelope;
 use crate::error::StoreError;
 
 const NOTE_FILE: &str = "first";
 const UNFINISHED_FILE: &str = "first.new";
-const MAGIC: [u8; 4] = *b"DOMF";
-const VERSION: u16 = 1;
-/// Bytes before the snapshots: the layout above.
-const HEAD_BYTES: usize = 28;
+const ENVELOPE: Envelope = Envelope {
+    what: "first journal file",
+    magic: *b"DOMF",
+    version: 1,
+};
+/// Bytes of the content before the snapshots: the layout above.
+const HEAD_BYTES: usize = 12;
 /// Bytes of each: the layout above.
 const SNAPSHOT_BYTES: usize = 16;
 
@@ -81,56 +85,21 @@ pub(crate) fn write(
 }
 
 fn encode(node: NodeId, note: &CutNote) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + SNAPSHOT_BYTES * note.covered.len() + 4);
-    bytes.put_slice(&MAGIC);
-    bytes.put_u16_le(VERSION);
-    bytes.put_u16_le(0);
-    bytes.put_u64_le(node.get());
-    bytes.put_u64_le(note.first.get());
-    bytes.put_u32_le(note.covered.len() as u32);
+    let mut content = Vec::with_capacity(HEAD_BYTES + SNAPSHOT_BYTES * note.covered.len());
+    content.put_u64_le(note.first.get());
+    content.put_u32_le(note.covered.len() as u32);
     for (partition, seq) in &note.covered {
-        bytes.put_slice(&partition.to_bytes());
-        bytes.put_u64_le(seq.get());
+        content.put_slice(&partition.to_bytes());
+        content.put_u64_le(seq.get());
     }
-    let crc = crc32fast::hash(&bytes);
-    bytes.put_u32_le(crc);
-    bytes
+    ENVELOPE.seal(node, &content)
 }
 
 fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<CutNote, StoreError> {
     let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
-    if bytes.len() < HEAD_BYTES + 4 {
+    let mut fields = ENVELOPE.open(bytes, node, path)?;
+    if fields.len() < HEAD_BYTES {
         return Err(corrupt(format!("note of {} bytes", bytes.len())));
-    }
-    if bytes[0..4] != MAGIC {
-        return Err(corrupt(format!("bad magic {:02x?}", &bytes[0..4])));
-    }
-    let (mut fields, mut crc) = bytes.split_at(bytes.len() - 4);
-    let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
-    if stored != computed {
-        return Err(corrupt(format!(
-            "checksum mismatch: stored {stored:#010x}, computed {computed:#010x}"
-        )));
-    }
-    fields.advance(4);
-    let version = fields.get_u16_le();
-    if version != VERSION {
-        return Err(StoreError::UnknownFormat {
-            what: "first journal file",
-            path: path.to_owned(),
-            actual: version.into(),
-            supported: VERSION.into(),
-        });
-    }
-    fields.advance(2);
-    let actual =
-        NodeId::new(fields.get_u64_le()).map_err(|_| corrupt("written by node 0".to_owned()))?;
-    if actual != node {
-        return Err(StoreError::ForeignNode {
-            path: path.to_owned(),
-            actual,
-            expected: node,
-        });
     }
     let (first, count) = (fields.get_u64_le(), fields.get_u32_le() as usize);
     if first == 0 || fields.len() != SNAPSHOT_BYTES * count {
@@ -170,16 +139,8 @@ mod tests {
         ) {
             let (node, path) = (NodeId::new(7).unwrap(), Path::new("/first"));
             let _ = decode(&bytes, node, path);
-            let head = [
-                &MAGIC[..],
-                &VERSION.to_le_bytes(),
-                &[0; 2],
-                &7_u64.to_le_bytes(),
-                &6_u64.to_le_bytes(),
-                &count.to_le_bytes(),
-            ];
-            let mut note = [&head.concat()[..], &bytes].concat();
-            note.extend(crc32fast::hash(&note).to_le_bytes());
+            let content = [&6_u64.to_le_bytes()[..], &count.to_le_bytes(), &bytes].concat();
+            let note = ENVELOPE.seal(node, &content);
             if let Ok(note) = decode(&note, node, path) {
                 prop_assert_eq!(note.covered.len(), count as usize);
             }
