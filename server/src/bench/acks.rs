@@ -352,10 +352,10 @@ fn add_checks(
     distances: &Distances,
 ) {
     for row in rows {
-        let p50 = row.series.latencies.quantile(0.5);
+        let p50_ms = row.series.latencies.p50_ms();
         report
             .checks
-            .extend(distances.physics(row.name, &row.series.label, p50));
+            .extend(distances.physics(row.name, &row.series.label, p50_ms));
     }
     for (level, crash) in crashes {
         let figure = |number: u64| number as f64;

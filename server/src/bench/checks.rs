@@ -6,11 +6,8 @@
 //! Physics is what no implementation can beat and every honest figure obeys: an answer that needs
 //! no other region comes before any could answer, one that needs them cannot.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use super::recorder::ms;
 use crate::rig::{ExitOutcome, MeasuredRtt, Table};
 
 /// Whether a promise holds.
@@ -150,7 +147,7 @@ impl Distances {
 
     /// The check of a level's p50 against physics; `None` for a level that has none.
     #[must_use]
-    pub fn physics(&self, level: &str, label: &str, p50: Duration) -> Option<Check> {
+    pub fn physics(&self, level: &str, label: &str, p50_ms: f64) -> Option<Check> {
         let (bound, of) = match level {
             "async" => (Bound::Below(self.nearest_ms), "nearest RTT"),
             "semi-sync" => (Bound::AtLeast(self.nearest_ms), "nearest RTT"),
@@ -158,7 +155,7 @@ impl Distances {
             _ => return None,
         };
         let what = format!("{label}: p50 against {of}");
-        Some(Check::new(Kind::Physics, what, ms(p50), bound, "ms"))
+        Some(Check::new(Kind::Physics, what, p50_ms, bound, "ms"))
     }
 }
 
@@ -202,8 +199,18 @@ mod tests {
     }
 
     fn verdict(level: &str, p50_ms: u64) -> Verdict {
-        let p50 = Duration::from_millis(p50_ms);
-        distances().physics(level, level, p50).unwrap().verdict
+        let p50_ms = p50_ms as f64;
+        distances().physics(level, level, p50_ms).unwrap().verdict
+    }
+
+    /// Regression: a load of which nothing was recorded was within every bound.
+    #[test]
+    fn nothing_recorded_passes_no_check() {
+        let none = crate::bench::recorder::Latencies::new().p50_ms();
+        for level in ["async", "semi-sync", "sync"] {
+            let check = distances().physics(level, level, none).unwrap();
+            assert_eq!(check.verdict, Verdict::Fail, "{level}");
+        }
     }
 
     #[test]
@@ -214,7 +221,7 @@ mod tests {
         assert_eq!(verdict("semi-sync", 61), Verdict::Pass);
         assert_eq!(verdict("sync", 61), Verdict::Fail);
         assert_eq!(verdict("sync", 91), Verdict::Pass);
-        assert!(distances().physics("other", "x", Duration::ZERO).is_none());
+        assert!(distances().physics("other", "x", 0.0).is_none());
     }
 
     #[test]

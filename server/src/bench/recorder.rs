@@ -64,6 +64,15 @@ impl Latencies {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
+    /// The median in ms; no number, which no bound admits, without any.
+    #[must_use]
+    pub fn p50_ms(&self) -> f64 {
+        match self.count() {
+            0 => f64::NAN,
+            _ => ms(self.quantile(0.5)),
+        }
+    }
+
     /// The longest.
     #[must_use]
     pub fn max(&self) -> Duration {

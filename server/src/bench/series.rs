@@ -91,7 +91,7 @@ impl Series {
         }
         self.turns.push(Turn {
             rate_per_s: result.rate(),
-            p50_ms: ms(result.latencies.quantile(0.5)),
+            p50_ms: result.latencies.p50_ms(),
             p99_ms: ms(result.latencies.quantile(0.99)),
         });
     }

@@ -85,8 +85,8 @@ fn checks_of(figures: &LevelFigures, distances: Option<&Distances>) -> Vec<Check
         latencies,
         crash,
     } = figures;
-    let p50 = latencies.quantile(0.5);
-    let physics = distances.and_then(|distances| distances.physics(level, level, p50));
+    let p50_ms = latencies.p50_ms();
+    let physics = distances.and_then(|distances| distances.physics(level, level, p50_ms));
     let mut checks: Vec<_> = physics.into_iter().collect();
     let mut none = |what: String, number: u64| {
         let bound = Bound::AtMost(0.0);
