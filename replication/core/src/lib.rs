@@ -28,6 +28,7 @@
 //! - [`input`], [`effect`], [`event`]: what can happen, what is to be done, what is worth telling
 //! - [`write`](mod@write), [`receipt`], [`refusal`]: a write, and the two answers to it
 //! - [`config`], [`recovered`]: what a partition starts from
+//! - [`control`]: who is home of what, and who may become it
 //! - [`status`]: a partition at a glance
 //! - [`moment`], [`region_set`]: time, and sets of regions
 //! - `home`, `admission`, `settlement`, `overview`: the home: its state, letting writes in, what
@@ -45,6 +46,7 @@
 //! panics on anything that a peer or a client can send.
 
 pub mod config;
+pub mod control;
 pub mod effect;
 pub mod event;
 pub mod input;

@@ -1,0 +1,363 @@
+//! Tests of the map: each refusal, and that no two homes ever share a reign.
+
+use std::collections::BTreeMap;
+
+use domicile_proto::{AckLevel, Epoch, Keyspace, Name, NodeId, OnTimeout, PartitionId, RegionId};
+use proptest::prelude::*;
+
+use super::*;
+
+fn region(id: u16) -> RegionId {
+    RegionId::new(id).unwrap()
+}
+
+fn node(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn keyspace(text: &str, regions: &[u16], ack: AckLevel) -> Keyspace {
+    let regions: Vec<RegionId> = regions.iter().copied().map(region).collect();
+    let home = regions[0];
+    Keyspace {
+        ack,
+        ..Keyspace::new(name(text), regions, home)
+    }
+}
+
+/// Three regions of which the third is a witness if asked, one node each: 11, 12, 13.
+fn cluster(has_witness: bool) -> ControlMap {
+    let mut map = ControlMap::default();
+    for id in 1..=3 {
+        map.apply(&Command::AddRegion {
+            region: region(id),
+            name: name(&format!("r{id}")),
+            is_witness: has_witness && id == 3,
+        })
+        .unwrap();
+        map.apply(&Command::AddNode {
+            node: node(10 + u64::from(id)),
+            region: region(id),
+        })
+        .unwrap();
+    }
+    map
+}
+
+fn create(map: &mut ControlMap, keyspace: Keyspace) -> PartitionId {
+    let partition = keyspace.partitions()[0];
+    map.apply(&Command::CreateKeyspace(Box::new(keyspace)))
+        .unwrap();
+    partition
+}
+
+fn take_over(map: &ControlMap, partition: PartitionId, to: u64, evidence: Evidence) -> Command {
+    Command::TakeOver {
+        partition,
+        from: map.assignment(partition).unwrap().epoch,
+        to: node(to),
+        evidence,
+    }
+}
+
+fn refusal(map: &mut ControlMap, command: &Command) -> String {
+    let before = map.clone();
+    let refused = map.apply(command).unwrap_err().to_string();
+    assert_eq!(*map, before, "a refused command changes nothing");
+    refused
+}
+
+#[test]
+fn a_keyspace_begins_at_the_nodes_of_its_regions() {
+    let mut map = cluster(true);
+    let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
+    let found = map.assignment(partition).unwrap();
+    assert_eq!((found.home, found.epoch.counter), (node(11), 1));
+    assert_eq!(found.epoch.node, node(11));
+    let again = Command::CreateKeyspace(Box::new(keyspace("users", &[1], AckLevel::Async)));
+    assert_eq!(refusal(&mut map, &again), "keyspace users exists");
+    let at_witness = keyspace("more", &[1, 3], AckLevel::Async);
+    let refused = refusal(&mut map, &Command::CreateKeyspace(Box::new(at_witness)));
+    assert!(refused.ends_with("a witness holds no data"), "{refused}");
+    let refused = refusal(&mut map, &Command::RemoveRegion { region: region(2) });
+    assert!(refused.contains("holds keyspace users"), "{refused}");
+}
+
+#[test]
+fn of_two_takeovers_of_one_reign_one_counts() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let first = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    let second = take_over(&map, partition, 13, Evidence::LeaseRanOut);
+    map.apply(&first).unwrap();
+    let refused = refusal(&mut map, &second);
+    assert!(refused.contains("is in 2@"), "{refused}");
+    // Said twice, as after a lost answer, it is refused too, and the map says who is home.
+    let refused = refusal(&mut map, &first);
+    assert!(refused.contains("by now"), "{refused}");
+    let found = map.assignment(partition).unwrap();
+    assert_eq!((found.home, found.epoch.counter), (node(12), 2));
+}
+
+#[test]
+fn a_home_that_may_still_acknowledge_is_not_succeeded() {
+    let operator = |is_fenced, accepts_split_brain| Evidence::Operator {
+        is_fenced,
+        accepts_split_brain,
+    };
+    let by = |regions: &[u16]| Evidence::AcksRevoked {
+        by: regions.iter().copied().map(region).collect(),
+    };
+    let quorum = AckLevel::Sync {
+        quorum: std::num::NonZeroU8::new(2),
+    };
+    // Level, evidence, whether node 12 may take over from node 11 in region 1.
+    let cases = [
+        (AckLevel::Async, Evidence::LeaseRanOut, true),
+        (AckLevel::Async, by(&[2, 3]), false),
+        (AckLevel::Async, operator(false, false), false),
+        (AckLevel::Async, operator(true, false), true),
+        (AckLevel::Async, operator(false, true), true),
+        (AckLevel::SYNC, Evidence::LeaseRanOut, false),
+        (AckLevel::SYNC, by(&[]), false),
+        (AckLevel::SYNC, by(&[2]), true),
+        (AckLevel::SYNC, by(&[3]), false),
+        (quorum, by(&[2]), false),
+        (quorum, by(&[2, 2]), false),
+        (quorum, by(&[1, 2]), false),
+        (quorum, by(&[2, 3]), true),
+        (AckLevel::SEMI_SYNC, by(&[2]), false),
+        (AckLevel::SEMI_SYNC, by(&[2, 3]), true),
+    ];
+    for (ack, evidence, is_fenced) in cases {
+        let mut map = cluster(false);
+        let partition = create(&mut map, keyspace("users", &[1, 2, 3], ack));
+        let command = take_over(&map, partition, 12, evidence.clone());
+        match is_fenced {
+            true => map.apply(&command).unwrap(),
+            false => drop(refusal(&mut map, &command)),
+        }
+        let expected = if is_fenced { 12 } else { 11 };
+        let found = map.assignment(partition).unwrap().home;
+        assert_eq!(found, node(expected), "{ack}: {evidence:?}");
+    }
+}
+
+#[test]
+fn two_regions_need_an_operator_unless_their_level_fences() {
+    let mut map = ControlMap::default();
+    for id in 1..=2 {
+        let (region, name) = (region(id), name(&format!("r{id}")));
+        let is_witness = false;
+        map.apply(&Command::AddRegion {
+            region,
+            name,
+            is_witness,
+        })
+        .unwrap();
+        let node = node(10 + u64::from(id));
+        map.apply(&Command::AddNode { node, region }).unwrap();
+    }
+    let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
+    let by_lease = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    let refused = refusal(&mut map, &by_lease);
+    assert!(refused.contains("have no lease"), "{refused}");
+    let partition = create(&mut map, keyspace("paid", &[1, 2], AckLevel::SYNC));
+    let by = vec![region(2)];
+    let by_acks = take_over(&map, partition, 12, Evidence::AcksRevoked { by });
+    map.apply(&by_acks).unwrap();
+}
+
+#[test]
+fn residency_binds_whoever_takes_over() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
+    let outside = take_over(&map, partition, 13, Evidence::LeaseRanOut);
+    let refused = refusal(&mut map, &outside);
+    assert!(refused.contains("may not hold the keyspace"), "{refused}");
+    let unknown = take_over(&map, partition, 99, Evidence::LeaseRanOut);
+    assert!(refusal(&mut map, &unknown).contains("not of this cluster"));
+    let itself = take_over(&map, partition, 11, Evidence::LeaseRanOut);
+    assert!(refusal(&mut map, &itself).contains("it is the home already"));
+}
+
+#[test]
+fn a_switchover_is_begun_and_ended_once() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let from = map.assignment(partition).unwrap().epoch;
+    let begin = |to| Command::BeginSwitchover {
+        partition,
+        from,
+        to: node(to),
+    };
+    let commit = Command::CommitSwitchover { partition, from };
+    let abort = Command::AbortSwitchover { partition, from };
+    assert!(refusal(&mut map, &commit).contains("no switchover is under way"));
+    map.apply(&begin(12)).unwrap();
+    map.apply(&begin(12)).unwrap();
+    assert!(refusal(&mut map, &begin(13)).contains("another switchover"));
+    map.apply(&abort).unwrap();
+    assert!(refusal(&mut map, &abort).contains("no switchover is under way"));
+    map.apply(&begin(13)).unwrap();
+    map.apply(&commit).unwrap();
+    let found = map.assignment(partition).unwrap();
+    assert_eq!((found.home, found.epoch.counter), (node(13), 2));
+    assert_eq!(found.moving_to, None);
+    assert!(refusal(&mut map, &commit).contains("by now"));
+    // A home that is lost while it drains is succeeded by anybody who may.
+    let from = found.epoch;
+    let to = node(11);
+    map.apply(&Command::BeginSwitchover {
+        partition,
+        from,
+        to,
+    })
+    .unwrap();
+    let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    map.apply(&lost).unwrap();
+    assert_eq!(map.assignment(partition).unwrap().moving_to, None);
+}
+
+#[test]
+fn a_node_that_lost_its_disk_returns_under_a_new_identity() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let retire = Command::RetireNode { node: node(11) };
+    assert!(refusal(&mut map, &retire).contains("is home of"));
+    let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    for partition in map.clone().assignments().map(|(id, _)| id) {
+        let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+        map.apply(&lost).unwrap();
+    }
+    assert!(refusal(&mut map, &lost).contains("by now"));
+    map.apply(&retire).unwrap();
+    let known = Command::AddNode {
+        node: node(11),
+        region: region(1),
+    };
+    assert!(refusal(&mut map, &known).contains("under a new identity"));
+    let back = take_over(&map, partition, 11, Evidence::LeaseRanOut);
+    assert!(refusal(&mut map, &back).contains("retired"));
+    let fresh = Command::AddNode {
+        node: node(21),
+        region: region(1),
+    };
+    map.apply(&fresh).unwrap();
+    let back = take_over(&map, partition, 21, Evidence::LeaseRanOut);
+    map.apply(&back).unwrap();
+    assert_eq!(map.assignment(partition).unwrap().epoch.node, node(21));
+}
+
+#[test]
+fn a_home_that_degrades_is_not_fenced_by_its_copies() {
+    let mut map = cluster(false);
+    let degrading = Keyspace {
+        on_timeout: OnTimeout::Degrade,
+        ..keyspace("users", &[1, 2, 3], AckLevel::SYNC)
+    };
+    let partition = create(&mut map, degrading);
+    let by = vec![region(2), region(3)];
+    let by_acks = take_over(&map, partition, 12, Evidence::AcksRevoked { by });
+    let refused = refusal(&mut map, &by_acks);
+    assert!(
+        refused.contains("acknowledges without its copies"),
+        "{refused}"
+    );
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let partitions = keyspace("a", &[1, 2, 3], AckLevel::Async).partitions();
+    let others = keyspace("b", &[2, 1], AckLevel::SYNC).partitions();
+    let partitions = [&partitions[..2], &others[..2]].concat();
+    let partition = prop::sample::select(partitions);
+    let epoch = (1..5_u64, 10..25_u64);
+    let epoch = epoch.prop_map(|(counter, id)| Epoch {
+        counter,
+        node: node(id),
+    });
+    let evidence = prop_oneof![
+        Just(Evidence::LeaseRanOut),
+        prop::collection::vec((1..4_u16).prop_map(region), 0..3)
+            .prop_map(|by| Evidence::AcksRevoked { by }),
+        any::<(bool, bool)>().prop_map(|(is_fenced, accepts_split_brain)| Evidence::Operator {
+            is_fenced,
+            accepts_split_brain
+        }),
+    ];
+    let change = (partition, epoch, 10..25_u64, evidence, 0..4);
+    let change = change.prop_map(|(partition, from, to, evidence, kind)| {
+        let to = node(to);
+        match kind {
+            0 => Command::TakeOver {
+                partition,
+                from,
+                to,
+                evidence,
+            },
+            1 => Command::BeginSwitchover {
+                partition,
+                from,
+                to,
+            },
+            2 => Command::CommitSwitchover { partition, from },
+            _ => Command::AbortSwitchover { partition, from },
+        }
+    });
+    prop_oneof![
+        8 => change,
+        1 => (10..25_u64, 1..4_u16).prop_map(|(id, at)| Command::AddNode {
+            node: node(id),
+            region: region(at),
+        }),
+        1 => (10..25_u64).prop_map(|id| Command::RetireNode { node: node(id) }),
+        1 => (1..5_u16).prop_map(|id| Command::RemoveRegion { region: region(id) }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// One home a reign, reigns that only grow, homes where the data may be and that are there.
+    #[test]
+    fn no_commands_make_two_homes_of_one_reign(
+        commands in prop::collection::vec((command(), any::<bool>()), 1..60),
+    ) {
+        let mut map = cluster(false);
+        create(&mut map, keyspace("a", &[1, 2, 3], AckLevel::Async));
+        create(&mut map, keyspace("b", &[2, 1], AckLevel::SYNC));
+        let mut reigns: BTreeMap<(PartitionId, Epoch), NodeId> = BTreeMap::new();
+        for (mut command, is_current) in commands {
+            // Half of them know the present epoch; otherwise hardly any would count.
+            if let Command::TakeOver { partition, from, .. }
+            | Command::BeginSwitchover { partition, from, .. }
+            | Command::CommitSwitchover { partition, from }
+            | Command::AbortSwitchover { partition, from } = &mut command
+                && is_current
+            {
+                *from = map.assignment(*partition).unwrap().epoch;
+            }
+            let before = map.clone();
+            let applied = map.apply(&command);
+            prop_assert_eq!(map.version(), before.version() + u64::from(applied.is_ok()));
+            if applied.is_err() {
+                prop_assert_eq!(&map, &before);
+            }
+            for (partition, found) in map.assignments() {
+                let earlier = before.assignment(partition).unwrap();
+                prop_assert!(found.epoch >= earlier.epoch);
+                prop_assert_eq!(found.epoch == earlier.epoch, found.home == earlier.home);
+                let home = reigns.entry((partition, found.epoch)).or_insert(found.home);
+                prop_assert_eq!(*home, found.home);
+                prop_assert_eq!(found.epoch.node, found.home);
+                let node = map.node(found.home).unwrap();
+                prop_assert!(!node.is_retired);
+                let keyspace = map.keyspace(partition.keyspace).unwrap();
+                prop_assert!(keyspace.regions.contains(&node.region));
+            }
+        }
+    }
+}
