@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
         "node.engine",
         "sled, fjall, memory",
         "sled",
-        "decision 0007; another one is filled from snapshots and journal",
+        "above a million keys fjall (decision 0007); another one is filled from snapshots and journal",
     ),
     key(
         "node.engine_cache_bytes",
