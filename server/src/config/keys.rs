@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
         "node.engine",
         "sled, fjall, memory",
         "sled",
-        "above a million keys fjall (decision 0007); another one is filled from snapshots and journal",
+        "above a million keys fjall (decision 0007); a change fills it anew",
     ),
     key(
         "node.engine_cache_bytes",
