@@ -123,6 +123,7 @@ impl From<StoreError> for Error {
             StoreError::Corrupt { .. } => Reason::ChecksumMismatch,
             StoreError::NotInBackup { .. } => Reason::Recovering,
             StoreError::InvalidRecord { .. } => Reason::InvalidArgument,
+            StoreError::AlreadyPromised { .. } => Reason::StaleEpoch,
             StoreError::Locked { .. } => Reason::DirectoryLocked,
             StoreError::ForeignNode { .. }
             | StoreError::NotAStore { .. }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::{NodeId, PartitionId, Seq, WireError};
+use domicile_proto::{Epoch, NodeId, PartitionId, Seq, WireError};
 
 use crate::engine::EngineError;
 use crate::journal::Place;
@@ -54,6 +54,16 @@ pub enum StoreError {
         actual: NodeId,
         /// Who the directory's identity names.
         expected: NodeId,
+    },
+    /// A higher epoch was promised: whoever asks has been succeeded.
+    #[error("{partition} has promised {promised}, refused {actual}")]
+    AlreadyPromised {
+        /// For which partition.
+        partition: PartitionId,
+        /// The epoch asked for.
+        actual: Epoch,
+        /// The highest one.
+        promised: Epoch,
     },
     /// A file was written by a version of its format that this build does not know.
     #[error("unknown version of {what} in {path}: {actual}, supported {supported}")]

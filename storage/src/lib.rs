@@ -24,6 +24,7 @@
 //! - `opening`: from a directory to the parts of a store
 //! - `condemned`: which partitions have lost something, on disk
 //! - `checkpoint`: what the engine remembers of the journal
+//! - `promises`: the highest epoch that each partition has promised, on disk
 //! - `planted`: bugs that tests plant to see them caught
 //! - `quarantine`: opening the engine, and putting a bad one aside
 //! - `identity`: who a directory belongs to
@@ -54,6 +55,7 @@ mod log;
 mod opening;
 pub mod options;
 mod planted;
+mod promises;
 mod quarantine;
 pub mod reach;
 pub mod records;

@@ -34,6 +34,7 @@ use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
 use crate::options::{OnDamage, StoreOptions};
+use crate::promises::Promises;
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
 use crate::snapshot::{SnapshotSet, restore};
@@ -70,6 +71,7 @@ pub(crate) struct Opened {
     pub(crate) replay_from: Place,
     /// Partitions that have lost something and were not filled since.
     pub(crate) condemned: Condemned,
+    pub(crate) promises: Promises,
     /// What is watched for never coming back.
     pub(crate) stalls: Arc<Stalls>,
     pub(crate) writer: JournalWriter,
@@ -99,6 +101,7 @@ pub(crate) fn open(
             create(disk, dir, node, options)?
         }
     };
+    let promises = Promises::read(&**disk, dir, node)?;
     let files = open_journal(disk, dir, node, options)?;
     let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage)?;
     let stalls = Arc::new(Stalls::default());
@@ -142,6 +145,7 @@ pub(crate) fn open(
         replay_from,
         stalls,
         condemned,
+        promises,
         writer,
         recovery,
     })

@@ -35,6 +35,7 @@ use crate::journal::files::FileSet;
 use crate::journal::rebase::Rebase;
 use crate::opening::{self, Opened, Purpose};
 use crate::options::StoreOptions;
+use crate::promises::Promises;
 use crate::recovery::Recovery;
 use crate::snapshot::{self, SnapshotHeader, SnapshotPlan, SnapshotSet};
 use crate::space::Space;
@@ -62,6 +63,7 @@ pub struct Store {
     replay_place: Mutex<Place>,
     statistic: CommitStatistic,
     condemned: Mutex<Condemned>,
+    promises: Mutex<Promises>,
     stalls: Arc<Stalls>,
     stall_max: Duration,
     space: Space,
@@ -122,6 +124,7 @@ impl Store {
             replay_from,
             stalls,
             condemned,
+            promises,
             writer,
             recovery,
         } = opening::open(&disk, dir, &options, purpose)?;
@@ -144,6 +147,7 @@ impl Store {
             replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
             condemned: Mutex::new(condemned),
+            promises: Mutex::new(promises),
             stalls,
             stall_max: options.stall_max,
             space: Space::default(),
@@ -510,6 +514,11 @@ impl Store {
     /// Partitions that have lost something here.
     pub(crate) fn condemned(&self) -> MutexGuard<'_, Condemned> {
         lock(&self.condemned)
+    }
+
+    /// What was promised here.
+    pub(crate) fn promises(&self) -> MutexGuard<'_, Promises> {
+        lock(&self.promises)
     }
 
     /// Held while a snapshot is taken or installed.

@@ -24,6 +24,7 @@ use crate::journal::{FileNumber, Place, TornTail};
 use crate::lock::lock;
 use crate::opening::JOURNAL_DIR;
 use crate::options::OnDamage;
+use crate::promises::Promises;
 use crate::snapshot::{SnapshotHeader, SnapshotOrigin, SnapshotSet};
 
 /// What a check found.
@@ -86,7 +87,7 @@ impl VerifyReport {
 }
 
 /// Reads the whole journal of `dir` and checks every checksum, every chain and every record; reads
-/// every snapshot and checks that the journal continues it.
+/// every snapshot and checks that the journal continues it; reads the promised epochs.
 /// The directory must not be open: its lock is taken meanwhile.
 ///
 /// # Errors
@@ -108,7 +109,8 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreErr
             offset: FILE_HEADER_BYTES,
         },
     };
-    match check_journal(disk, dir, &mut report) {
+    let promises = Promises::read(&**disk, dir, node_id).map(drop);
+    match promises.and_then(|()| check_journal(disk, dir, &mut report)) {
         Ok(torn_tail) => report.torn_tail = torn_tail,
         Err(damage) => report.damage = Some(damage),
     }

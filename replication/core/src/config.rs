@@ -107,6 +107,14 @@ pub enum ConfigError {
         /// The most allowed.
         limit: u32,
     },
+    /// A home of a reign that has been succeeded.
+    #[error("a home in {epoch}, and {promised} was promised to a successor")]
+    Succeeded {
+        /// Its reign.
+        epoch: Epoch,
+        /// The highest one promised here.
+        promised: Epoch,
+    },
     /// A home without an epoch: the driver recovers or mints one.
     #[error("a home needs an epoch")]
     NoEpoch,

@@ -23,6 +23,8 @@ pub(crate) struct Copy {
     config: PartitionConfig,
     /// The reign of the last record, below which no segment is taken.
     epoch: Option<Epoch>,
+    /// The highest reign that was promised, below which no segment is taken either.
+    promised: Option<Epoch>,
     /// The chain hash after the last record received.
     chain: ChainHash,
     received: Mark,
@@ -45,6 +47,7 @@ impl Copy {
     pub(crate) fn open(config: PartitionConfig, recovered: Recovered, now: Moment) -> Self {
         let Recovered {
             epoch,
+            promised,
             last_seq,
             chain,
             ..
@@ -53,6 +56,7 @@ impl Copy {
         Self {
             config,
             epoch,
+            promised,
             chain,
             received: Mark::at(last_seq),
             durable: Mark::at(last_seq),
@@ -106,6 +110,7 @@ impl Copy {
                 self.on_watermark(epoch, visible_upto, effects);
             }
             Input::Installed { epoch, seq, chain } => self.install(epoch, seq, chain, effects),
+            Input::Promised { epoch } => self.promised = self.promised.max(Some(epoch)),
             Input::Poisoned => {
                 self.phase = Phase::Poisoned;
                 effects.push(Effect::Event(Event::Stopped));
@@ -192,7 +197,8 @@ impl Copy {
         if actual != expected {
             return Err(RejectCause::WrongPartition { actual, expected });
         }
-        if let Some(promised) = self.epoch.filter(|promised| header.epoch < *promised) {
+        let lowest = self.epoch.max(self.promised);
+        if let Some(promised) = lowest.filter(|lowest| header.epoch < *lowest) {
             return Err(RejectCause::StaleEpoch {
                 actual: header.epoch,
                 promised,

@@ -76,12 +76,17 @@ impl Home {
     ) -> Result<Self, ConfigError> {
         let Recovered {
             epoch,
+            promised,
             epoch_history,
             last_seq,
             requests,
             ..
         } = recovered;
-        let epochs = Epochs::new(epoch_history, epoch.ok_or(ConfigError::NoEpoch)?, last_seq)?;
+        let epoch = epoch.ok_or(ConfigError::NoEpoch)?;
+        if let Some(promised) = promised.filter(|promised| *promised > epoch) {
+            return Err(ConfigError::Succeeded { epoch, promised });
+        }
+        let epochs = Epochs::new(epoch_history, epoch, last_seq)?;
         // From disk: a mark beyond the log's end means no more than the end.
         let visible_upto = recovered.visible_upto.min(last_seq);
         let degraded_since = recovered.degraded_since.filter(|since| *since <= last_seq);
@@ -122,6 +127,10 @@ impl Home {
             Input::Received { .. } => return self.reject(effects),
             _ if self.phase == Phase::Poisoned => return,
             Input::Poisoned => return self.stop(effects),
+            Input::Promised { epoch } if epoch > self.epochs.present() => {
+                return self.stop(effects);
+            }
+            Input::Promised { .. } => {}
             Input::Durable { upto } => self.on_durable(upto, effects),
             Input::CopyAttached {
                 region,

@@ -76,6 +76,12 @@ pub enum Input {
         /// The chain hash after it.
         chain: ChainHash,
     },
+    /// Sent by the driver, to both roles: it is on disk here that nothing of a lower reign is
+    /// taken. A home of a lower one has been succeeded.
+    Promised {
+        /// The reign.
+        epoch: Epoch,
+    },
     /// Sent by the home's beat, to a copy. Untrusted.
     Watermark {
         /// The home's reign.
@@ -132,6 +138,7 @@ impl Input {
             Self::Ack { .. } => "ack",
             Self::Received { .. } => "received",
             Self::Installed { .. } => "installed",
+            Self::Promised { .. } => "promised",
             Self::Watermark { .. } => "watermark",
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",

@@ -25,6 +25,8 @@ pub struct RememberedRequest {
 pub struct Recovered {
     /// The reign: at a home recovered or minted by the driver, at a copy that of its last record.
     pub epoch: Option<Epoch>,
+    /// The highest reign that was promised here: nothing of a lower one is taken.
+    pub promised: Option<Epoch>,
     /// Each reign in the log and its first record, oldest first. Empty: the whole log is `epoch`'s.
     pub epoch_history: Vec<(Epoch, Seq)>,
     /// The last record.

@@ -238,6 +238,9 @@ impl World {
                     chain,
                 }
             }
+            "promise" => Input::Promised {
+                epoch: epoch(command.number(1)),
+            },
             "tick" => Input::Tick,
             "poison" => Input::Poisoned,
             word => panic!("unknown command {word}"),
@@ -290,6 +293,7 @@ impl World {
             .filter(|request| request.seq <= last_seq);
         let recovered = Recovered {
             epoch: Some(epoch(command.option("epoch").unwrap_or(1))),
+            promised: command.option("promised").map(epoch),
             epoch_history: command.option("history").map_or(vec![], |old_first: u64| {
                 vec![(epoch(1), Seq::FIRST), (epoch(2), Seq::new(old_first))]
             }),

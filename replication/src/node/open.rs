@@ -186,6 +186,7 @@ fn recover(
         let damage = damaged.of(*partition, found.contains_key(partition));
         let recovered = Recovered {
             requests: requests.remove(partition).unwrap_or_default(),
+            promised: driver.store.promised(*partition),
             ..recovered_state(found.remove(partition), is_home, node_id)
         };
         let config = PartitionConfig::of(keyspace, *partition, own, home);
