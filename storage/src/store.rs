@@ -290,14 +290,15 @@ impl Store {
         self.cells.is_stalled()
     }
 
-    /// Lets the engine do a piece of the work that earlier flushes left behind: for when nothing is
-    /// written.
+    /// Lets the engine do a piece of what flushes left behind, if the store is well and has room.
     ///
     /// # Errors
-    /// [`StoreError::Engine`]; [`StoreError::NoSpace`], for it takes room.
+    /// [`StoreError::Engine`].
     pub fn tidy_engine(&self) -> Result<(), StoreError> {
-        self.check_space()?;
-        Ok(self.cells.engine().tidy()?)
+        if self.health.check().is_ok() && self.check_space().is_ok() {
+            self.cells.engine().tidy()?;
+        }
+        Ok(())
     }
 
     /// Writes the cells that are visible into the engine, with the place to replay from.

@@ -44,7 +44,7 @@ pub(super) fn run_digests(core: &NodeCore) {
 /// Tells the copies of partitions that rest what they must have.
 pub(super) fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
     for slot in core.driver.slots().filter(|slot| slot.is_home) {
-        let copies = slot.keyspace.regions.len() - 1;
+        let copies = slot.keyspace.copies();
         if copies == 0 || slot.is_damaged() || slot.watermark().is_none() {
             continue;
         }
@@ -115,8 +115,7 @@ fn weigh_answers(core: &NodeCore) {
     }
 }
 
-/// Compares what homes said with what is here. `differing` is what differed the last
-/// time.
+/// Compares what homes said with what is here. `differing` is what differed before.
 fn compare_digests(core: &NodeCore, differing: &mut BTreeSet<PartitionId>) {
     let heard = std::mem::take(&mut *lock(&core.digests));
     for (partition, expected) in heard {

@@ -358,11 +358,7 @@ fn run_flusher(core: &NodeCore) {
             }
             core.driver.room.notify_waiters();
         } else if unflushed == 0 && quiet_since.max(tidied).elapsed() >= TIDY_QUIET {
-            // A store that has failed, or has no room, says so elsewhere.
-            if core.store.poison_cause().is_none()
-                && core.store.check_space().is_ok()
-                && let Err(error) = core.store.tidy_engine()
-            {
+            if let Err(error) = core.store.tidy_engine() {
                 tracing::warn!(%error, "the engine stays as it is");
             }
             tidied = Instant::now();

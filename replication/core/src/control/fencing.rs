@@ -26,7 +26,7 @@ impl Fencing {
     pub fn of(keyspace: &Keyspace, voters: usize) -> Self {
         // A home that degrades acknowledges without its copies.
         let is_strict = keyspace.on_timeout != OnTimeout::Degrade;
-        if is_strict && ackers_needed(keyspace.ack, keyspace.copies()) > 0 {
+        if is_strict && keyspace.ack.received_needed(keyspace.copies()) > 0 {
             Self::AckRevocation
         } else if voters >= VOTERS_MIN {
             Self::Lease
@@ -36,16 +36,11 @@ impl Fencing {
     }
 }
 
-/// Copies without which no write of the old epoch is acknowledged.
-fn ackers_needed(level: AckLevel, copies: usize) -> usize {
-    level.received_needed(copies)
-}
-
 /// Whether too few copies are left for an acknowledgement, once so many have promised a later
 /// epoch. What was acknowledged before is then at one of those that promised.
 #[must_use]
 pub fn revokes(level: AckLevel, copies: usize, promised: usize) -> bool {
-    let needed = ackers_needed(level, copies);
+    let needed = level.received_needed(copies);
     needed > 0 && copies.saturating_sub(promised) < needed
 }
 
