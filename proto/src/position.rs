@@ -43,6 +43,12 @@ impl Seq {
         Self(self.0 + count)
     }
 
+    /// The place before; [`Seq::NONE`] stays what it is.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// How many records lie after `earlier` up to this one; zero if it is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {

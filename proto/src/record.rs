@@ -51,6 +51,8 @@ pub enum RecordKind {
     DegradeEnd,
     /// The home removes a key whose time has come. Nobody asked for it: its id is not remembered.
     Expiry,
+    /// A home begins its reign behind the records of an older one.
+    ReignBegin,
 }
 
 impl RecordKind {
@@ -66,6 +68,7 @@ impl RecordKind {
             Self::DegradeBegin => 2,
             Self::DegradeEnd => 3,
             Self::Expiry => 4,
+            Self::ReignBegin => 5,
         }
     }
 
@@ -75,6 +78,7 @@ impl RecordKind {
             2 => Ok(Self::DegradeBegin),
             3 => Ok(Self::DegradeEnd),
             4 => Ok(Self::Expiry),
+            5 => Ok(Self::ReignBegin),
             _ => Err(WireError::Invalid {
                 what: "record kind",
                 actual: byte.into(),

@@ -4,14 +4,15 @@
 //! **Does not own**: when it is answered (`settlement`).
 //!
 //! ```text
-//! level? -> known request? -> store well? -> deadline? -> preconditions? -> room? -> loss?
-//! -> append
+//! level? -> known request? -> store well, not succeeded? -> lease? -> deadline? -> preconditions?
+//! -> room? -> loss? -> append
 //! ```
 //! A known request comes before all that says "not written", as its write may well be.
 
 use domicile_proto::{AckLevel, OnTimeout, RecordHead, RecordKind, Seq};
 
 use crate::ack_tracker::Needs;
+use crate::config::LeaseNeed;
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::home::{Home, Origin, Phase};
@@ -61,9 +62,8 @@ impl Home {
         write: &Write,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        if self.phase == Phase::Poisoned {
-            return Err(Refusal::Poisoned);
-        }
+        self.check_phase()?;
+        self.check_lease(LeaseNeed::Everything, now)?;
         if write.deadline <= now {
             let late_ms = now.since(write.deadline).as_millis();
             let late_ms = u64::try_from(late_ms).unwrap_or(u64::MAX);
@@ -220,11 +220,13 @@ impl Home {
             origin: Origin::Remembered,
             timeout,
         };
-        if self.freed_upto(needs) >= seq {
+        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
+        let may_acknowledge = has_lease && !matches!(self.phase, Phase::Fenced(_));
+        if may_acknowledge && self.freed_upto(needs) >= seq {
             return self.acknowledge(waiter, effects);
         }
         // It is in the log, so nothing that means "not written" may be answered.
-        let cannot_wait = self.phase == Phase::Poisoned || self.check_waiters().is_err();
+        let cannot_wait = self.phase.is_over() || self.check_waiters().is_err();
         if cannot_wait || deadline <= now {
             return self.give_up(waiter, effects);
         }

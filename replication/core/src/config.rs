@@ -57,6 +57,21 @@ pub struct PartitionConfig {
     pub max_rpo: RpoLimit,
     /// How much may be in flight.
     pub window: Window,
+    /// What a home needs a lease for.
+    pub lease: LeaseNeed,
+}
+
+/// What a home does only while it holds a lease. What fences it decides: a home whose copies refuse
+/// it needs none to write, yet its readers cannot see that they did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum LeaseNeed {
+    /// Nothing: homes are static, or an operator sees to it that there is one.
+    #[default]
+    Nothing,
+    /// Reads of the newest.
+    Reads,
+    /// Appending, acknowledging, making visible, reads of the newest.
+    Everything,
 }
 
 /// Why a partition cannot be opened.
@@ -147,6 +162,7 @@ impl PartitionConfig {
             ack_timeout: keyspace.ack_timeout,
             max_rpo: keyspace.max_rpo,
             window: Window::default(),
+            lease: LeaseNeed::Nothing,
         }
     }
 

@@ -115,7 +115,10 @@ impl Copy {
                 self.phase = Phase::Poisoned;
                 effects.push(Effect::Event(Event::Stopped));
             }
-            Input::CopyAttached { .. } | Input::CopyDetached { .. } | Input::Ack { .. } => {
+            Input::CopyAttached { .. }
+            | Input::CopyDetached { .. }
+            | Input::Ack { .. }
+            | Input::Lease { .. } => {
                 effects.push(Effect::Event(Event::Misdirected {
                     input: input.name(),
                 }));

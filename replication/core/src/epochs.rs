@@ -61,6 +61,12 @@ impl Epochs {
             .0
     }
 
+    /// The first record of the present reign, written or to be written.
+    pub(crate) fn first_of_present(&self) -> Seq {
+        let last = self.firsts.last();
+        last.expect("a history has at least the present reign").1
+    }
+
     /// The reign that wrote `seq`; for one older than the history, its oldest.
     pub(crate) fn of(&self, seq: Seq) -> Epoch {
         let after = self.firsts.partition_point(|(_, first)| *first <= seq);
@@ -82,10 +88,67 @@ impl Epochs {
     }
 }
 
+/// Where two logs part: the last record that both have. Each is given as every reign with its first
+/// record, oldest first, and the log's last record.
+///
+/// A reign's records were written by one home, so up to the shorter end of the last reign that both
+/// know the logs are the same; the lengths of the logs say nothing.
+#[must_use]
+pub fn fork(one: (&[(Epoch, Seq)], Seq), other: (&[(Epoch, Seq)], Seq)) -> Seq {
+    let end_in = |(history, last_seq): (&[(Epoch, Seq)], Seq), epoch: Epoch| {
+        let index = history.iter().position(|(each, _)| *each == epoch)?;
+        let next = history.get(index + 1);
+        Some(next.map_or(last_seq, |(_, first)| first.previous().min(last_seq)))
+    };
+    let common = one.0.iter().rev().find_map(|(epoch, _)| {
+        let (ours, theirs) = (end_in(one, *epoch)?, end_in(other, *epoch)?);
+        Some(ours.min(theirs))
+    });
+    common.unwrap_or(Seq::NONE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use domicile_proto::NodeId;
+
+    #[test]
+    fn logs_part_where_the_last_common_reign_ends_in_the_shorter_one() {
+        let (a, b, c) = (epoch(1, 1), epoch(2, 2), epoch(3, 3));
+        let seq = Seq::new;
+        let cases: [(&[_], u64, &[_], u64, u64); 6] = [
+            // A prefix, whichever is asked.
+            (&[(a, seq(1))], 7, &[(a, seq(1))], 9, 7),
+            // The old home wrote on to 9 while its successor began at 6.
+            (&[(a, seq(1))], 9, &[(a, seq(1)), (b, seq(6))], 30, 5),
+            // Its tail is longer than the whole new log: length does not win.
+            (&[(a, seq(1))], 90, &[(a, seq(1)), (b, seq(6))], 8, 5),
+            // A to B to C: C never had B's records, so A's own end decides.
+            (
+                &[(a, seq(1)), (b, seq(6))],
+                12,
+                &[(a, seq(1)), (c, seq(4))],
+                20,
+                3,
+            ),
+            // C had some of B's.
+            (
+                &[(a, seq(1)), (b, seq(6))],
+                12,
+                &[(a, seq(1)), (b, seq(6)), (c, seq(9))],
+                20,
+                8,
+            ),
+            // Nothing in common.
+            (&[(b, seq(1))], 4, &[(c, seq(1))], 4, 0),
+        ];
+        for (one, end, other, other_end, expected) in cases {
+            let found = fork((one, seq(end)), (other, seq(other_end)));
+            assert_eq!(found, seq(expected), "{one:?} {end} {other:?} {other_end}");
+            let found = fork((other, seq(other_end)), (one, seq(end)));
+            assert_eq!(found, seq(expected), "the other way round");
+        }
+    }
 
     fn epoch(counter: u64, node: u64) -> Epoch {
         Epoch {

@@ -139,6 +139,11 @@ pub enum Event {
         /// Its name.
         input: &'static str,
     },
+    /// This home has been succeeded: it does nothing any more.
+    Fenced {
+        /// The reign that was promised.
+        promised: Epoch,
+    },
     /// The store failed; nothing is done any more.
     Stopped,
 }

@@ -7,7 +7,7 @@
 use domicile_proto::{AckLevel, Epoch, Position, RecordHead, RecordKind, RequestId, Seq, Version};
 
 use crate::ack_tracker::{AckTracker, Claim, LogEnd, Needs, OwnMarks};
-use crate::config::{ConfigError, PartitionConfig};
+use crate::config::{ConfigError, LeaseNeed, PartitionConfig};
 use crate::degrade::Degrade;
 use crate::delayed::Delayed;
 use crate::effect::{Effect, RejectCause, Urgency};
@@ -20,6 +20,7 @@ use crate::mark::Mark;
 use crate::moment::Moment;
 use crate::receipt::Receipt;
 use crate::recovered::Recovered;
+use crate::refusal::Refusal;
 use crate::requests::Requests;
 use crate::rpo_guard::RpoGuard;
 use crate::status::{Counters, Rpo};
@@ -40,6 +41,12 @@ pub(crate) struct Home {
     pub(crate) visible: Mark,
     /// The last record when the node started: readers wait until it is visible.
     pub(crate) recovering_upto: Seq,
+    /// The first record of this reign. What lies before it was written by older homes, and counts
+    /// as met only together with it: a copy may hold those records and still be passed over for
+    /// one that holds a later reign's.
+    pub(crate) reign_first: Seq,
+    /// Until when no other node may take this one's place.
+    pub(crate) lease_until: Option<Moment>,
     pub(crate) opened: Moment,
     pub(crate) phase: Phase,
     pub(crate) acks: AckTracker,
@@ -60,8 +67,17 @@ pub(crate) enum Phase {
     Opened,
     /// The normal course.
     Running,
+    /// A later reign was promised: another home takes this one's place.
+    Fenced(Epoch),
     /// The store failed.
     Poisoned,
+}
+
+impl Phase {
+    /// Whether nothing is begun any more.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Self::Fenced(_) | Self::Poisoned)
+    }
 }
 
 impl Home {
@@ -94,11 +110,12 @@ impl Home {
         let needs = Needs::of(config.ack, copies);
         Ok(Self {
             needs,
-            epochs,
             appended: Mark::at(last_seq),
             durable: Mark::at(last_seq),
             visible: Mark::at(visible_upto),
             recovering_upto: last_seq,
+            reign_first: epochs.first_of_present(),
+            lease_until: None,
             opened: now,
             phase: Phase::Opened,
             acks: AckTracker::new(&config),
@@ -110,6 +127,7 @@ impl Home {
             guard: RpoGuard::new(config.max_rpo),
             degrade: Degrade::new(config.ack_timeout, degraded_since, now),
             counters: Counters::default(),
+            epochs,
             config,
         })
     }
@@ -118,6 +136,9 @@ impl Home {
     pub(crate) fn step(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Opened {
             self.phase = Phase::Running;
+            if self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first {
+                self.append_mark(RecordKind::ReignBegin, now, effects);
+            }
             self.ship(effects);
             self.settle(now, effects);
         }
@@ -126,11 +147,18 @@ impl Home {
             Input::Write(write) => return self.write(now, write, effects),
             Input::Received { .. } => return self.reject(effects),
             _ if self.phase == Phase::Poisoned => return,
-            Input::Poisoned => return self.stop(effects),
+            Input::Poisoned => return self.stop(Phase::Poisoned, effects),
+            Input::Durable { upto } if self.phase.is_over() => {
+                // What was on its way to the disk arrives there; it sets nothing free any more.
+                self.durable.raise(upto);
+                return;
+            }
+            _ if self.phase.is_over() => return,
             Input::Promised { epoch } if epoch > self.epochs.present() => {
-                return self.stop(effects);
+                return self.stop(Phase::Fenced(epoch), effects);
             }
             Input::Promised { .. } => {}
+            Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
             Input::CopyAttached {
                 region,
@@ -234,9 +262,25 @@ impl Home {
     /// Up to where a level is met: here and at the copies that it needs.
     pub(crate) fn met_upto(&self, needs: Needs) -> Seq {
         let durable = self.durable.upto();
-        self.acks
-            .met_upto(needs)
-            .map_or(durable, |met| met.min(durable))
+        let met = self.acks.met_upto(needs);
+        let met = met.map_or(durable, |met| met.min(durable));
+        if met < self.reign_first {
+            return met.min(self.visible.upto());
+        }
+        met
+    }
+
+    /// Whether what this home does cannot collide with what another one does.
+    ///
+    /// # Errors
+    /// [`Refusal::NoLease`] where it needs one and has none.
+    pub(crate) fn check_lease(&self, need: LeaseNeed, now: Moment) -> Result<(), Refusal> {
+        if self.config.lease < need || self.lease_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        let late = self.lease_until.map(|until| now.since(until).as_millis());
+        let late_ms = late.map(|late_ms| u64::try_from(late_ms).unwrap_or(u64::MAX));
+        Err(Refusal::NoLease { late_ms })
     }
 
     /// What would be lost of everything that this home has acknowledged, or will without asking

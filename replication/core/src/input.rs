@@ -5,6 +5,7 @@
 
 use domicile_proto::{AckLevel, ChainHash, Epoch, RegionId, SegmentHeader, Seq};
 
+use crate::moment::Moment;
 use crate::write::Write;
 
 /// One thing that happened.
@@ -82,6 +83,12 @@ pub enum Input {
         /// The reign.
         epoch: Epoch,
     },
+    /// Sent by the driver, to a home: until then no other node may acknowledge in its place. Comes
+    /// before the step that relies on it; without one, a home that needs it does nothing.
+    Lease {
+        /// On the driver's clock, drift margin taken off.
+        until: Moment,
+    },
     /// Sent by the home's beat, to a copy. Untrusted.
     Watermark {
         /// The home's reign.
@@ -139,6 +146,7 @@ impl Input {
             Self::Received { .. } => "received",
             Self::Installed { .. } => "installed",
             Self::Promised { .. } => "promised",
+            Self::Lease { .. } => "lease",
             Self::Watermark { .. } => "watermark",
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",

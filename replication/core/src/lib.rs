@@ -35,7 +35,7 @@
 //!   marks set free, what it shows
 //! - `copy`: the copy
 //! - `mark`: the one type of a watermark
-//! - `epochs`: which reign wrote what
+//! - `epochs`: which reign wrote what, and where two logs part
 //! - `ack_tracker`: who holds what
 //! - `waiters`, `delayed`: callers that wait for a level, replies that are held
 //! - `in_flight`, `requests`: the window, the table of request ids
@@ -75,8 +75,9 @@ mod rpo_guard;
 mod settlement;
 mod waiters;
 
-pub use config::{ConfigError, PartitionConfig, Window};
+pub use config::{ConfigError, LeaseNeed, PartitionConfig, Window};
 pub use effect::{Effect, RejectCause, Urgency};
+pub use epochs::fork;
 pub use event::{AckFault, Event};
 pub use input::{Awaited, Input};
 pub use moment::Moment;

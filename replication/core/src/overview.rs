@@ -5,6 +5,7 @@
 
 use domicile_proto::{AckLevel, RequestId, Seq};
 
+use crate::config::LeaseNeed;
 use crate::home::{Home, Origin, Phase};
 use crate::moment::Moment;
 use crate::receipt::Outcome;
@@ -24,11 +25,22 @@ impl Home {
         Ok(())
     }
 
-    /// Whether reads are served, and up to where.
-    pub(crate) fn read_gate(&self) -> Result<Seq, Refusal> {
-        if self.phase == Phase::Poisoned {
-            return Err(Refusal::Poisoned);
+    /// Whether anything is done here any more.
+    pub(crate) fn check_phase(&self) -> Result<(), Refusal> {
+        match self.phase {
+            Phase::Poisoned => Err(Refusal::Poisoned),
+            Phase::Fenced(promised) => {
+                let epoch = self.epochs.present();
+                Err(Refusal::Fenced { epoch, promised })
+            }
+            Phase::Opened | Phase::Running => Ok(()),
         }
+    }
+
+    /// Whether reads are served, and up to where.
+    pub(crate) fn read_gate(&self, now: Moment) -> Result<Seq, Refusal> {
+        self.check_phase()?;
+        self.check_lease(LeaseNeed::Reads, now)?;
         self.check_recovered()?;
         Ok(self.visible.upto())
     }
@@ -50,7 +62,7 @@ impl Home {
     pub(crate) fn next_timeout(&self) -> Option<Moment> {
         match self.phase {
             Phase::Opened => Some(self.opened),
-            Phase::Poisoned => None,
+            Phase::Fenced(_) | Phase::Poisoned => None,
             Phase::Running => {
                 let (waiter, held) = (self.waiters.next_timeout(), self.delayed.next_due());
                 [waiter, held, self.degraded_due()]

@@ -96,10 +96,11 @@ impl Partition {
     ///
     /// # Errors
     /// [`Refusal::NotHome`]; [`Refusal::Recovering`] while something that was visible before a
-    /// restart may not be so yet: try again; [`Refusal::Poisoned`].
-    pub fn read_gate(&self, _now: Moment) -> Result<Seq, Refusal> {
+    /// restart may not be so yet: try again; [`Refusal::NoLease`], [`Refusal::Fenced`],
+    /// [`Refusal::Poisoned`].
+    pub fn read_gate(&self, now: Moment) -> Result<Seq, Refusal> {
         match &self.state {
-            State::Home(home) => home.read_gate(),
+            State::Home(home) => home.read_gate(now),
             State::Copy(copy) => copy.read_gate(),
         }
     }

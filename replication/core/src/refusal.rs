@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use domicile_proto::{Achieved, AckLevel, Position, Reason, RegionId, Seq, Version};
+use domicile_proto::{Achieved, AckLevel, Epoch, Position, Reason, RegionId, Seq, Version};
 
 use crate::region_set::RegionSet;
 
@@ -126,6 +126,20 @@ pub enum Refusal {
         /// The home.
         home_region: RegionId,
     },
+    /// A later reign was promised here: another home takes this one's place.
+    #[error("fenced: a home in {epoch}, and {promised} was promised to a successor")]
+    Fenced {
+        /// The reign of this home.
+        epoch: Epoch,
+        /// The one promised.
+        promised: Epoch,
+    },
+    /// The home's lease has run out, or it has none yet: another may be home by now.
+    #[error("{}", lease_text(.late_ms))]
+    NoLease {
+        /// For how long it has been over; `None`: there was none since the start.
+        late_ms: Option<u64>,
+    },
     /// The store has failed.
     #[error("the store has failed")]
     Poisoned,
@@ -152,6 +166,8 @@ impl Refusal {
             Self::Indeterminate { .. } => Reason::Indeterminate,
             Self::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
             Self::NotHome { .. } => Reason::WrongHome,
+            Self::Fenced { .. } => Reason::StaleEpoch,
+            Self::NoLease { .. } => Reason::NoHome,
             Self::Poisoned => Reason::StorePoisoned,
             Self::Recovering { .. } => Reason::Recovering,
         }
@@ -160,4 +176,11 @@ impl Refusal {
 
 fn shown(current: &Option<Version>) -> String {
     current.map_or_else(|| "none".to_owned(), |version| version.to_string())
+}
+
+fn lease_text(late_ms: &Option<u64>) -> String {
+    late_ms.map_or_else(
+        || "this home has no lease yet".to_owned(),
+        |late_ms| format!("this home's lease ran out {late_ms} ms ago"),
+    )
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use domicile_proto::{OnTimeout, RecordKind};
 
+use crate::config::LeaseNeed;
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::home::{Home, Phase};
@@ -20,18 +21,26 @@ const NEVER: Moment = Moment::from_micros(u64::MAX);
 impl Home {
     /// Brings everything up to date. What became visible is told before the replies that it
     /// enables, and a level met at the last moment counts before the timeout does.
+    ///
+    /// Without a lease that it needs, nothing is set free: a successor may have taken over without
+    /// the records that would be acknowledged. Whose time is up is told the truth.
     pub(crate) fn settle(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
         self.degrade.sample(self.durable.upto(), now);
-        self.end_degraded(now, effects);
-        self.raise_visible(effects);
-        self.answer_met(now, effects);
-        while let Some(waiter) = self.delayed.take_due(now) {
-            self.acknowledge(waiter, effects);
+        if has_lease {
+            self.end_degraded(now, effects);
+            self.raise_visible(effects);
+            self.answer_met(now, effects);
+            while let Some(waiter) = self.delayed.take_due(now) {
+                self.acknowledge(waiter, effects);
+            }
         }
         while let Some(waiter) = self.waiters.take_expired(now) {
             self.give_up(waiter, effects);
         }
-        self.begin_degraded(now, effects);
+        if has_lease {
+            self.begin_degraded(now, effects);
+        }
         let (visible, durable, appended) = (self.visible, self.durable, self.appended);
         assert!(
             visible <= durable,
@@ -126,18 +135,25 @@ impl Home {
         });
     }
 
-    /// The store failed: nobody is left waiting, nothing is taken any more.
-    pub(crate) fn stop(&mut self, effects: &mut Vec<Effect>) {
-        self.phase = Phase::Poisoned;
+    /// It is over: nobody is left waiting, nothing is taken any more.
+    pub(crate) fn stop(&mut self, phase: Phase, effects: &mut Vec<Effect>) {
+        self.phase = phase;
         while let Some(waiter) = self.delayed.take_due(NEVER) {
-            self.acknowledge(waiter, effects);
+            // Their level is met, yet a successor need not have what an asynchronous one had.
+            match phase {
+                Phase::Fenced(_) => self.give_up(waiter, effects),
+                _ => self.acknowledge(waiter, effects),
+            }
         }
         while let Some(waiter) = self.waiters.take_expired(NEVER) {
             self.give_up(waiter, effects);
         }
         let left = self.waiters.len() + self.delayed.len();
         assert!(left == 0, "{left} callers left waiting");
-        effects.push(Effect::Event(Event::Stopped));
+        effects.push(Effect::Event(match phase {
+            Phase::Fenced(promised) => Event::Fenced { promised },
+            _ => Event::Stopped,
+        }));
     }
 
     /// When the degraded state begins if nothing else happens: the oldest record that is durable

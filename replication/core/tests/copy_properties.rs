@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use domicile_core::{
-    Awaited, Effect, Input, Moment, Partition, PartitionConfig, Recovered, Window,
+    Awaited, Effect, Input, LeaseNeed, Moment, Partition, PartitionConfig, Recovered, Window,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -76,6 +76,7 @@ fn open(ack: AckLevel) -> Partition {
         ack_timeout: Duration::from_secs(1),
         max_rpo: RpoLimit::default(),
         window: Window::default(),
+        lease: LeaseNeed::Nothing,
     };
     Partition::copy(config, Recovered::default(), Moment::START).unwrap()
 }

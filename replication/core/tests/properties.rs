@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig, Precondition,
-    Purpose, Receipt, Recovered, Refusal, Ticket, Window, Write,
+    Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition, PartitionConfig,
+    Precondition, Purpose, Receipt, Recovered, Refusal, Ticket, Window, Write,
 };
 use domicile_proto::{
     Achieved, AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId,
@@ -197,6 +197,7 @@ impl Model {
                 records_max: RECORDS_MAX,
                 bytes_max: 1_500,
             },
+            lease: LeaseNeed::Nothing,
         };
         let recovered = Recovered {
             epoch: Some(epoch(1)),

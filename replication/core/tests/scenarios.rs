@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{
-    Awaited, Effect, Expected, Input, KeyChange, Moment, Outcome, Partition, PartitionConfig,
-    Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket, Urgency, Window,
-    Write,
+    Awaited, Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition,
+    PartitionConfig, Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket,
+    Urgency, Window, Write,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -241,6 +241,9 @@ impl World {
             "promise" => Input::Promised {
                 epoch: epoch(command.number(1)),
             },
+            "lease" => Input::Lease {
+                until: Moment::from_micros(1_000_000).plus(duration(command.word(1))),
+            },
             "tick" => Input::Tick,
             "poison" => Input::Poisoned,
             word => panic!("unknown command {word}"),
@@ -280,6 +283,12 @@ impl World {
             window: Window {
                 records_max: command.option("records_max").unwrap_or(default.records_max),
                 bytes_max: command.option("bytes_max").unwrap_or(default.bytes_max),
+            },
+            lease: match command.options.get("lease") {
+                None => LeaseNeed::Nothing,
+                Some(&"reads") => LeaseNeed::Reads,
+                Some(&"everything") => LeaseNeed::Everything,
+                Some(other) => panic!("lease {other}"),
             },
         };
         self.open_with(config, command, output);

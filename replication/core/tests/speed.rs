@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Purpose, Recovered, Ticket,
-    Window, Write,
+    Effect, Input, KeyChange, LeaseNeed, Moment, Partition, PartitionConfig, Purpose, Recovered,
+    Ticket, Window, Write,
 };
 use domicile_proto::{
     AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, RegionId,
@@ -40,6 +40,7 @@ fn open(ack: AckLevel, max_rpo: RpoLimit) -> Partition {
         ack_timeout: Duration::from_secs(5),
         max_rpo,
         window: Window::default(),
+        lease: LeaseNeed::Nothing,
     };
     let epoch = Some(Epoch {
         counter: 1,
