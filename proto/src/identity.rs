@@ -118,6 +118,9 @@ impl RegionId {
 pub struct NodeId(u64);
 
 impl NodeId {
+    /// No id is lower.
+    pub const LOWEST: Self = Self(1);
+
     /// An id read from bytes or minted by the owner of a directory.
     ///
     /// # Errors

@@ -50,6 +50,16 @@ pub enum Placement {
     },
 }
 
+/// What happens when a home is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Failover {
+    /// The copy that has most takes over, by itself where that is safe.
+    #[default]
+    Promote,
+    /// Nothing by itself: copies go on answering reads, and writes wait for the home or an operator.
+    ReadOnly,
+}
+
 /// The largest potential loss that a keyspace tolerates before its home refuses writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RpoLimit {
@@ -82,6 +92,11 @@ pub struct Keyspace {
     pub ack_timeout: Duration,
     /// The largest potential loss tolerated.
     pub max_rpo: RpoLimit,
+    /// What happens when a home is lost.
+    pub failover: Failover,
+    /// Which regions come first where several copies have as much. Others follow, in the order of
+    /// `regions`.
+    pub successors: Vec<RegionId>,
 }
 
 /// Why a policy is refused.
@@ -148,6 +163,8 @@ impl Keyspace {
             on_timeout: OnTimeout::Fail,
             ack_timeout: ACK_TIMEOUT_DEFAULT,
             max_rpo: RpoLimit::default(),
+            failover: Failover::Promote,
+            successors: Vec::new(),
         }
     }
 

@@ -28,7 +28,7 @@
 //! - [`input`], [`effect`], [`event`]: what can happen, what is to be done, what is worth telling
 //! - [`write`](mod@write), [`receipt`], [`refusal`]: a write, and the two answers to it
 //! - [`config`], [`recovered`]: what a partition starts from
-//! - [`control`]: who is home of what, and who may become it
+//! - [`control`]: who is home of what, who may become it, and when: leases and takeovers
 //! - [`status`]: a partition at a glance
 //! - [`moment`], [`region_set`]: time, and sets of regions
 //! - `home`, `admission`, `settlement`, `overview`: the home: its state, letting writes in, what

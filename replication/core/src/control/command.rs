@@ -3,7 +3,7 @@
 //! **Owns**: the closed lists of commands and refusals.
 //! **Does not own**: what they do to the map (`map`).
 
-use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
+use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId, Seq};
 
 use super::fencing::Fencing;
 
@@ -39,7 +39,21 @@ pub enum Command {
     },
     /// A keyspace begins, each partition at a node of the region that it is placed in.
     CreateKeyspace(Box<Keyspace>),
-    /// Another node becomes home of a partition, because its home is lost.
+    /// The policy of a keyspace becomes another one: its levels, its times, who may succeed whom.
+    /// Regions, placement, delimiter and buckets stay, as they say where keys are.
+    AlterKeyspace(Box<Keyspace>),
+    /// The home of a partition counts as lost: it is not to go on in this reign once it hears of
+    /// it, whatever becomes of the takeover.
+    BeginTakeOver {
+        /// Of which.
+        partition: PartitionId,
+        /// The epoch that is to end.
+        from: Epoch,
+        /// When it was last heard of and when it was given up, wall clock of the leader.
+        lost: Lost,
+    },
+    /// Another node becomes home of a partition, because its home is lost; or the same one, in a
+    /// new reign, because it came back before it was succeeded.
     TakeOver {
         /// Of which.
         partition: PartitionId,
@@ -49,6 +63,17 @@ pub enum Command {
         to: NodeId,
         /// Why the old home cannot acknowledge any more.
         evidence: Evidence,
+        /// When and upon what it was decided.
+        decision: Decision,
+    },
+    /// What is known of a change of home afterwards.
+    Note {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The reign that began.
+        epoch: Epoch,
+        /// What.
+        note: Note,
     },
     /// A planned change of home begins: the home drains.
     BeginSwitchover {
@@ -75,11 +100,63 @@ pub enum Command {
     },
 }
 
+/// When a home was lost, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// When it was last heard of.
+    pub heard_ms: u64,
+    /// When it was given up, or an operator said so.
+    pub noticed_ms: u64,
+}
+
+/// When a successor was decided on, and what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decision {
+    /// When the old home was fenced, in milliseconds since 1970.
+    pub fenced_ms: u64,
+    /// When the successor was chosen.
+    pub decided_ms: u64,
+    /// The last record that the successor has.
+    pub upto: Seq,
+    /// The last record that the old home was known to have; the successor's where nothing was.
+    pub known_upto: Seq,
+}
+
+/// What became of a change of home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// The new home began its reign.
+    Opened {
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// It acknowledged the first write of a client.
+    Served {
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// A node had records that the new home never had; they are sealed there.
+    Orphaned {
+        /// Which node.
+        node: NodeId,
+        /// Its records beyond the fork.
+        records: u64,
+        /// Their encoded bytes.
+        bytes: u64,
+        /// Whether the old home said so: then no more than these are lost.
+        by_old_home: bool,
+    },
+}
+
 /// Why an old home cannot acknowledge any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Evidence {
-    /// Its lease has run out, by the clock of whoever granted it.
+    /// Its lease has run out, by the clock of whoever granted it; so has that of the node to which
+    /// the partition was being handed.
     LeaseRanOut,
+    /// It has promised itself to take no part in its reign any more, and so has the node to which
+    /// the partition was being handed, if it was.
+    HomePromised,
     /// These copies have durably promised to take nothing of its epoch.
     AcksRevoked {
         /// Which.
@@ -152,6 +229,14 @@ pub enum CommandRefused {
     /// There is none.
     #[error("no keyspace {0}")]
     NoKeyspace(KeyspaceId),
+    /// What cannot be altered.
+    #[error("keyspace {keyspace}: {what} cannot be altered")]
+    Unalterable {
+        /// Which keyspace.
+        keyspace: Name,
+        /// Which part of it.
+        what: &'static str,
+    },
     /// There is none.
     #[error("no partition {0}")]
     NoPartition(PartitionId),
@@ -178,6 +263,14 @@ pub enum CommandRefused {
     /// Epochs are used up.
     #[error("{0} had as many homes as can be counted")]
     EpochsExhausted(PartitionId),
+    /// The home is being given up, or is not.
+    #[error("{partition}: {problem}")]
+    TakeOver {
+        /// Which partition.
+        partition: PartitionId,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A planned change is under way, or none is.
     #[error("{partition}: {problem}")]
     Switchover {

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 
 use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
 
-use super::command::{Command, CommandRefused, Evidence};
+use super::command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
 use super::fencing::{Fencing, revokes};
+use super::history::{Change, History, Why};
 
 /// The first reign's number.
 const FIRST_COUNTER: u64 = 1;
@@ -44,6 +45,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// To whom it is being handed, if it is.
     pub moving_to: Option<NodeId>,
+    /// Set while the home counts as lost and has no successor so far: its reign is over.
+    pub lost: Option<Lost>,
 }
 
 /// The whole map.
@@ -53,7 +56,67 @@ pub struct ControlMap {
     nodes: BTreeMap<NodeId, Node>,
     keyspaces: BTreeMap<KeyspaceId, Keyspace>,
     partitions: BTreeMap<PartitionId, Assignment>,
+    history: History,
     version: u64,
+}
+
+/// A map in parts, as it is told to whoever joins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MapParts {
+    /// Regions.
+    pub regions: BTreeMap<RegionId, Region>,
+    /// Nodes, retired ones too.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Keyspaces.
+    pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    /// Who is home of what.
+    pub partitions: BTreeMap<PartitionId, Assignment>,
+    /// What changed hands.
+    pub history: History,
+    /// Commands that changed it so far.
+    pub version: u64,
+}
+
+impl From<MapParts> for ControlMap {
+    fn from(parts: MapParts) -> Self {
+        let MapParts {
+            regions,
+            nodes,
+            keyspaces,
+            partitions,
+            history,
+            version,
+        } = parts;
+        Self {
+            regions,
+            nodes,
+            keyspaces,
+            partitions,
+            history,
+            version,
+        }
+    }
+}
+
+impl From<ControlMap> for MapParts {
+    fn from(map: ControlMap) -> Self {
+        let ControlMap {
+            regions,
+            nodes,
+            keyspaces,
+            partitions,
+            history,
+            version,
+        } = map;
+        Self {
+            regions,
+            nodes,
+            keyspaces,
+            partitions,
+            history,
+            version,
+        }
+    }
 }
 
 impl ControlMap {
@@ -72,6 +135,34 @@ impl ControlMap {
     /// Every partition with its home.
     pub fn assignments(&self) -> impl Iterator<Item = (PartitionId, Assignment)> {
         self.partitions.iter().map(|(id, it)| (*id, *it))
+    }
+
+    /// What changed hands.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Every keyspace.
+    pub fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
+        self.keyspaces.values()
+    }
+
+    /// Every region.
+    pub fn regions(&self) -> impl Iterator<Item = (RegionId, &Region)> {
+        self.regions.iter().map(|(id, it)| (*id, it))
+    }
+
+    /// Every node that is in service.
+    pub fn live_nodes(&self) -> impl Iterator<Item = (NodeId, RegionId)> {
+        let live = self.nodes.iter().filter(|(_, it)| !it.is_retired);
+        live.map(|(id, it)| (*id, it.region))
+    }
+
+    /// How the homes of a keyspace are fenced.
+    #[must_use]
+    pub fn fencing(&self, keyspace: &Keyspace) -> Fencing {
+        Fencing::of(keyspace, self.voters())
     }
 
     /// A keyspace's policy.
@@ -107,12 +198,24 @@ impl ControlMap {
             Command::AddNode { node, region } => self.add_node(*node, *region),
             Command::RetireNode { node } => self.retire_node(*node),
             Command::CreateKeyspace(keyspace) => self.create_keyspace(keyspace),
+            Command::AlterKeyspace(keyspace) => self.alter_keyspace(keyspace),
+            Command::BeginTakeOver {
+                partition,
+                from,
+                lost,
+            } => self.begin_take_over(*partition, *from, *lost),
             Command::TakeOver {
                 partition,
                 from,
                 to,
                 evidence,
-            } => self.take_over(*partition, *from, *to, evidence),
+                decision,
+            } => self.take_over(*partition, *from, *to, evidence, *decision),
+            Command::Note {
+                partition,
+                epoch,
+                note,
+            } => self.note(*partition, *epoch, *note),
             Command::BeginSwitchover {
                 partition,
                 from,
@@ -120,7 +223,7 @@ impl ControlMap {
             } => self.begin_switchover(*partition, *from, *to),
             Command::CommitSwitchover { partition, from } => {
                 let to = self.switching(*partition, *from)?;
-                self.mint(*partition, to)
+                self.mint(*partition, to, Why::Planned)
             }
             Command::AbortSwitchover { partition, from } => {
                 self.switching(*partition, *from)?;
@@ -219,11 +322,56 @@ impl ControlMap {
                 home: *home,
                 epoch,
                 moving_to: None,
+                lost: None,
             };
             created.insert(partition, assignment);
         }
         self.partitions.extend(created);
         self.keyspaces.insert(keyspace.id(), keyspace.clone());
+        Ok(())
+    }
+
+    fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<(), CommandRefused> {
+        let id = keyspace.id();
+        let before = self.keyspace(id).ok_or(CommandRefused::NoKeyspace(id))?;
+        let name = || keyspace.name.clone();
+        for (what, is_same) in [
+            ("its name", before.name == keyspace.name),
+            ("its regions", before.regions == keyspace.regions),
+            ("its placement", before.placement == keyspace.placement),
+            ("its delimiter", before.delimiter == keyspace.delimiter),
+            ("its number of buckets", before.buckets == keyspace.buckets),
+        ] {
+            if !is_same {
+                let keyspace = name();
+                return Err(CommandRefused::Unalterable { keyspace, what });
+            }
+        }
+        // A level that changes while a home is given up or handed on would change what fences it.
+        let mut partitions = self.partitions.iter();
+        let unsettled = partitions.find(|(partition, it)| {
+            partition.keyspace == id && (it.lost.is_some() || it.moving_to.is_some())
+        });
+        if let Some((partition, _)) = unsettled {
+            let (partition, problem) = (*partition, "its home is changing: alter it afterwards");
+            return Err(CommandRefused::Switchover { partition, problem });
+        }
+        self.keyspaces.insert(id, keyspace.clone());
+        Ok(())
+    }
+
+    fn begin_take_over(
+        &mut self,
+        partition: PartitionId,
+        from: Epoch,
+        lost: Lost,
+    ) -> Result<(), CommandRefused> {
+        let before = self.check_epoch(partition, from)?;
+        if before.lost.is_some() {
+            let problem = "its home is being given up already";
+            return Err(CommandRefused::TakeOver { partition, problem });
+        }
+        self.assign(partition, |it| it.lost = Some(lost));
         Ok(())
     }
 
@@ -233,11 +381,28 @@ impl ControlMap {
         from: Epoch,
         to: NodeId,
         evidence: &Evidence,
+        decision: Decision,
     ) -> Result<(), CommandRefused> {
-        self.check_epoch(partition, from)?;
+        let before = self.check_epoch(partition, from)?;
+        let Some(lost) = before.lost else {
+            let problem = "its home is not given up: begin with that";
+            return Err(CommandRefused::TakeOver { partition, problem });
+        };
         let region = self.check_successor(partition, to)?;
         self.check_evidence(partition, region, evidence)?;
-        self.mint(partition, to)
+        self.mint(partition, to, Why::Lost(lost, decision))
+    }
+
+    fn note(
+        &mut self,
+        partition: PartitionId,
+        epoch: Epoch,
+        note: Note,
+    ) -> Result<(), CommandRefused> {
+        match self.history.note(partition, epoch, note) {
+            true => Ok(()),
+            false => Err(CommandRefused::NoPartition(partition)),
+        }
     }
 
     fn begin_switchover(
@@ -248,6 +413,13 @@ impl ControlMap {
     ) -> Result<(), CommandRefused> {
         let before = self.check_epoch(partition, from)?;
         self.check_successor(partition, to)?;
+        if before.home == to || before.lost.is_some() {
+            let problem = match before.home == to {
+                true => "it is the home already",
+                false => "its home is being given up",
+            };
+            return Err(CommandRefused::Switchover { partition, problem });
+        }
         if before.moving_to.is_some_and(|other| other != to) {
             let problem = "another switchover is under way";
             return Err(CommandRefused::Switchover { partition, problem });
@@ -264,17 +436,34 @@ impl ControlMap {
         to.ok_or(CommandRefused::Switchover { partition, problem })
     }
 
-    /// A new reign, of a node that was checked.
-    fn mint(&mut self, partition: PartitionId, to: NodeId) -> Result<(), CommandRefused> {
+    /// A new reign, of a node that was checked. Above that of a planned change which may have come
+    /// to its end unseen: its new home counts one up by itself.
+    fn mint(&mut self, partition: PartitionId, to: NodeId, why: Why) -> Result<(), CommandRefused> {
         let before = self.partition(partition)?;
-        let counter = before.epoch.counter.checked_add(1);
+        let step = match why {
+            Why::Lost(..) if before.moving_to.is_some() => 2,
+            _ => 1,
+        };
+        let counter = before.epoch.counter.checked_add(step);
         let counter = counter.ok_or(CommandRefused::EpochsExhausted(partition))?;
+        let epoch = Epoch { counter, node: to };
         self.assign(partition, |it| {
             *it = Assignment {
                 home: to,
-                epoch: Epoch { counter, node: to },
+                epoch,
                 moving_to: None,
+                lost: None,
             };
+        });
+        self.history.push(Change {
+            partition,
+            from: before.epoch,
+            to: epoch,
+            why,
+            opened_ms: None,
+            served_ms: None,
+            orphaned: Vec::new(),
+            actual: None,
         });
         Ok(())
     }
@@ -311,9 +500,6 @@ impl ControlMap {
         if !self.keyspace_of(partition)?.regions.contains(&region) {
             return problem("its region may not hold the keyspace");
         }
-        if self.partition(partition)?.home == to {
-            return problem("it is the home already");
-        }
         Ok(region)
     }
 
@@ -336,7 +522,7 @@ impl ControlMap {
             Evidence::LeaseRanOut if fencing != Fencing::Lease => {
                 refused("homes of this keyspace have no lease".to_owned())
             }
-            Evidence::LeaseRanOut => Ok(()),
+            Evidence::LeaseRanOut | Evidence::HomePromised => Ok(()),
             Evidence::AcksRevoked { .. } if fencing != Fencing::AckRevocation => {
                 refused("its home acknowledges without its copies".to_owned())
             }

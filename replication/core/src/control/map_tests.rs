@@ -54,12 +54,25 @@ fn create(map: &mut ControlMap, keyspace: Keyspace) -> PartitionId {
     partition
 }
 
-fn take_over(map: &ControlMap, partition: PartitionId, to: u64, evidence: Evidence) -> Command {
+/// The command that ends a takeover, which is begun here.
+fn take_over(map: &mut ControlMap, partition: PartitionId, to: u64, evidence: Evidence) -> Command {
+    let assignment = map.assignment(partition).unwrap();
+    let from = assignment.epoch;
+    if assignment.lost.is_none() {
+        let lost = Lost::default();
+        map.apply(&Command::BeginTakeOver {
+            partition,
+            from,
+            lost,
+        })
+        .unwrap();
+    }
     Command::TakeOver {
         partition,
-        from: map.assignment(partition).unwrap().epoch,
+        from,
         to: node(to),
         evidence,
+        decision: Decision::default(),
     }
 }
 
@@ -90,8 +103,8 @@ fn a_keyspace_begins_at_the_nodes_of_its_regions() {
 fn of_two_takeovers_of_one_reign_one_counts() {
     let mut map = cluster(false);
     let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
-    let first = take_over(&map, partition, 12, Evidence::LeaseRanOut);
-    let second = take_over(&map, partition, 13, Evidence::LeaseRanOut);
+    let first = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
+    let second = take_over(&mut map, partition, 13, Evidence::LeaseRanOut);
     map.apply(&first).unwrap();
     let refused = refusal(&mut map, &second);
     assert!(refused.contains("is in 2@"), "{refused}");
@@ -135,7 +148,7 @@ fn a_home_that_may_still_acknowledge_is_not_succeeded() {
     for (ack, evidence, is_fenced) in cases {
         let mut map = cluster(false);
         let partition = create(&mut map, keyspace("users", &[1, 2, 3], ack));
-        let command = take_over(&map, partition, 12, evidence.clone());
+        let command = take_over(&mut map, partition, 12, evidence.clone());
         match is_fenced {
             true => map.apply(&command).unwrap(),
             false => drop(refusal(&mut map, &command)),
@@ -162,12 +175,12 @@ fn two_regions_need_an_operator_unless_their_level_fences() {
         map.apply(&Command::AddNode { node, region }).unwrap();
     }
     let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
-    let by_lease = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    let by_lease = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
     let refused = refusal(&mut map, &by_lease);
     assert!(refused.contains("have no lease"), "{refused}");
     let partition = create(&mut map, keyspace("paid", &[1, 2], AckLevel::SYNC));
     let by = vec![region(2)];
-    let by_acks = take_over(&map, partition, 12, Evidence::AcksRevoked { by });
+    let by_acks = take_over(&mut map, partition, 12, Evidence::AcksRevoked { by });
     map.apply(&by_acks).unwrap();
 }
 
@@ -175,13 +188,11 @@ fn two_regions_need_an_operator_unless_their_level_fences() {
 fn residency_binds_whoever_takes_over() {
     let mut map = cluster(false);
     let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
-    let outside = take_over(&map, partition, 13, Evidence::LeaseRanOut);
+    let outside = take_over(&mut map, partition, 13, Evidence::LeaseRanOut);
     let refused = refusal(&mut map, &outside);
     assert!(refused.contains("may not hold the keyspace"), "{refused}");
-    let unknown = take_over(&map, partition, 99, Evidence::LeaseRanOut);
+    let unknown = take_over(&mut map, partition, 99, Evidence::LeaseRanOut);
     assert!(refusal(&mut map, &unknown).contains("not of this cluster"));
-    let itself = take_over(&map, partition, 11, Evidence::LeaseRanOut);
-    assert!(refusal(&mut map, &itself).contains("it is the home already"));
 }
 
 #[test]
@@ -217,9 +228,100 @@ fn a_switchover_is_begun_and_ended_once() {
         to,
     })
     .unwrap();
-    let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    let lost = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
     map.apply(&lost).unwrap();
-    assert_eq!(map.assignment(partition).unwrap().moving_to, None);
+    let found = map.assignment(partition).unwrap();
+    // Two up: node 11 may have begun the reign between by itself.
+    assert_eq!((found.moving_to, found.epoch.counter), (None, 4));
+}
+
+#[test]
+fn a_home_is_given_up_before_it_is_succeeded() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let from = map.assignment(partition).unwrap().epoch;
+    let command = Command::TakeOver {
+        partition,
+        from,
+        to: node(12),
+        evidence: Evidence::LeaseRanOut,
+        decision: Decision::default(),
+    };
+    assert!(refusal(&mut map, &command).contains("is not given up"));
+    let lost = Lost {
+        heard_ms: 1000,
+        noticed_ms: 2500,
+    };
+    let begin = Command::BeginTakeOver {
+        partition,
+        from,
+        lost,
+    };
+    map.apply(&begin).unwrap();
+    assert!(refusal(&mut map, &begin).contains("being given up already"));
+    let moving = Command::BeginSwitchover {
+        partition,
+        from,
+        to: node(12),
+    };
+    assert!(refusal(&mut map, &moving).contains("is being given up"));
+    // It came back in time: it goes on, in a reign of its own.
+    let back = take_over(&mut map, partition, 11, Evidence::HomePromised);
+    map.apply(&back).unwrap();
+    let found = map.assignment(partition).unwrap();
+    assert_eq!(
+        (found.home, found.epoch.counter, found.lost),
+        (node(11), 2, None)
+    );
+    let note = |note| Command::Note {
+        partition,
+        epoch: found.epoch,
+        note,
+    };
+    map.apply(&note(Note::Opened { at_ms: 4000 })).unwrap();
+    map.apply(&note(Note::Opened { at_ms: 9000 })).unwrap();
+    let orphaned = |node, records, by_old_home| Note::Orphaned {
+        node,
+        records,
+        bytes: 100 * records,
+        by_old_home,
+    };
+    map.apply(&note(orphaned(node(12), 3, false))).unwrap();
+    map.apply(&note(orphaned(node(11), 5, true))).unwrap();
+    let change = map.history().iter().next_back().unwrap();
+    assert_eq!(change.actual, Some((5, 500)));
+    assert_eq!(change.orphaned.len(), 2);
+    let times = change.times().unwrap();
+    assert_eq!(times.detect.as_millis(), 1500);
+    assert_eq!((times.promote.as_millis(), times.route), (4000, None));
+}
+
+#[test]
+fn what_says_where_keys_are_cannot_be_altered() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let alter = |keyspace| Command::AlterKeyspace(Box::new(keyspace));
+    map.apply(&alter(keyspace("users", &[1, 2, 3], AckLevel::SYNC)))
+        .unwrap();
+    let found = map.keyspace(partition.keyspace).unwrap();
+    assert_eq!(found.ack, AckLevel::SYNC);
+    let refused = refusal(&mut map, &alter(keyspace("users", &[1, 2], AckLevel::SYNC)));
+    assert!(
+        refused.contains("its regions cannot be altered"),
+        "{refused}"
+    );
+    let refused = refusal(
+        &mut map,
+        &alter(keyspace("others", &[1, 2], AckLevel::SYNC)),
+    );
+    assert!(refused.contains("no keyspace"), "{refused}");
+    let by = vec![region(2)];
+    take_over(&mut map, partition, 12, Evidence::AcksRevoked { by });
+    let refused = refusal(
+        &mut map,
+        &alter(keyspace("users", &[1, 2, 3], AckLevel::Async)),
+    );
+    assert!(refused.contains("alter it afterwards"), "{refused}");
 }
 
 #[test]
@@ -228,9 +330,9 @@ fn a_node_that_lost_its_disk_returns_under_a_new_identity() {
     let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
     let retire = Command::RetireNode { node: node(11) };
     assert!(refusal(&mut map, &retire).contains("is home of"));
-    let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+    let lost = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
     for partition in map.clone().assignments().map(|(id, _)| id) {
-        let lost = take_over(&map, partition, 12, Evidence::LeaseRanOut);
+        let lost = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
         map.apply(&lost).unwrap();
     }
     assert!(refusal(&mut map, &lost).contains("by now"));
@@ -240,14 +342,14 @@ fn a_node_that_lost_its_disk_returns_under_a_new_identity() {
         region: region(1),
     };
     assert!(refusal(&mut map, &known).contains("under a new identity"));
-    let back = take_over(&map, partition, 11, Evidence::LeaseRanOut);
+    let back = take_over(&mut map, partition, 11, Evidence::LeaseRanOut);
     assert!(refusal(&mut map, &back).contains("retired"));
     let fresh = Command::AddNode {
         node: node(21),
         region: region(1),
     };
     map.apply(&fresh).unwrap();
-    let back = take_over(&map, partition, 21, Evidence::LeaseRanOut);
+    let back = take_over(&mut map, partition, 21, Evidence::LeaseRanOut);
     map.apply(&back).unwrap();
     assert_eq!(map.assignment(partition).unwrap().epoch.node, node(21));
 }
@@ -261,7 +363,7 @@ fn a_home_that_degrades_is_not_fenced_by_its_copies() {
     };
     let partition = create(&mut map, degrading);
     let by = vec![region(2), region(3)];
-    let by_acks = take_over(&map, partition, 12, Evidence::AcksRevoked { by });
+    let by_acks = take_over(&mut map, partition, 12, Evidence::AcksRevoked { by });
     let refused = refusal(&mut map, &by_acks);
     assert!(
         refused.contains("acknowledges without its copies"),
@@ -281,6 +383,7 @@ fn command() -> impl Strategy<Value = Command> {
     });
     let evidence = prop_oneof![
         Just(Evidence::LeaseRanOut),
+        Just(Evidence::HomePromised),
         prop::collection::vec((1..4_u16).prop_map(region), 0..3)
             .prop_map(|by| Evidence::AcksRevoked { by }),
         any::<(bool, bool)>().prop_map(|(is_fenced, accepts_split_brain)| Evidence::Operator {
@@ -288,7 +391,7 @@ fn command() -> impl Strategy<Value = Command> {
             accepts_split_brain
         }),
     ];
-    let change = (partition, epoch, 10..25_u64, evidence, 0..4);
+    let change = (partition, epoch, 10..25_u64, evidence, 0..5);
     let change = change.prop_map(|(partition, from, to, evidence, kind)| {
         let to = node(to);
         match kind {
@@ -297,6 +400,12 @@ fn command() -> impl Strategy<Value = Command> {
                 from,
                 to,
                 evidence,
+                decision: Decision::default(),
+            },
+            4 => Command::BeginTakeOver {
+                partition,
+                from,
+                lost: Lost::default(),
             },
             1 => Command::BeginSwitchover {
                 partition,
@@ -333,6 +442,7 @@ proptest! {
         for (mut command, is_current) in commands {
             // Half of them know the present epoch; otherwise hardly any would count.
             if let Command::TakeOver { partition, from, .. }
+            | Command::BeginTakeOver { partition, from, .. }
             | Command::BeginSwitchover { partition, from, .. }
             | Command::CommitSwitchover { partition, from }
             | Command::AbortSwitchover { partition, from } = &mut command
@@ -349,7 +459,7 @@ proptest! {
             for (partition, found) in map.assignments() {
                 let earlier = before.assignment(partition).unwrap();
                 prop_assert!(found.epoch >= earlier.epoch);
-                prop_assert_eq!(found.epoch == earlier.epoch, found.home == earlier.home);
+                prop_assert!(found.epoch > earlier.epoch || found.home == earlier.home);
                 let home = reigns.entry((partition, found.epoch)).or_insert(found.home);
                 prop_assert_eq!(*home, found.home);
                 prop_assert_eq!(found.epoch.node, found.home);

@@ -1,14 +1,29 @@
 //! The control plane's rules: who is home of what, and who may become it.
 //!
-//! **Owns**: the map as a pure function of commands, the three ways of fencing.
-//! **Does not own**: agreeing on the order of commands, clocks, leases, sending assignments.
+//! **Owns**: the map as a pure function of commands, the three ways of fencing, leases at both
+//! ends, the leader's watch over homes and its takeovers.
+//! **Does not own**: agreeing on the order of commands, clocks, sending anything.
 
 mod command;
 mod fencing;
+mod history;
+mod lease;
 mod map;
 #[cfg(test)]
 mod map_tests;
+mod supervisor;
+#[cfg(test)]
+mod supervisor_tests;
+mod takeover;
+mod times;
+mod watchman;
 
-pub use command::{Command, CommandRefused, Evidence};
+pub use command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
 pub use fencing::{Fencing, VOTERS_MIN, revokes};
-pub use map::{Assignment, ControlMap, Node, Region};
+pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
+pub use lease::{Grant, LeaseBook, LeaseHolder};
+pub use map::{Assignment, ControlMap, MapParts, Node, Region};
+pub use supervisor::{Supervisor, SupervisorEffect, SupervisorInput};
+pub use takeover::{OperatorWord, PromisedEnd};
+pub use times::{ControlTimes, DRIFT_MAX_PERCENT, Haste};
+pub use watchman::Watchman;

@@ -1,0 +1,344 @@
+//! The leader's watch: leases are granted, lost homes are given up, takeovers are run.
+//!
+//! **Owns**: what a leader remembers while it leads; nothing of it outlives its lead but what is in
+//! the map.
+//! **Does not own**: the map, being leader, the promises themselves.
+//!
+//! A takeover begins and ends with a command in the map. In between everything may be done again:
+//! a new leader finds the partition given up, gathers promises anew and waits out leases anew.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use domicile_proto::{Epoch, Failover, Keyspace, NodeId, PartitionId};
+
+use super::command::{Command, Lost};
+use super::fencing::{Fencing, revokes};
+use super::lease::{Grant, LeaseBook};
+use super::map::{Assignment, ControlMap};
+use super::takeover::{OperatorWord, PromisedEnd, Scene, TakeOver, floor_of};
+use super::times::ControlTimes;
+use super::watchman::Watchman;
+use crate::moment::Moment;
+
+/// What was proposed or asked and not answered is repeated after this long, and two round trips.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// What a leader hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SupervisorInput {
+    /// A node asked for a lease; whether it gets one is not said here.
+    Heard {
+        /// Which node.
+        node: NodeId,
+        /// Which start of its process.
+        incarnation: u64,
+    },
+    /// That the leader still is one was confirmed by a majority after the node had asked: it is
+    /// granted a lease on the map as it is now.
+    Grant {
+        /// Which node.
+        node: NodeId,
+        /// The number it asked with.
+        ask: u64,
+        /// When it was heard.
+        heard: Moment,
+    },
+    /// A node has promised durably.
+    Promised {
+        /// Which node.
+        node: NodeId,
+        /// What.
+        partition: PartitionId,
+        /// The floor it promised.
+        floor: Epoch,
+        /// What it has.
+        end: PromisedEnd,
+    },
+    /// An operator gives a home up.
+    GiveUp {
+        /// Of which partition.
+        partition: PartitionId,
+        /// What they say of it.
+        word: OperatorWord,
+    },
+    /// Time has passed, or the map has changed.
+    Tick,
+}
+
+/// What a leader does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SupervisorEffect {
+    /// Put these before the map, in this order, at once.
+    Propose(Vec<Command>),
+    /// Answer a node that asked for a lease.
+    Grant {
+        /// Which node.
+        node: NodeId,
+        /// What it may count on.
+        grant: Grant,
+    },
+    /// Ask a node to promise, and what it has.
+    AskPromise {
+        /// Which node.
+        node: NodeId,
+        /// What.
+        partition: PartitionId,
+        /// Nothing below it is to be taken any more.
+        floor: Epoch,
+    },
+}
+
+/// A leader's state, from when it began to lead.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    times: ControlTimes,
+    watchman: Watchman,
+    book: LeaseBook,
+    takeovers: BTreeMap<PartitionId, TakeOver>,
+    /// When giving up a home was last proposed.
+    given_up: BTreeMap<PartitionId, Moment>,
+    words: BTreeMap<PartitionId, OperatorWord>,
+    map_version: u64,
+}
+
+impl Supervisor {
+    /// A leader that begins now, having heard of nobody.
+    #[must_use]
+    pub fn new(times: ControlTimes, now: Moment) -> Self {
+        Self {
+            times,
+            watchman: Watchman::new(now),
+            book: LeaseBook::new(now),
+            takeovers: BTreeMap::new(),
+            given_up: BTreeMap::new(),
+            words: BTreeMap::new(),
+            map_version: 0,
+        }
+    }
+
+    /// Takes one input and appends what is to be done about it. `wall_ms` is for people only.
+    pub fn step(
+        &mut self,
+        now: Moment,
+        wall_ms: u64,
+        map: &ControlMap,
+        input: SupervisorInput,
+        effects: &mut Vec<SupervisorEffect>,
+    ) {
+        let (actual, last) = (map.version(), self.map_version);
+        assert!(actual >= last, "the map went back from {last} to {actual}");
+        self.map_version = actual;
+        match input {
+            SupervisorInput::Heard { node, incarnation } => {
+                self.watchman.heard(node, incarnation, now, &self.times);
+                return;
+            }
+            SupervisorInput::Grant { node, ask, heard } => {
+                // Whoever is given up is so in the map that the lease counts with, or is waited for
+                // by the book: the map must not be older than the one a takeover was begun on.
+                let map_version = map.version();
+                self.book.grant(node, heard);
+                let grant = Grant { ask, map_version };
+                effects.push(SupervisorEffect::Grant { node, grant });
+                return;
+            }
+            SupervisorInput::Promised {
+                node,
+                partition,
+                floor,
+                end,
+            } => self.promised(map, node, partition, floor, end),
+            SupervisorInput::GiveUp { partition, word } => {
+                self.words.insert(partition, word);
+                if let Some(assignment) = map.assignment(partition)
+                    && assignment.lost.is_none()
+                {
+                    let lost = self.lost(assignment.home, now, wall_ms);
+                    let from = assignment.epoch;
+                    self.given_up.insert(partition, now);
+                    effects.push(SupervisorEffect::Propose(vec![Command::BeginTakeOver {
+                        partition,
+                        from,
+                        lost,
+                    }]));
+                }
+            }
+            SupervisorInput::Tick => self.give_up_lost(now, wall_ms, map, effects),
+        }
+        self.take_over(now, wall_ms, map, effects);
+    }
+
+    /// When to step [`SupervisorInput::Tick`] at the latest: often enough that a silence or the end
+    /// of a lease is noticed within a hundredth of what is waited for.
+    #[must_use]
+    pub fn next_timeout(&self, now: Moment) -> Moment {
+        now.plus((self.times.lease / 100).max(Duration::from_millis(10)))
+    }
+
+    fn retry(&self) -> Duration {
+        RETRY_MIN.max(self.times.promise_patience)
+    }
+
+    fn lost(&self, home: NodeId, now: Moment, wall_ms: u64) -> Lost {
+        let silence = now.since(self.watchman.last_heard(home)).as_millis();
+        let silence_ms = u64::try_from(silence).unwrap_or(u64::MAX);
+        Lost {
+            heard_ms: wall_ms.saturating_sub(silence_ms),
+            noticed_ms: wall_ms,
+        }
+    }
+
+    /// Homes at nodes that are silent for too long are given up, where somebody can take over.
+    fn give_up_lost(
+        &mut self,
+        now: Moment,
+        wall_ms: u64,
+        map: &ControlMap,
+        effects: &mut Vec<SupervisorEffect>,
+    ) {
+        let retry = self.retry();
+        let mut commands = Vec::new();
+        for (partition, assignment) in map.assignments() {
+            let home = assignment.home;
+            if assignment.lost.is_some() || !self.watchman.is_lost(home, now, &self.times) {
+                continue;
+            }
+            let asked = self.given_up.get(&partition);
+            let is_asked = asked.is_some_and(|asked| now.since(*asked) < retry);
+            let Some(keyspace) = map.keyspace(partition.keyspace) else {
+                continue;
+            };
+            if is_asked || !self.may_succeed(now, map, keyspace, assignment) {
+                continue;
+            }
+            self.watchman.give_up(home);
+            self.given_up.insert(partition, now);
+            commands.push(Command::BeginTakeOver {
+                partition,
+                from: assignment.epoch,
+                lost: self.lost(home, now, wall_ms),
+            });
+        }
+        if !commands.is_empty() {
+            effects.push(SupervisorEffect::Propose(commands));
+        }
+    }
+
+    /// Whether giving the home up now could lead to a successor: else it would only stop a home
+    /// that may be well and merely unheard of.
+    fn may_succeed(
+        &self,
+        now: Moment,
+        map: &ControlMap,
+        keyspace: &Keyspace,
+        assignment: Assignment,
+    ) -> bool {
+        let fencing = map.fencing(keyspace);
+        if keyspace.failover != Failover::Promote || fencing == Fencing::Operator {
+            return false;
+        }
+        let alive = map.live_nodes().filter(|(node, region)| {
+            *node != assignment.home
+                && keyspace.regions.contains(region)
+                && !self.watchman.is_lost(*node, now, &self.times)
+        });
+        let alive = alive.count();
+        match fencing {
+            Fencing::AckRevocation => revokes(keyspace.ack, keyspace.copies(), alive),
+            _ => alive > 0,
+        }
+    }
+
+    fn promised(
+        &mut self,
+        map: &ControlMap,
+        node: NodeId,
+        partition: PartitionId,
+        floor: Epoch,
+        end: PromisedEnd,
+    ) {
+        let Some(assignment) = map.assignment(partition) else {
+            return;
+        };
+        // What was promised in answer to an older question may have been added to since.
+        if let Some(takeover) = self.takeovers.get_mut(&partition)
+            && takeover.from == assignment.epoch
+            && floor == floor_of(assignment)
+        {
+            takeover.promised(node, end);
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        now: Moment,
+        wall_ms: u64,
+        map: &ControlMap,
+        effects: &mut Vec<SupervisorEffect>,
+    ) {
+        let retry = self.retry();
+        self.takeovers.retain(|partition, takeover| {
+            let assignment = map.assignment(*partition);
+            assignment.is_some_and(|it| it.lost.is_some() && it.epoch == takeover.from)
+        });
+        let mut commands = Vec::new();
+        for (partition, assignment) in map.assignments().filter(|(_, it)| it.lost.is_some()) {
+            let Some(keyspace) = map.keyspace(partition.keyspace) else {
+                continue;
+            };
+            let (watchman, book, times) = (&self.watchman, &self.book, &self.times);
+            let takeover = self.takeovers.entry(partition).or_insert_with(|| {
+                let ends = [Some(assignment.home), assignment.moving_to];
+                let ends = ends
+                    .into_iter()
+                    .flatten()
+                    .map(|node| book.ends(node, times));
+                let leases_end = ends.max().unwrap_or(now);
+                TakeOver::new(assignment.epoch, now, leases_end)
+            });
+            let scene = Scene {
+                map,
+                partition,
+                assignment,
+                keyspace,
+                word: self.words.get(&partition).copied(),
+                times,
+                now,
+                wall_ms,
+            };
+            if takeover.asked.is_none_or(|asked| now.since(asked) >= retry) {
+                takeover.asked = Some(now);
+                let floor = floor_of(assignment);
+                let silent = scene
+                    .holders()
+                    .filter(|(node, _)| !takeover.has_promised(*node));
+                effects.extend(silent.map(|(node, _)| SupervisorEffect::AskPromise {
+                    node,
+                    partition,
+                    floor,
+                }));
+            }
+            if takeover
+                .proposed
+                .is_some_and(|proposed| now.since(proposed) < retry)
+            {
+                continue;
+            }
+            let is_alive = |node| !watchman.is_lost(node, now, times);
+            if let Some(command) = takeover.decide(&scene, is_alive) {
+                takeover.proposed = Some(now);
+                commands.push(command);
+            }
+        }
+        self.given_up.retain(|_, asked| now.since(*asked) < retry);
+        self.words.retain(|partition, _| {
+            let assignment = map.assignment(*partition);
+            let is_asked = self.given_up.contains_key(partition);
+            assignment.is_some_and(|it| it.lost.is_some()) || is_asked
+        });
+        if !commands.is_empty() {
+            effects.push(SupervisorEffect::Propose(commands));
+        }
+    }
+}

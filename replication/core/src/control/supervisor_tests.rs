@@ -1,0 +1,331 @@
+//! Tests of the leader's watch: when a home is given up, who succeeds it, and what it waits for.
+
+use std::time::Duration;
+
+use domicile_proto::{
+    AckLevel, Epoch, Failover, Keyspace, Name, NodeId, PartitionId, RegionId, Seq,
+};
+
+use super::*;
+use crate::moment::Moment;
+
+const RTT: Duration = Duration::from_millis(80);
+
+fn node(id: u64) -> NodeId {
+    NodeId::new(id).unwrap()
+}
+
+/// A leader over three regions with nodes 11, 12, 13, and what it does.
+struct Lead {
+    map: ControlMap,
+    supervisor: Supervisor,
+    times: ControlTimes,
+    now: Moment,
+    asked: Vec<(NodeId, PartitionId, Epoch)>,
+    applied: Vec<Command>,
+}
+
+impl Lead {
+    fn new(keyspace: Keyspace) -> (Self, PartitionId) {
+        let mut map = ControlMap::default();
+        for id in 1..=3_u16 {
+            let region = RegionId::new(id).unwrap();
+            let name = Name::new(format!("r{id}")).unwrap();
+            let is_witness = false;
+            map.apply(&Command::AddRegion {
+                region,
+                name,
+                is_witness,
+            })
+            .unwrap();
+            let node = node(10 + u64::from(id));
+            map.apply(&Command::AddNode { node, region }).unwrap();
+        }
+        let partition = keyspace.partitions()[0];
+        map.apply(&Command::CreateKeyspace(Box::new(keyspace)))
+            .unwrap();
+        let (now, times) = (
+            Moment::from_micros(1),
+            ControlTimes::of(RTT, Haste::Default),
+        );
+        let lead = Self {
+            map,
+            supervisor: Supervisor::new(times, now),
+            times,
+            now,
+            asked: Vec::new(),
+            applied: Vec::new(),
+        };
+        (lead, partition)
+    }
+
+    /// Runs for a while with these nodes alive; what is proposed is applied.
+    fn run(&mut self, wait: Duration, alive: &[u64]) {
+        let end = self.now.plus(wait);
+        let mut asks = self.now;
+        while self.now < end {
+            if self.now >= asks {
+                for id in alive {
+                    self.renew(*id);
+                }
+                asks = self.now.plus(self.times.ask_every);
+            }
+            self.step(SupervisorInput::Tick);
+            self.now = self.now.plus(Duration::from_millis(10));
+        }
+    }
+
+    fn renew(&mut self, id: u64) {
+        let (node, heard) = (node(id), self.now);
+        let incarnation = 1;
+        self.step(SupervisorInput::Heard { node, incarnation });
+        let ask = 1;
+        self.step(SupervisorInput::Grant { node, ask, heard });
+    }
+
+    fn step(&mut self, input: SupervisorInput) {
+        let mut effects = Vec::new();
+        let wall_ms = 1_000_000 + self.now.micros() / 1000;
+        self.supervisor
+            .step(self.now, wall_ms, &self.map, input, &mut effects);
+        for effect in effects {
+            match effect {
+                SupervisorEffect::Propose(commands) => {
+                    for command in commands {
+                        self.map.apply(&command).unwrap();
+                        self.applied.push(command);
+                    }
+                }
+                SupervisorEffect::AskPromise {
+                    node,
+                    partition,
+                    floor,
+                } => self.asked.push((node, partition, floor)),
+                SupervisorEffect::Grant { .. } => {}
+            }
+        }
+    }
+
+    /// A node answers what it was last asked for a partition.
+    fn promise(&mut self, id: u64, partition: PartitionId, epoch: Option<Epoch>, upto: u64) {
+        let node = node(id);
+        let asked = self.asked.iter().rev();
+        let mut asked = asked.filter(|(who, what, _)| *who == node && *what == partition);
+        let floor = asked.next().expect("it was asked").2;
+        let end = PromisedEnd {
+            epoch,
+            upto: Seq::new(upto),
+            known_upto: Seq::new(upto),
+            is_sound: true,
+        };
+        self.step(SupervisorInput::Promised {
+            node,
+            partition,
+            floor,
+            end,
+        });
+    }
+
+    fn home(&self, partition: PartitionId) -> (u64, u64) {
+        let found = self.map.assignment(partition).unwrap();
+        (found.home.get(), found.epoch.counter)
+    }
+
+    fn epoch(&self, partition: PartitionId) -> Epoch {
+        self.map.assignment(partition).unwrap().epoch
+    }
+}
+
+fn keyspace(ack: AckLevel) -> Keyspace {
+    let regions: Vec<RegionId> = (1..=3).map(|id| RegionId::new(id).unwrap()).collect();
+    let home = regions[0];
+    Keyspace {
+        ack,
+        ..Keyspace::new(Name::new("users").unwrap(), regions, home)
+    }
+}
+
+#[test]
+fn whoever_has_most_takes_over_once_the_lease_has_run_out() {
+    let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+    lead.run(Duration::from_secs(5), &[11, 12, 13]);
+    assert!(lead.applied.is_empty(), "{:?}", lead.applied);
+    let lost = lead.now;
+    // Given up a little before the lease may end, and not succeeded before it has.
+    lead.run(lead.times.lost_after, &[12, 13]);
+    let old = lead.epoch(partition);
+    assert!(lead.map.assignment(partition).unwrap().lost.is_some());
+    lead.promise(12, partition, Some(old), 7);
+    lead.promise(13, partition, Some(old), 9);
+    assert_eq!(lead.home(partition), (11, 1));
+    while lead.home(partition) == (11, 1) {
+        lead.run(Duration::from_millis(10), &[12, 13]);
+        assert!(lead.now.since(lost) < lead.times.waited_out() * 2);
+    }
+    assert!(lead.now.since(lost).saturating_sub(lead.times.ask_every) < lead.times.waited_out());
+    assert!(lead.now.since(lost) + lead.times.ask_every >= lead.times.waited_out());
+    assert_eq!(lead.home(partition), (13, 2));
+    let change = lead.map.history().iter().next_back().unwrap();
+    let Why::Lost(_, decision) = change.why else {
+        panic!("{change:?}")
+    };
+    assert_eq!(decision.upto, Seq::new(9));
+    // Reigns come before lengths.
+    let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(lead.times.lost_after, &[12, 13]);
+    let old = lead.epoch(partition);
+    let older = Epoch {
+        counter: 0,
+        node: node(99),
+    };
+    lead.promise(12, partition, Some(old), 2);
+    lead.promise(13, partition, Some(older), 9);
+    lead.run(lead.times.lease, &[12, 13]);
+    assert_eq!(lead.home(partition), (12, 2));
+}
+
+#[test]
+fn equals_are_ranked_by_the_keyspace_and_a_home_that_came_back_stays() {
+    let third = RegionId::new(3).unwrap();
+    let ordered = Keyspace {
+        successors: vec![third],
+        ..keyspace(AckLevel::Async)
+    };
+    for (back, expected) in [(false, 13), (true, 11)] {
+        let (mut lead, partition) = Lead::new(ordered.clone());
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        lead.run(lead.times.lost_after, &[12, 13]);
+        let old = lead.epoch(partition);
+        lead.promise(12, partition, Some(old), 9);
+        lead.promise(13, partition, Some(old), 9);
+        if back {
+            lead.promise(11, partition, Some(old), 9);
+        }
+        lead.run(lead.times.lease, &[12, 13]);
+        assert_eq!(lead.home(partition), (expected, 2));
+    }
+}
+
+#[test]
+fn a_synchronous_home_is_fenced_by_as_many_copies_as_leave_it_no_quorum() {
+    let quorum = AckLevel::Sync {
+        quorum: std::num::NonZeroU8::new(2),
+    };
+    for (ack, first_is_enough) in [(AckLevel::SYNC, true), (quorum, false)] {
+        let (mut lead, partition) = Lead::new(keyspace(ack));
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        lead.run(lead.times.lost_after, &[12, 13]);
+        let old = lead.epoch(partition);
+        lead.promise(12, partition, Some(old), 9);
+        // The other one is heard of and silent: it is waited for, but not for ever.
+        lead.run(lead.times.lease + lead.times.promise_patience, &[12, 13]);
+        assert_eq!(lead.home(partition).1 == 2, first_is_enough, "{ack}");
+        if !first_is_enough {
+            lead.promise(13, partition, Some(old), 7);
+            lead.run(Duration::from_millis(20), &[12, 13]);
+            assert_eq!(lead.home(partition), (12, 2));
+        }
+    }
+    // With too few left to fence it, a home is not given up: it may be well.
+    let (mut lead, partition) = Lead::new(keyspace(quorum));
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(Duration::from_secs(10), &[12]);
+    assert!(lead.map.assignment(partition).unwrap().lost.is_none());
+}
+
+#[test]
+fn a_damaged_copy_does_not_take_over() {
+    let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(lead.times.lost_after, &[12, 13]);
+    let (old, floor) = (lead.epoch(partition), lead.asked.last().unwrap().2);
+    let end = PromisedEnd {
+        epoch: Some(old),
+        upto: Seq::new(99),
+        known_upto: Seq::new(99),
+        is_sound: false,
+    };
+    lead.step(SupervisorInput::Promised {
+        node: node(12),
+        partition,
+        floor,
+        end,
+    });
+    lead.promise(13, partition, Some(old), 5);
+    lead.run(lead.times.lease, &[12, 13]);
+    assert_eq!(lead.home(partition), (13, 2));
+}
+
+#[test]
+fn a_new_leader_finishes_what_was_begun() {
+    let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(lead.times.lost_after, &[12, 13]);
+    assert!(lead.map.assignment(partition).unwrap().lost.is_some());
+    lead.supervisor = Supervisor::new(lead.times, lead.now);
+    lead.asked.clear();
+    let began = lead.now;
+    lead.run(Duration::from_millis(20), &[12, 13]);
+    let old = lead.epoch(partition);
+    lead.promise(12, partition, Some(old), 9);
+    lead.promise(13, partition, Some(old), 9);
+    while lead.home(partition).1 == 1 {
+        lead.run(Duration::from_millis(10), &[12, 13]);
+        assert!(lead.now.since(began) < lead.times.waited_out() * 2);
+    }
+    // It cannot know what its predecessor granted last, so it waits for a whole lease.
+    assert!(lead.now.since(began) >= lead.times.waited_out());
+}
+
+#[test]
+fn read_only_keyspaces_wait_for_an_operator() {
+    let waiting = Keyspace {
+        failover: Failover::ReadOnly,
+        ..keyspace(AckLevel::Async)
+    };
+    let (mut lead, partition) = Lead::new(waiting);
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(Duration::from_secs(20), &[12, 13]);
+    assert!(lead.map.assignment(partition).unwrap().lost.is_none());
+    let word = OperatorWord {
+        is_fenced: true,
+        accepts_split_brain: false,
+        to: Some(RegionId::new(2).unwrap()),
+    };
+    lead.step(SupervisorInput::GiveUp { partition, word });
+    lead.run(Duration::from_millis(50), &[12, 13]);
+    let old = lead.epoch(partition);
+    lead.promise(12, partition, Some(old), 4);
+    lead.promise(13, partition, Some(old), 9);
+    lead.run(Duration::from_millis(50), &[12, 13]);
+    assert_eq!(lead.home(partition), (12, 2), "as the operator said");
+    assert!(lead.map.assignment(partition).unwrap().lost.is_none());
+}
+
+#[test]
+fn a_reign_after_a_handing_on_is_above_what_that_may_have_begun() {
+    let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+    let from = lead.epoch(partition);
+    lead.map
+        .apply(&Command::BeginSwitchover {
+            partition,
+            from,
+            to: node(12),
+        })
+        .unwrap();
+    lead.run(Duration::from_secs(1), &[11, 12, 13]);
+    lead.run(lead.times.lost_after, &[12, 13]);
+    let mut asked = lead.asked.iter().filter(|(_, what, _)| *what == partition);
+    assert_eq!(asked.next().unwrap().2.counter, 3);
+    // Node 12 opened by itself, in the reign between; what it has then is the highest.
+    let between = Epoch {
+        counter: 2,
+        node: node(12),
+    };
+    lead.promise(12, partition, Some(between), 10);
+    lead.promise(13, partition, Some(from), 99);
+    // Its own lease is not over, but it has promised.
+    lead.run(lead.times.lease * 2, &[12, 13]);
+    assert_eq!(lead.home(partition), (12, 3));
+}

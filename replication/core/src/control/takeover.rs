@@ -1,0 +1,221 @@
+//! One takeover: promises are gathered, the old home is waited out, a successor is chosen.
+//!
+//! **Owns**: which copies are asked, when enough is known, which copy it is.
+//! **Does not own**: minting the reign (map), when a home counts as lost (`watchman`).
+//!
+//! ```text
+//! given up (in the map: its reign is over)
+//!   -> every copy, and the old home if it is back, promises a floor and says what it has
+//!   -> fenced: by the home's own promise, or enough copies' promises, or its lease has run out
+//!   -> whoever has the highest (epoch, sequence number) takes over
+//! ```
+//! The floor is above the old reign and below every later one, so a copy that promised takes from
+//! whoever is chosen and from nobody before.
+
+use std::collections::BTreeMap;
+
+use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, RegionId, Seq};
+
+use super::command::{Command, Decision, Evidence};
+use super::fencing::{Fencing, revokes};
+use super::map::{Assignment, ControlMap};
+use super::times::ControlTimes;
+use crate::moment::Moment;
+
+/// What a node has of a partition, once it has promised: all of it durable, and final in every
+/// reign below the floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromisedEnd {
+    /// The reign of its last record; `None` if it has none.
+    pub epoch: Option<Epoch>,
+    /// Its last record.
+    pub upto: Seq,
+    /// The last record that it knows the old home to have had.
+    pub known_upto: Seq,
+    /// Whether it may become home: nothing of the partition is damaged there.
+    pub is_sound: bool,
+}
+
+/// What an operator says of a takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperatorWord {
+    /// They saw that the old home is off.
+    pub is_fenced: bool,
+    /// Two homes at once are accepted.
+    pub accepts_split_brain: bool,
+    /// Who is to take over, even if another copy has more; `None`: whoever has most.
+    pub to: Option<RegionId>,
+}
+
+/// A takeover that is under way.
+#[derive(Debug, Clone)]
+pub(super) struct TakeOver {
+    pub(super) from: Epoch,
+    began: Moment,
+    /// When the leases of all who may act as home have run out.
+    leases_end: Moment,
+    promised: BTreeMap<NodeId, PromisedEnd>,
+    pub(super) asked: Option<Moment>,
+    pub(super) proposed: Option<Moment>,
+    /// When it was found to be fenced, in milliseconds since 1970.
+    fenced_ms: Option<u64>,
+}
+
+/// What a takeover is decided upon.
+pub(super) struct Scene<'scene> {
+    pub(super) map: &'scene ControlMap,
+    pub(super) partition: PartitionId,
+    pub(super) assignment: Assignment,
+    pub(super) keyspace: &'scene Keyspace,
+    pub(super) word: Option<OperatorWord>,
+    pub(super) times: &'scene ControlTimes,
+    pub(super) now: Moment,
+    pub(super) wall_ms: u64,
+}
+
+impl Scene<'_> {
+    /// The nodes that may hold the partition, the home among them.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (NodeId, RegionId)> + '_ {
+        let live = self.map.live_nodes();
+        live.filter(|(_, region)| self.keyspace.regions.contains(region))
+    }
+}
+
+/// Nothing below it is taken any more once a takeover asks for promises. Its counter is that of the
+/// reign which will follow, and no node's id is lower.
+pub(super) fn floor_of(assignment: Assignment) -> Epoch {
+    let counter = assignment.epoch.counter;
+    let step = if assignment.moving_to.is_some() { 2 } else { 1 };
+    Epoch {
+        counter: counter.saturating_add(step),
+        node: NodeId::LOWEST,
+    }
+}
+
+impl TakeOver {
+    pub(super) fn new(from: Epoch, now: Moment, leases_end: Moment) -> Self {
+        Self {
+            from,
+            began: now,
+            leases_end,
+            promised: BTreeMap::new(),
+            asked: None,
+            proposed: None,
+            fenced_ms: None,
+        }
+    }
+
+    pub(super) fn promised(&mut self, node: NodeId, end: PromisedEnd) {
+        self.promised.insert(node, end);
+    }
+
+    pub(super) fn has_promised(&self, node: NodeId) -> bool {
+        self.promised.contains_key(&node)
+    }
+
+    /// The command that ends it, once enough is known; `is_alive` says who is still waited for.
+    pub(super) fn decide(
+        &mut self,
+        scene: &Scene<'_>,
+        is_alive: impl Fn(NodeId) -> bool,
+    ) -> Option<Command> {
+        let evidence = self.evidence(scene)?;
+        let fenced_ms = *self.fenced_ms.get_or_insert(scene.wall_ms);
+        let is_patient = scene.now < self.began.plus(scene.times.promise_patience);
+        let is_awaited = |(node, _): (NodeId, RegionId)| !self.has_promised(node) && is_alive(node);
+        if is_patient && scene.holders().any(is_awaited) {
+            return None;
+        }
+        let (to, end) = self.successor(scene)?;
+        let known = self
+            .promised
+            .values()
+            .map(|end| end.known_upto.max(end.upto));
+        Some(Command::TakeOver {
+            partition: scene.partition,
+            from: self.from,
+            to,
+            evidence,
+            decision: Decision {
+                fenced_ms,
+                decided_ms: scene.wall_ms,
+                upto: end.upto,
+                known_upto: known.max().unwrap_or(end.upto),
+            },
+        })
+    }
+
+    /// Why nobody acknowledges in the old reign any more, if so.
+    fn evidence(&self, scene: &Scene<'_>) -> Option<Evidence> {
+        let Assignment {
+            home, moving_to, ..
+        } = scene.assignment;
+        let is_handed_on = moving_to.is_some_and(|to| !self.has_promised(to));
+        if self.has_promised(home) && !is_handed_on {
+            return Some(Evidence::HomePromised);
+        }
+        if let Some(word) = scene.word {
+            return Some(Evidence::Operator {
+                is_fenced: word.is_fenced,
+                accepts_split_brain: word.accepts_split_brain,
+            });
+        }
+        // Readers of the old home cannot see that its copies refuse it: its lease is waited for in
+        // either case.
+        let leases_are_over = scene.now >= self.leases_end;
+        match scene.map.fencing(scene.keyspace) {
+            Fencing::Operator => None,
+            Fencing::Lease => leases_are_over.then_some(Evidence::LeaseRanOut),
+            Fencing::AckRevocation => {
+                let by = self.revoked_by(scene);
+                let keyspace = scene.keyspace;
+                let is_enough = revokes(keyspace.ack, keyspace.copies(), by.len());
+                (leases_are_over && is_enough).then_some(Evidence::AcksRevoked { by })
+            }
+        }
+    }
+
+    /// The regions beside the home's that promised and hold what they ever acknowledged.
+    fn revoked_by(&self, scene: &Scene<'_>) -> Vec<RegionId> {
+        let home = scene.map.node(scene.assignment.home);
+        let home_region = home.map(|node| node.region);
+        let sound = scene.holders().filter(|(node, region)| {
+            let end = self.promised.get(node);
+            end.is_some_and(|end| end.is_sound) && Some(*region) != home_region
+        });
+        let mut by: Vec<RegionId> = sound.map(|(_, region)| region).collect();
+        by.sort_unstable();
+        by.dedup();
+        by
+    }
+
+    /// Whoever has most; the old home among equals, as it is served already; then the keyspace's
+    /// order.
+    fn successor(&self, scene: &Scene<'_>) -> Option<(NodeId, PromisedEnd)> {
+        let Keyspace {
+            successors,
+            regions,
+            ..
+        } = scene.keyspace;
+        let rank = |region: RegionId| {
+            let mut order = successors.iter().chain(regions);
+            order.position(|each| *each == region)
+        };
+        let sound = scene.holders().filter_map(|(node, region)| {
+            let end = self.promised.get(&node).copied()?;
+            end.is_sound.then_some((node, region, end))
+        });
+        let asked_for = scene.word.and_then(|word| word.to);
+        let sound = sound.filter(|(_, region, _)| asked_for.is_none_or(|to| to == *region));
+        let best = sound.max_by_key(|(node, region, end)| {
+            let is_home = *node == scene.assignment.home;
+            (
+                end.epoch,
+                end.upto,
+                is_home,
+                std::cmp::Reverse(rank(*region)),
+            )
+        });
+        best.map(|(node, _, end)| (node, end))
+    }
+}
