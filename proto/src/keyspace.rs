@@ -56,7 +56,7 @@ pub enum Failover {
     /// The copy that has most takes over, by itself where that is safe.
     #[default]
     Promote,
-    /// Nothing by itself: copies go on answering reads, and writes wait for the home or an operator.
+    /// Nothing by itself: copies go on answering reads, writes wait for the home or an operator.
     ReadOnly,
 }
 

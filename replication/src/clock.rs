@@ -4,10 +4,11 @@
 //! **Does not own**: the rule of stamping (proto's `HlcClock` states it; this is its atomic form).
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use domicile_core::Moment;
 use domicile_proto::Hlc;
+use rustix::time::{ClockId, clock_gettime};
 
 /// A stamp further ahead than this is not absorbed: the sender's clock is wrong, and following it
 /// would let one bad clock drag all others. Doubling it doubles how far it could.
@@ -16,21 +17,23 @@ pub(crate) const HLC_OFFSET_MAX: Duration = Duration::from_secs(10);
 /// The clocks of one node.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    started: Instant,
+    /// Microseconds of the boot clock when the node was opened.
+    started_us: u64,
     hlc: AtomicU64,
 }
 
 impl Clock {
     pub(crate) fn new() -> Self {
         Self {
-            started: Instant::now(),
+            started_us: boot_us(),
             hlc: AtomicU64::new(0),
         }
     }
 
-    /// Microseconds since the node was opened.
+    /// Microseconds since the node was opened; time in which the machine was suspended counts, as
+    /// leases go on meanwhile.
     pub(crate) fn now(&self) -> Moment {
-        Moment::from_micros(self.started.elapsed().as_micros() as u64)
+        Moment::from_micros(boot_us().saturating_sub(self.started_us))
     }
 
     /// Milliseconds since 1970.
@@ -66,6 +69,17 @@ impl Clock {
         self.hlc.fetch_max(seen.bits(), Ordering::AcqRel);
         true
     }
+}
+
+/// Microseconds since the machine was booted, suspended or not.
+fn boot_us() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    const BOOT: ClockId = ClockId::Boottime;
+    // Elsewhere the monotone clock is the one that goes on during a suspension.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    const BOOT: ClockId = ClockId::Monotonic;
+    let now = clock_gettime(BOOT);
+    now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1000
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
+//! - `ownership`: what the map of homes says is done here: seats, leases, takeovers, rejoining
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - [`watching`]: changes as they become visible, from a position on
@@ -23,6 +24,7 @@ mod driver;
 pub mod error;
 pub mod node;
 pub mod options;
+mod ownership;
 mod peers;
 pub mod receipt;
 mod shipping;

@@ -6,7 +6,7 @@
 //! input).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use domicile_proto::hash::hash64;
 use domicile_proto::{Keyspace, KeyspaceId, Name, PartitionId, Reason, RegionId};
@@ -20,8 +20,14 @@ pub(crate) struct Topology {
     pub(crate) cluster: Name,
     pub(crate) own: RegionSpec,
     pub(crate) regions: Vec<RegionSpec>,
-    keyspaces: BTreeMap<KeyspaceId, Arc<Keyspace>>,
-    names: BTreeMap<Name, KeyspaceId>,
+    keyspaces: RwLock<Keyspaces>,
+}
+
+/// The keyspaces that are known now.
+#[derive(Debug, Default)]
+struct Keyspaces {
+    by_id: BTreeMap<KeyspaceId, Arc<Keyspace>>,
+    ids: BTreeMap<Name, KeyspaceId>,
 }
 
 impl Topology {
@@ -47,8 +53,7 @@ impl Topology {
                 options.region
             )));
         };
-        let mut keyspaces = BTreeMap::new();
-        let mut names = BTreeMap::new();
+        let mut keyspaces = Keyspaces::default();
         for keyspace in &options.keyspaces {
             let keyspace = keyspace
                 .clone()
@@ -60,9 +65,10 @@ impl Topology {
                     keyspace.name
                 )));
             }
-            names.insert(keyspace.name.clone(), keyspace.id());
+            keyspaces.ids.insert(keyspace.name.clone(), keyspace.id());
             let keyspace = Arc::new(keyspace);
-            if let Some(other) = keyspaces.insert(keyspace.id(), Arc::clone(&keyspace)) {
+            let other = keyspaces.by_id.insert(keyspace.id(), Arc::clone(&keyspace));
+            if let Some(other) = other {
                 let (a, b) = (&other.name, &keyspace.name);
                 return Err(invalid(format!(
                     "keyspaces {a} and {b} share the id {}",
@@ -75,22 +81,38 @@ impl Topology {
             cluster,
             own,
             regions,
-            keyspaces,
-            names,
+            keyspaces: RwLock::new(keyspaces),
         })
     }
 
-    pub(crate) fn keyspace_named(&self, name: &str) -> Option<&Arc<Keyspace>> {
-        let name = Name::new(name).ok()?;
-        self.keyspaces.get(self.names.get(&name)?)
+    fn known(&self) -> RwLockReadGuard<'_, Keyspaces> {
+        self.keyspaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn keyspace(&self, id: KeyspaceId) -> Option<&Arc<Keyspace>> {
-        self.keyspaces.get(&id)
+    pub(crate) fn keyspace_named(&self, name: &str) -> Option<Arc<Keyspace>> {
+        let (name, known) = (Name::new(name).ok()?, self.known());
+        known.by_id.get(known.ids.get(&name)?).cloned()
     }
 
-    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
-        self.keyspaces.values()
+    pub(crate) fn keyspace(&self, id: KeyspaceId) -> Option<Arc<Keyspace>> {
+        self.known().by_id.get(&id).cloned()
+    }
+
+    /// The keyspaces as of now, by id.
+    pub(crate) fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
+        self.known().by_id.values().cloned().collect()
+    }
+
+    /// A keyspace was made or altered.
+    pub(crate) fn learn(&self, keyspace: Arc<Keyspace>) {
+        let mut known = self
+            .keyspaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.ids.insert(keyspace.name.clone(), keyspace.id());
+        known.by_id.insert(keyspace.id(), keyspace);
     }
 
     pub(crate) fn region(&self, id: RegionId) -> Option<&RegionSpec> {
@@ -112,20 +134,13 @@ impl Topology {
 
     /// Every partition that this node holds, as home or copy. Residency: none other is opened.
     pub(crate) fn partitions(&self) -> Vec<(Arc<Keyspace>, PartitionId)> {
-        let held = self
-            .keyspaces
-            .values()
-            .filter(|keyspace| keyspace.regions.contains(&self.own.id));
+        let all = self.keyspaces().into_iter();
+        let held = all.filter(|keyspace| keyspace.regions.contains(&self.own.id));
         held.flat_map(|keyspace| {
             let partitions = keyspace.partitions().into_iter();
-            partitions.map(|partition| (Arc::clone(keyspace), partition))
+            partitions.map(move |partition| (Arc::clone(&keyspace), partition))
         })
         .collect()
-    }
-
-    /// Homes are static: a partition's origin region.
-    pub(crate) fn home_of(partition: PartitionId) -> RegionId {
-        partition.region
     }
 
     /// A hash of everything that both ends of a stream must agree on.
@@ -137,8 +152,8 @@ impl Topology {
             .collect();
         regions.sort_unstable();
         let keyspaces: Vec<_> = self
-            .keyspaces
-            .values()
+            .keyspaces()
+            .iter()
             .map(|keyspace| {
                 let Keyspace {
                     name,

@@ -63,25 +63,33 @@ impl Promises {
         })
     }
 
+    fn check(&self, partition: PartitionId, epoch: Epoch) -> Result<(), StoreError> {
+        match self.epochs.get(&partition) {
+            Some(promised) if *promised > epoch => Err(StoreError::AlreadyPromised {
+                partition,
+                actual: epoch,
+                promised: *promised,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Raises to these what is lower, in one replacement of the file.
     fn raise(
         &mut self,
         disk: &dyn Disk,
-        partition: PartitionId,
-        epoch: Epoch,
+        promises: &[(PartitionId, Epoch)],
     ) -> Result<(), StoreError> {
-        match self.epochs.get(&partition) {
-            Some(promised) if *promised == epoch => return Ok(()),
-            Some(promised) if *promised > epoch => {
-                return Err(StoreError::AlreadyPromised {
-                    partition,
-                    actual: epoch,
-                    promised: *promised,
-                });
-            }
-            _ => {}
-        }
         let mut raised = self.epochs.clone();
-        raised.insert(partition, epoch);
+        let mut is_raised = false;
+        for (partition, epoch) in promises {
+            let known = raised.entry(*partition).or_insert(*epoch);
+            is_raised |= self.epochs.get(partition).is_none_or(|it| it < epoch);
+            *known = (*known).max(*epoch);
+        }
+        if !is_raised {
+            return Ok(());
+        }
         let bytes = encode(self.node, &raised);
         disk::replace(disk, &self.dir, PROMISES_FILE, UNFINISHED_FILE, &bytes)
             .map_err(|error| StoreError::io("write", &self.dir.join(PROMISES_FILE), error))?;
@@ -105,7 +113,18 @@ impl Store {
     /// be durable or not, and the store is poisoned, as nobody may count on either.
     pub fn promise(&self, partition: PartitionId, epoch: Epoch) -> Result<(), StoreError> {
         self.check_open()?;
-        let promised = self.promises().raise(&*self.disk(), partition, epoch);
+        self.promises().check(partition, epoch)?;
+        self.promise_all(&[(partition, epoch)])
+    }
+
+    /// Promises for many partitions at the price of one. Where a higher epoch was promised already,
+    /// that one stays.
+    ///
+    /// # Errors
+    /// What the operating system says, as [`Store::promise`].
+    pub fn promise_all(&self, promises: &[(PartitionId, Epoch)]) -> Result<(), StoreError> {
+        self.check_open()?;
+        let promised = self.promises().raise(&*self.disk(), promises);
         if let Err(error @ StoreError::Io { .. }) = &promised {
             self.poison(&error.to_string());
         }

@@ -94,7 +94,7 @@ pub enum ConfigError {
         /// The region.
         region: RegionId,
     },
-    /// A home was opened where another region is home, or a copy where this one is.
+    /// A home was opened where another region is home.
     #[error("opened as {opened_as}, home region {home_region}, own region {own_region}")]
     Role {
         /// The role asked for.
@@ -121,14 +121,6 @@ pub enum ConfigError {
         records: u32,
         /// The most allowed.
         limit: u32,
-    },
-    /// A home of a reign that has been succeeded.
-    #[error("a home in {epoch}, and {promised} was promised to a successor")]
-    Succeeded {
-        /// Its reign.
-        epoch: Epoch,
-        /// The highest one promised here.
-        promised: Epoch,
     },
     /// A home without an epoch: the driver recovers or mints one.
     #[error("a home needs an epoch")]

@@ -99,9 +99,9 @@ impl Home {
             ..
         } = recovered;
         let epoch = epoch.ok_or(ConfigError::NoEpoch)?;
-        if let Some(promised) = promised.filter(|promised| *promised > epoch) {
-            return Err(ConfigError::Succeeded { epoch, promised });
-        }
+        // It was succeeded, or is about to be: what it has stays, nothing is added.
+        let succeeded = promised.filter(|promised| *promised > epoch);
+        let phase = succeeded.map_or(Phase::Opened, Phase::Fenced);
         let epochs = Epochs::new(epoch_history, epoch, last_seq)?;
         // From disk: a mark beyond the log's end means no more than the end.
         let visible_upto = recovered.visible_upto.min(last_seq);
@@ -117,7 +117,7 @@ impl Home {
             reign_first: epochs.first_of_present(),
             lease_until: None,
             opened: now,
-            phase: Phase::Opened,
+            phase,
             acks: AckTracker::new(&config),
             waiters: Waiters::new(needs),
             delayed: Delayed::default(),

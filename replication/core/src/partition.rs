@@ -46,7 +46,7 @@ impl Partition {
         now: Moment,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        check_role(&config, Role::Home)?;
+        check_home(&config)?;
         let home = Home::open(config, recovered, now)?;
         Ok(Self {
             now,
@@ -54,7 +54,8 @@ impl Partition {
         })
     }
 
-    /// A partition that this node follows. Step [`Input::Tick`] once after it.
+    /// A partition that this node follows, be its home in another region or at another node of this
+    /// one. Step [`Input::Tick`] once after it.
     ///
     /// # Errors
     /// [`ConfigError`]: the configuration cannot be.
@@ -64,7 +65,6 @@ impl Partition {
         now: Moment,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
-        check_role(&config, Role::Copy)?;
         let copy = Copy::open(config, recovered, now);
         Ok(Self {
             now,
@@ -80,6 +80,14 @@ impl Partition {
         match &mut self.state {
             State::Home(home) => home.step(self.now, input, effects),
             State::Copy(copy) => copy.step(input, effects),
+        }
+    }
+
+    /// Until then no other node may acknowledge in this one's place: as [`Input::Lease`], but what
+    /// that sets free waits for the next step.
+    pub fn renew_lease(&mut self, until: Moment) {
+        if let State::Home(home) = &mut self.state {
+            home.lease_until = home.lease_until.max(Some(until));
         }
     }
 
@@ -218,19 +226,14 @@ impl Partition {
     }
 }
 
-fn check_role(config: &PartitionConfig, role: Role) -> Result<(), ConfigError> {
+fn check_home(config: &PartitionConfig) -> Result<(), ConfigError> {
     let (home_region, own_region) = (config.home_region, config.own_region);
-    let (opened_as, fits) = match role {
-        Role::Home => ("home", home_region == own_region),
-        Role::Copy => ("copy", home_region != own_region),
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(ConfigError::Role {
-            opened_as,
-            home_region,
-            own_region,
-        })
+    if home_region == own_region {
+        return Ok(());
     }
+    Err(ConfigError::Role {
+        opened_as: "home",
+        home_region,
+        own_region,
+    })
 }

@@ -83,15 +83,12 @@ impl BackupCall {
         let topology = &core.topology;
         let own = topology.own.id;
         if self.keyspaces.is_empty() {
-            let held = topology.keyspaces();
-            return Ok(held
-                .filter(|it| it.regions.contains(&own))
-                .cloned()
-                .collect());
+            let held = topology.keyspaces().into_iter();
+            return Ok(held.filter(|it| it.regions.contains(&own)).collect());
         }
         let mut chosen: Vec<Arc<Keyspace>> = Vec::new();
         for name in &self.keyspaces {
-            let found = topology.keyspace_named(name).cloned();
+            let found = topology.keyspace_named(name);
             let found = found.ok_or_else(|| {
                 let shown: String = name.chars().take(64).collect();
                 Error::new(Reason::KeyspaceNotFound, format!("no keyspace {shown:?}"))

@@ -67,7 +67,7 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
             }
         };
         last = Some(partition);
-        let Some(slot) = node.driver.slot(partition).cloned() else {
+        let Some(slot) = node.driver.slot(partition) else {
             node.wanted.is_done(partition);
             continue;
         };
@@ -90,7 +90,7 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
                 }
                 slot.set_alarm(None);
                 // The next hello says what is held now, and the home ships from there.
-                if let Some(signal) = node.driver.source_signals.get(&slot.home) {
+                if let Some(signal) = node.driver.source_signals.get(&slot.home()) {
                     signal.end_stream();
                 }
             }
@@ -112,8 +112,8 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
 /// from another copy is compared with the home's log before anything is shipped upon it.
 fn source_of(node: &NodeCore, slot: &Slot, attempt: usize) -> Option<RegionId> {
     let others = slot.keyspace.regions.iter().copied();
-    let others = others.filter(|id| *id != slot.home && *id != node.topology.own.id);
-    let home = (slot.home != node.topology.own.id).then_some(slot.home);
+    let others = others.filter(|id| *id != slot.home() && *id != node.topology.own.id);
+    let home = (slot.home() != node.topology.own.id).then_some(slot.home());
     let all: Vec<RegionId> = home.into_iter().chain(others).collect();
     (!all.is_empty()).then(|| all[attempt % all.len()])
 }
@@ -131,7 +131,7 @@ async fn bootstrap(
         return install(node, slot).await.map(Some);
     }
     let Some(incoming) = fetch(node, slot, source, seq_min).await? else {
-        if node.store.tail(slot.partition).is_some() || source != slot.home {
+        if node.store.tail(slot.partition).is_some() || source != slot.home() {
             return Err("the source has no record of it".into());
         }
         node.driver.found_empty(slot);

@@ -65,7 +65,7 @@ impl SnapshotSource {
         let partition = partition_of_bytes(&request.partition);
         let partition = partition.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let region = topology.region_named(&request.region).map(|spec| spec.id);
-        let slot = node.driver.slot(partition).cloned();
+        let slot = node.driver.slot(partition);
         let (Some(region), Some(slot)) = (region, slot) else {
             let text = format!(
                 "{partition} is not held here, or {:?} unknown",

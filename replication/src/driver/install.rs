@@ -3,6 +3,8 @@
 //! **Owns**: what a damaged partition may still do, the moment at which a snapshot counts.
 //! **Does not own**: finding damage (storage), fetching snapshots (bootstrap).
 
+use std::sync::Arc;
+
 use domicile_core::Input;
 use domicile_storage::SnapshotHeader;
 
@@ -15,7 +17,7 @@ impl Driver {
     /// that is here, accepts nothing.
     pub(crate) fn quarantine(&self, slot: &Slot, damage: &str) {
         slot.set_damage(damage);
-        if slot.is_home {
+        if slot.is_home() {
             let mut outbox = Outbox::default();
             let mut state = slot.lock();
             self.poison(slot, &mut state, &mut outbox);
@@ -28,6 +30,13 @@ impl Driver {
     pub(crate) fn begin_install<'slot>(&self, slot: &'slot Slot) -> Installing<'slot> {
         slot.set_installing(true);
         Installing(slot)
+    }
+
+    /// From now on no segment of the partition is taken, until the result is dropped; `None` if a
+    /// snapshot is taking its place, or it is damaged and waits for one.
+    pub(crate) fn close_intake(&self, slot: &Arc<Slot>) -> Option<ClosedIntake> {
+        let is_closed = slot.try_close_intake();
+        is_closed.then(|| ClosedIntake(Arc::clone(slot)))
     }
 
     /// A snapshot has taken the place of what a copy had.
@@ -59,6 +68,15 @@ impl Driver {
 pub(crate) struct Installing<'slot>(&'slot Slot);
 
 impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.0.set_installing(false);
+    }
+}
+
+/// A partition that takes no segment until this is dropped.
+pub(crate) struct ClosedIntake(Arc<Slot>);
+
+impl Drop for ClosedIntake {
     fn drop(&mut self) {
         self.0.set_installing(false);
     }

@@ -15,14 +15,17 @@
 //! ```
 
 mod install;
+mod lease;
 mod outbox;
 mod requests;
+mod seat;
 mod signals;
 mod slot;
 mod timers;
 mod watchers;
 mod work;
 
+pub(crate) use lease::NodeLease;
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
 pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, lock};

@@ -4,16 +4,20 @@
 //! **Does not own**: carrying out effects (`work`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use domicile_core::{CopyStatus, Effect, Moment, Partition, PartitionStatus, Standing, Ticket};
+use domicile_core::{
+    CopyStatus, Effect, LeaseNeed, Moment, Partition, PartitionConfig, PartitionStatus, Role,
+    Standing, Ticket,
+};
 use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, Reason, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
 use domicile_storage::retention::NOTHING;
 use tokio::sync::Notify;
 
+use super::lease::NodeLease;
 use super::outbox::Waiter;
 use super::signals::{HeldMark, StreamState, lock};
 use super::watchers::Watchers;
@@ -28,8 +32,13 @@ const ARRIVALS_MAX: usize = 1024;
 pub(crate) struct Slot {
     pub(crate) partition: PartitionId,
     pub(crate) keyspace: Arc<Keyspace>,
-    pub(crate) home: RegionId,
-    pub(crate) is_home: bool,
+    /// Where its home is; changes while the node is open.
+    home: AtomicU16,
+    /// Whether it is this node.
+    is_home: AtomicBool,
+    lease: Arc<NodeLease>,
+    /// Whether reads of the newest need it.
+    needs_lease: AtomicBool,
     pub(crate) cells: Arc<PartitionCells>,
     pub(crate) watchers: Watchers,
     state: Mutex<SlotState>,
@@ -124,9 +133,14 @@ impl Slot {
         keyspace: Arc<Keyspace>,
         core: Partition,
         cells: Arc<PartitionCells>,
-        home: RegionId,
-        is_home: bool,
+        lease: Arc<NodeLease>,
     ) -> Self {
+        let PartitionConfig {
+            home_region: home,
+            lease: need,
+            ..
+        } = *core.config();
+        let is_home = core.role() == Role::Home;
         let state = SlotState {
             core,
             waiters: HashMap::new(),
@@ -145,8 +159,10 @@ impl Slot {
         Self {
             partition: cells.partition(),
             keyspace,
-            home,
-            is_home,
+            home: AtomicU16::new(home.get()),
+            is_home: AtomicBool::new(is_home),
+            lease,
+            needs_lease: AtomicBool::new(need > LeaseNeed::Nothing),
             cells,
             watchers: Watchers::default(),
             state: Mutex::new(state),
@@ -161,13 +177,39 @@ impl Slot {
         lock(&self.state)
     }
 
+    /// The region of its home, as far as this node knows.
+    pub(crate) fn home(&self) -> RegionId {
+        let home = RegionId::new(self.home.load(Ordering::Acquire));
+        home.expect("a region's id is not zero")
+    }
+
+    /// Another core takes the place of what was here, at the same place or another.
+    pub(super) fn take_seat(&self, state: &mut SlotState, core: Partition) {
+        let config = core.config();
+        self.close_reads();
+        self.home.store(config.home_region.get(), Ordering::Release);
+        let is_home = core.role() == Role::Home;
+        self.is_home.store(is_home, Ordering::Release);
+        let needs_lease = config.lease > LeaseNeed::Nothing;
+        self.needs_lease.store(needs_lease, Ordering::Release);
+        (state.core, state.armed, state.stalled) = (core, None, false);
+        state.kept.clear();
+    }
+
+    /// Whether this node is its home, as far as it knows: the core knows better.
+    pub(crate) fn is_home(&self) -> bool {
+        self.is_home.load(Ordering::Acquire)
+    }
+
     /// Whether the home may answer linearizable reads.
     pub(crate) fn check_reads_open(&self, now: Moment) -> Result<(), Error> {
-        if self.reads_open.load(Ordering::Acquire) {
+        let has_lease = !self.needs_lease.load(Ordering::Acquire) || now < self.lease.until();
+        if has_lease && self.reads_open.load(Ordering::Acquire) {
             return Ok(());
         }
         // Under the lock, so that a failure that closes reads is not overwritten.
-        let state = self.lock();
+        let mut state = self.lock();
+        state.core.renew_lease(self.lease.until());
         self.check_damage(&state)?;
         state.core.read_gate(now)?;
         self.reads_open.store(true, Ordering::Release);
@@ -336,6 +378,16 @@ impl Slot {
     pub(super) fn set_installing(&self, installing: bool) {
         let mut state = self.lock();
         state.installing = installing || state.damage.is_some();
+    }
+
+    pub(super) fn try_close_intake(&self) -> bool {
+        let mut state = self.lock();
+        !std::mem::replace(&mut state.installing, true)
+    }
+
+    /// Up to where records are visible here.
+    pub(crate) fn visible_upto(&self) -> Seq {
+        self.lock().core.visible_upto()
     }
 
     /// Whether callers wait for their writes.

@@ -4,8 +4,8 @@
 //! **Does not own**: threads and sockets (node, shipping), decisions (the core).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domicile_core::{
@@ -19,6 +19,7 @@ use domicile_proto::{
 use domicile_storage::{CheckedSegment, CommitSink, CommitUrgency, Committed, Store, StoreError};
 use tokio::sync::Notify;
 
+use super::lease::NodeLease;
 use super::outbox::{Outbox, ReplyTo, Waiter};
 use super::signals::{HeldMark, ShipSignal, SourceSignal};
 use super::slot::{Slot, SlotState};
@@ -65,11 +66,12 @@ pub(crate) struct Driver {
     pub(crate) clock: Arc<Clock>,
     pub(crate) store: Arc<Store>,
     pub(crate) timers: Timers,
+    pub(crate) lease: Arc<NodeLease>,
     pub(crate) ship_signals: BTreeMap<RegionId, Arc<ShipSignal>>,
     pub(crate) source_signals: BTreeMap<RegionId, Arc<SourceSignal>>,
     /// Told whenever the store may have room again: after a commit and after a flush.
     pub(crate) room: Notify,
-    slots: HashMap<PartitionId, Arc<Slot>>,
+    slots: RwLock<HashMap<PartitionId, Arc<Slot>>>,
     closing: AtomicBool,
 }
 
@@ -85,35 +87,39 @@ impl Driver {
             clock,
             store,
             timers: Timers::default(),
+            lease: Arc::default(),
             ship_signals: ship.collect(),
             source_signals: source.collect(),
             room: Notify::new(),
-            slots: HashMap::new(),
+            slots: RwLock::default(),
             closing: AtomicBool::new(false),
         }
     }
 
-    /// Adds a partition; only while the node is being opened.
+    /// Adds a partition.
     pub(crate) fn add(
-        &mut self,
+        &self,
         keyspace: Arc<domicile_proto::Keyspace>,
         core: domicile_core::Partition,
-        home: RegionId,
-        is_home: bool,
-    ) {
+    ) -> Arc<Slot> {
         let partition = core.config().partition;
-        let cells = self.store.cells(partition);
-        let slot = Arc::new(Slot::new(keyspace, core, cells, home, is_home));
-        let replaced = self.slots.insert(partition, slot);
+        let (cells, lease) = (self.store.cells(partition), Arc::clone(&self.lease));
+        let slot = Arc::new(Slot::new(keyspace, core, cells, lease));
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = slots.insert(partition, Arc::clone(&slot));
         assert!(replaced.is_none(), "partition {partition} was added twice");
+        slot
     }
 
-    pub(crate) fn slot(&self, partition: PartitionId) -> Option<&Arc<Slot>> {
-        self.slots.get(&partition)
+    pub(crate) fn slot(&self, partition: PartitionId) -> Option<Arc<Slot>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(&partition).cloned()
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
-        self.slots.values()
+    /// The partitions here as of now.
+    pub(crate) fn slots(&self) -> std::vec::IntoIter<Arc<Slot>> {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.values().cloned().collect::<Vec<_>>().into_iter()
     }
 
     /// From now on writes are refused with `DRAINING`.
@@ -301,7 +307,7 @@ impl Driver {
                 continue;
             }
             state.armed = None;
-            self.step(slot, &mut state, Input::Tick, Cargo::Nothing, &mut outbox);
+            self.step(&slot, &mut state, Input::Tick, Cargo::Nothing, &mut outbox);
             drop(state);
             self.deliver(outbox);
         }
@@ -313,7 +319,7 @@ impl Driver {
             let mut outbox = Outbox::default();
             let mut state = slot.lock();
             state.alarm = Some(why.to_owned());
-            self.poison(slot, &mut state, &mut outbox);
+            self.poison(&slot, &mut state, &mut outbox);
             drop(state);
             slot.watchers.wake();
             self.deliver(outbox);
@@ -346,6 +352,7 @@ impl Driver {
     ) -> Option<RejectCause> {
         let mut effects = std::mem::take(&mut state.effects);
         let now = self.clock.now();
+        state.core.renew_lease(self.lease.until());
         state.core.step(now, input, &mut effects);
         let mut rejected = None;
         let mut cargo = Some(cargo);
@@ -389,7 +396,7 @@ impl Driver {
                 Effect::Ship { urgency, .. } => outbox.ship(urgency),
                 Effect::Visible { upto } => self.make_visible(slot, state, upto, outbox),
                 Effect::SendAck { urgency, .. } => {
-                    if let Some(source) = self.source_signals.get(&slot.home) {
+                    if let Some(source) = self.source_signals.get(&slot.home()) {
                         source.ack(slot.partition, state.held(), urgency);
                     }
                 }
@@ -427,7 +434,7 @@ impl Driver {
     fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq, outbox: &mut Outbox) {
         slot.cells.advance(upto);
         slot.wake_readers();
-        if slot.is_home && slot.keyspace.ack != AckLevel::Async {
+        if slot.is_home() && slot.keyspace.ack != AckLevel::Async {
             let Some(epoch) = state.core.epoch() else {
                 return;
             };
@@ -489,8 +496,8 @@ impl CommitSink for Driver {
             let input = Input::Durable {
                 upto: commit.last_seq,
             };
-            self.step(slot, &mut state, input, Cargo::Nothing, &mut outbox);
-            if !slot.is_home {
+            self.step(&slot, &mut state, input, Cargo::Nothing, &mut outbox);
+            if !slot.is_home() {
                 // A copy may have shown these before: watches had to wait until they are durable.
                 slot.watchers.wake();
             }

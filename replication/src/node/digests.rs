@@ -43,7 +43,7 @@ pub(super) fn run_digests(core: &NodeCore) {
 
 /// Tells the copies of partitions that rest what they must have.
 pub(super) fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
-    for slot in core.driver.slots().filter(|slot| slot.is_home) {
+    for slot in core.driver.slots().filter(|slot| slot.is_home()) {
         let copies = slot.keyspace.copies();
         if copies == 0 || slot.is_damaged() || slot.watermark().is_none() {
             continue;
@@ -109,7 +109,7 @@ fn weigh_answers(core: &NodeCore) {
             Verdict::Home { copies } => {
                 let damage = format!("differs from {copies} copies, which agree, at {}", said.seq);
                 tracing::error!(%partition, %damage, "this home shows what was never written");
-                put_out_of_service(core, slot, &damage);
+                put_out_of_service(core, &slot, &damage);
             }
         }
     }
@@ -137,12 +137,12 @@ fn compare_digests(core: &NodeCore, differing: &mut BTreeSet<PartitionId>) {
                 compared.fetch_add(1, Ordering::Relaxed);
                 let shown = PartitionDigest { digest, ..expected };
                 if digest != expected.digest {
-                    differ(core, slot, shown);
+                    differ(core, &slot, shown);
                     differing.insert(partition);
                 } else if differing.remove(&partition) {
                     slot.clear_alarm(DIFFERS);
                 }
-                if let Some(home) = core.driver.source_signals.get(&slot.home) {
+                if let Some(home) = core.driver.source_signals.get(&slot.home()) {
                     home.answer_digest(partition, shown);
                 }
             }
@@ -169,7 +169,7 @@ fn differ(core: &NodeCore, slot: &Slot, shown: PartitionDigest) {
     tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
     put_out_of_service(core, slot, &format!("{DIFFERS}{seq}"));
     core.wanted.want(partition, seq);
-    if let Some(source) = core.driver.source_signals.get(&slot.home) {
+    if let Some(source) = core.driver.source_signals.get(&slot.home()) {
         // The next hello says that nothing of it counts.
         source.end_stream();
     }

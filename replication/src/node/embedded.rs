@@ -112,7 +112,7 @@ impl Node {
     /// All keyspaces.
     #[must_use]
     pub fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
-        self.core().topology.keyspaces().cloned().collect()
+        self.core().topology.keyspaces()
     }
 
     /// A keyspace's policy.
@@ -120,7 +120,7 @@ impl Node {
     /// # Errors
     /// `KEYSPACE_NOT_FOUND`.
     pub fn policy(&self, name: &str) -> Result<Arc<Keyspace>, Error> {
-        let found = self.core().topology.keyspace_named(name).cloned();
+        let found = self.core().topology.keyspace_named(name);
         found.ok_or_else(|| {
             let shown: String = name.chars().take(64).collect();
             Error::new(Reason::KeyspaceNotFound, format!("no keyspace {shown:?}"))

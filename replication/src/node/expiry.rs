@@ -56,8 +56,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Runs until the node closes.
 pub(super) async fn run_expiry(core: Arc<NodeCore>) {
     let mut closed = std::pin::pin!(core.closed());
-    let homes = core.driver.slots().filter(|slot| slot.is_home);
-    let mut resting: Vec<Expirer> = homes.map(|slot| Expirer::new(Arc::clone(slot))).collect();
+    let homes = core.driver.slots().filter(|slot| slot.is_home());
+    let mut resting: Vec<Expirer> = homes.map(|slot| Expirer::new(Arc::clone(&slot))).collect();
     let mut rounds = JoinSet::new();
     // Batches are found and submitted one at a time: a mass expiry takes one processor at most.
     let turn = Arc::new(Semaphore::new(1));

@@ -13,11 +13,13 @@ use domicile_storage::Store;
 use tokio::sync::{Semaphore, watch};
 
 use super::digests::DigestRounds;
+use super::open::Damage;
 use crate::backup::BackupTurn;
 use crate::bootstrap::Wanted;
 use crate::clock::Clock;
 use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
+use crate::ownership::Ownership;
 use crate::peers::PeerLink;
 use crate::topology::Topology;
 use crate::watching::WatchCount;
@@ -38,6 +40,8 @@ pub(crate) struct NodeCore {
     pub(crate) journal_keep_bytes: u64,
     /// What it keeps beyond that for copies that lack it.
     pub(crate) copy_budget: CopyBudget,
+    /// What was found damaged at the open.
+    pub(crate) damage: Damage,
     /// Partitions whose last snapshot is missing or damaged, and that need one soon.
     pub(crate) uncovered: Mutex<Vec<PartitionId>>,
     /// What homes said of partitions that rest: to be compared with what is here.
@@ -53,6 +57,7 @@ pub(crate) struct NodeCore {
     pub(crate) snapshots_sent: Arc<Semaphore>,
     /// Whether the journal may be cut, or a backup reads it.
     pub(crate) backup_turn: BackupTurn,
+    pub(crate) ownership: Ownership,
     pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
 }
@@ -95,6 +100,14 @@ impl NodeCore {
         }
     }
 
+    /// All streams from and to peers end and begin anew, with what is home and copy then.
+    pub(crate) fn begin_streams_anew(&self) {
+        for link in self.links.values() {
+            link.source.end_stream();
+            link.begin_anew.notify_one();
+        }
+    }
+
     pub(crate) fn link(&self, region: RegionId) -> Option<&Arc<PeerLink>> {
         self.links.get(&region)
     }
@@ -119,16 +132,20 @@ impl NodeCore {
         partition: PartitionId,
         forwarding: crate::call::Forwarding,
     ) -> Result<Route, Error> {
-        let home = Topology::home_of(partition);
+        let missing = || {
+            Error::new(
+                Reason::KeyspaceNotFound,
+                format!("no partition {partition}"),
+            )
+        };
+        let slot = self.driver.slot(partition).ok_or_else(missing)?;
+        if slot.is_home() {
+            return Ok(Route::Here(slot));
+        }
+        let home = slot.home();
         if home == self.topology.own.id {
-            let slot = self.driver.slot(partition).cloned();
-            let missing = || {
-                Error::new(
-                    Reason::KeyspaceNotFound,
-                    format!("no partition {partition}"),
-                )
-            };
-            return slot.map(Route::Here).ok_or_else(missing);
+            let message = format!("{partition}: its home is gone and has no successor so far");
+            return Err(Error::new(Reason::NoHome, message));
         }
         let name = self
             .topology

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use domicile_core::{Input, Moment, Partition, PartitionConfig, Recovered};
-use domicile_proto::{Epoch, NodeId, PartitionId, Reason, RegionId, Seq};
+use domicile_core::{Input, Moment, Recovered};
+use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
 use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::{Semaphore, watch};
@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
+use crate::ownership::{Ownership, Seat, Seats, blocking, config_of, open_core};
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
@@ -62,7 +63,6 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         None => None,
     };
     let peer_address = listener.as_ref().map(|listener| listener.address);
-    let held = topology.partitions();
     let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
     let own = topology.own.id;
     // Less than what is being written and made ahead would cut and flush without end.
@@ -77,9 +77,16 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         pause: options.scrub_pause,
         ..Scrubbing::default()
     };
-    let recover = move || recover(&options, &held, &peers, own);
+    let store_options = store_options(&options);
+    let data = options.data.clone();
+    let opened = blocking(move || Store::open(Arc::new(OsDisk::new()), &data, store_options));
+    let (store, recovery) = opened.await?;
+    report(&recovery);
+    let seats = Seats::Static;
+    let held = topology.partitions();
+    let recover = move || recover(store, recovery, &held, &peers, own, &seats);
     let recovered = tokio::task::spawn_blocking(recover).await;
-    let (driver, uncovered) = recovered.map_err(|error| {
+    let (driver, damage, uncovered) = recovered.map_err(|error| {
         Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}"))
     })??;
     let driver = Arc::new(driver);
@@ -94,6 +101,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         journal_keep_bytes,
         copy_budget,
         uncovered: Mutex::new(uncovered),
+        damage,
         digests: Mutex::default(),
         digest_rounds: Mutex::default(),
         digest_answers: Mutex::default(),
@@ -101,6 +109,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
+        ownership: Ownership::default(),
         watches,
         closed: watch::Sender::new(false),
     });
@@ -126,11 +135,11 @@ fn links(topology: &Topology, driver: &Driver) -> Result<BTreeMap<RegionId, Arc<
 fn start_tasks(core: &Arc<NodeCore>, listener: Option<PeerListener>) {
     let driver = &core.driver;
     for slot in driver.slots() {
-        driver.input(slot, Input::Tick);
+        driver.input(&slot, Input::Tick);
     }
     for slot in driver
         .slots()
-        .filter(|slot| slot.is_damaged() && !slot.is_home)
+        .filter(|slot| slot.is_damaged() && !slot.is_home())
     {
         core.wanted.want(slot.partition, Seq::FIRST);
     }
@@ -153,66 +162,63 @@ pub(super) struct Opened {
 type Held = [(Arc<domicile_proto::Keyspace>, PartitionId)];
 
 fn recover(
-    options: &NodeOptions,
+    store: Arc<Store>,
+    recovery: Recovery,
     held: &Held,
     peers: &[RegionId],
     own: RegionId,
-) -> Result<(Driver, Vec<PartitionId>), Error> {
-    let store_options = store_options(options);
-    let (store, recovery) = Store::open(Arc::new(OsDisk::new()), &options.data, store_options)?;
-    report(&recovery);
+    seats: &Seats,
+) -> Result<(Driver, Damage, Vec<PartitionId>), Error> {
     let damaged = Damage::found(&recovery);
     let found = recovery
         .partitions
         .into_iter()
         .map(|each| (each.partition, each));
     let mut found: BTreeMap<PartitionId, RecoveredPartition> = found.collect();
-    let homed = held
+    let place = (own, recovery.node_id);
+    let seated = held.iter().filter_map(|(keyspace, partition)| {
+        let seat = seats.of(keyspace, *partition, place)?;
+        Some((keyspace, *partition, seat))
+    });
+    let seated: Vec<(&Arc<Keyspace>, PartitionId, Seat)> = seated.collect();
+    // Whatever ended while the node was away is over here too.
+    let floors = seated
         .iter()
-        .filter(|(_, partition)| Topology::home_of(*partition) == own);
+        .filter_map(|(_, partition, seat)| Some((*partition, seat.floor?)));
+    store.promise_all(&floors.collect::<Vec<_>>())?;
+    let homed = seated.iter().filter(|(_, _, seat)| seat.is_here);
     let last_seq = |id: &PartitionId| found.get(id).map_or(Seq::NONE, |each| each.last_seq);
     let tails = homed
-        .map(|(_, partition)| (*partition, last_seq(partition)))
+        .map(|(_, partition, _)| (*partition, last_seq(partition)))
         .collect();
     let mut requests = remembered_requests(&store, &tails)?;
     let clock = Arc::new(Clock::new());
     let newest = requests.values().flatten().map(|request| request.hlc).max();
     newest.map(|hlc| clock.observe(hlc));
-    let node_id = recovery.node_id;
-    let mut driver = Driver::new(clock, store, peers);
-    for (keyspace, partition) in held {
-        let home = Topology::home_of(*partition);
-        let is_home = home == own;
-        let damage = damaged.of(*partition, found.contains_key(partition));
+    let driver = Driver::new(clock, store, peers);
+    for (keyspace, partition, seat) in seated {
+        let damage = damaged.of(partition, found.contains_key(&partition));
         let recovered = Recovered {
-            requests: requests.remove(partition).unwrap_or_default(),
-            promised: driver.store.promised(*partition),
-            ..recovered_state(found.remove(partition), is_home, node_id)
+            requests: requests.remove(&partition).unwrap_or_default(),
+            promised: driver.store.promised(partition),
+            ..recovered_state(found.remove(&partition), seat, recovery.node_id)
         };
-        let config = PartitionConfig::of(keyspace, *partition, own, home);
-        let opened = match is_home {
-            true => Partition::home(config, recovered, Moment::START),
-            false => Partition::copy(config, recovered, Moment::START),
-        };
-        let core = opened.map_err(|error| {
-            Error::new(
-                Reason::InvalidArgument,
-                format!("partition {partition}: {error}"),
-            )
-        })?;
-        driver.add(Arc::clone(keyspace), core, home, is_home);
-        if let (Some(damage), Some(slot)) = (damage, driver.slot(*partition)) {
+        let config = config_of(keyspace, partition, own, seat);
+        let core = open_core(config, recovered, seat, Moment::START)?;
+        let slot = driver.add(Arc::clone(keyspace), core);
+        if let Some(damage) = damage {
+            let is_home = seat.is_here;
             tracing::error!(%partition, damage, is_home, "a partition is damaged");
-            driver.quarantine(slot, damage);
+            driver.quarantine(&slot, damage);
         }
     }
     show_unconfigured(&driver, &found);
-    let damaged = driver.slots().filter(|slot| slot.is_damaged());
-    let damaged: Vec<PartitionId> = damaged.map(|slot| slot.partition).collect();
+    let out_of_service = driver.slots().filter(|slot| slot.is_damaged());
+    let out_of_service: Vec<PartitionId> = out_of_service.map(|slot| slot.partition).collect();
     // Before anything is flushed: a later checkpoint would lie behind the damage.
-    driver.store.condemn(&damaged)?;
+    driver.store.condemn(&out_of_service)?;
     let uncovered = driver.store.uncovered();
-    Ok((driver, uncovered))
+    Ok((driver, damaged, uncovered))
 }
 
 fn store_options(options: &NodeOptions) -> StoreOptions {
@@ -237,7 +243,8 @@ fn show_unconfigured(driver: &Driver, found: &BTreeMap<PartitionId, RecoveredPar
 }
 
 /// What recovery found damaged.
-struct Damage {
+#[derive(Debug, Default)]
+pub(crate) struct Damage {
     damaged: BTreeMap<PartitionId, String>,
     unknown: Option<String>,
 }
@@ -254,16 +261,18 @@ impl Damage {
 
     /// What a partition has lost, or may have: what may have held records of anybody may have held
     /// all of those of one of which nothing was found.
-    fn of(&self, partition: PartitionId, is_found: bool) -> Option<&String> {
+    pub(crate) fn of(&self, partition: PartitionId, is_found: bool) -> Option<&String> {
         let damage = self.damaged.get(&partition).or(self.unknown.as_ref());
         damage.filter(|_| !is_found)
     }
 }
 
-fn recovered_state(found: Option<RecoveredPartition>, is_home: bool, node: NodeId) -> Recovered {
+fn recovered_state(found: Option<RecoveredPartition>, seat: Seat, node: NodeId) -> Recovered {
+    let is_home = seat.is_here;
+    let assigned = seat.epoch.filter(|_| is_home);
     match found {
         Some(found) => Recovered {
-            epoch: Some(reign_after(found.epoch, is_home, node)),
+            epoch: assigned.or(Some(reign_after(found.epoch, is_home, node))),
             epoch_history: found.epoch_history,
             last_seq: found.last_seq,
             chain: found.chain,
@@ -272,7 +281,7 @@ fn recovered_state(found: Option<RecoveredPartition>, is_home: bool, node: NodeI
         },
         // A home's first reign. Homes are static, so nobody else mints one for this partition.
         None => Recovered {
-            epoch: is_home.then_some(Epoch { counter: 1, node }),
+            epoch: assigned.or(is_home.then_some(Epoch { counter: 1, node })),
             ..Recovered::default()
         },
     }

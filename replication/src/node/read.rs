@@ -13,7 +13,6 @@ use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
 use crate::call::{Consistency, Entry, ReadAnswer, ReadCall, SessionMark};
 use crate::driver::Slot;
 use crate::error::Error;
-use crate::topology::Topology;
 
 impl NodeCore {
     /// Reads one key.
@@ -30,7 +29,7 @@ impl NodeCore {
                 let message = format!("no partition {partition}");
                 return Err(Error::new(Reason::KeyspaceNotFound, message));
             };
-            return self.read_slot(slot, call.key);
+            return self.read_slot(&slot, call.key);
         }
         match self.route(partition, call.forwarding)? {
             Route::Here(slot) => self.read_slot(&slot, call.key),
@@ -44,7 +43,7 @@ impl NodeCore {
                     partition,
                     position: rows.position,
                     staleness: Duration::ZERO,
-                    region: Topology::home_of(partition),
+                    region: link.region(),
                 })
             }
         }
@@ -60,16 +59,16 @@ impl NodeCore {
         let Some(slot) = self.driver.slot(partition) else {
             return Ok(false);
         };
-        if slot.is_home {
+        if slot.is_home() {
             slot.check_reads_open(self.clock.now())?;
         } else if slot.is_damaged() || !slot.cells.is_readable() {
             return Ok(false);
         }
         match consistency {
-            Consistency::Home => Ok(slot.is_home),
+            Consistency::Home => Ok(slot.is_home()),
             Consistency::Local => Ok(true),
-            Consistency::Bounded(bound) => Ok(slot.is_home || self.staleness(slot) <= *bound),
-            Consistency::Session(marks) => self.wait_session(slot, marks, timeout).await,
+            Consistency::Bounded(bound) => Ok(slot.is_home() || self.staleness(&slot) <= *bound),
+            Consistency::Session(marks) => self.wait_session(&slot, marks, timeout).await,
         }
     }
 
@@ -87,13 +86,13 @@ impl NodeCore {
             return Ok(true);
         }
         let reached = slot.held_mark().received_upto;
-        if slot.is_home && wanted > reached {
+        if slot.is_home() && wanted > reached {
             return Err(session_lost(slot, wanted, reached));
         }
         let waited = tokio::time::timeout(timeout, slot.wait_applied(wanted)).await;
         match waited {
             Ok(()) => Ok(true),
-            Err(_) if slot.is_home => {
+            Err(_) if slot.is_home() => {
                 let message = format!("position {wanted} not visible within {timeout:?}");
                 Err(Error::new(Reason::Recovering, message))
             }
@@ -103,13 +102,13 @@ impl NodeCore {
 
     /// How far behind its home a slot's applied state may be.
     pub(super) fn staleness(&self, slot: &Slot) -> Duration {
-        if slot.is_home {
+        if slot.is_home() {
             return Duration::ZERO;
         }
         let stream = self
             .driver
             .source_signals
-            .get(&slot.home)
+            .get(&slot.home())
             .map(|source| source.stream());
         slot.staleness(self.clock.now(), stream.unwrap_or_default())
     }

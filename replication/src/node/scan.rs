@@ -93,7 +93,7 @@ impl NodeCore {
             .await?
             && let Some(slot) = self.driver.slot(scan.partition)
         {
-            return self.scan_slot(slot, scan);
+            return self.scan_slot(&slot, scan);
         }
         match self.route(scan.partition, call.forwarding)? {
             Route::Here(slot) => self.scan_slot(&slot, scan),

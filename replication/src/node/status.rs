@@ -315,7 +315,7 @@ fn partition_status(core: &NodeCore, slot: &Slot) -> (PartitionStatus, AckLevel)
     let partition = PartitionStatus {
         partition: slot.partition,
         keyspace: slot.keyspace.name.to_string(),
-        home_region: name(slot.home),
+        home_region: name(slot.home()),
         role: status.role,
         epoch: status.epoch,
         appended_upto: status.appended_upto,
@@ -344,8 +344,8 @@ fn peers(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<Pee
         let followed = core
             .driver
             .slots()
-            .filter(|slot| slot.home == link.region());
-        let staleness = followed.map(|slot| core.staleness(slot)).max();
+            .filter(|slot| slot.home() == link.region());
+        let staleness = followed.map(|slot| core.staleness(&slot)).max();
         let (shown, stream) = (link.status(), link.source.stream());
         PeerStatus {
             region: name.to_owned(),
@@ -366,7 +366,7 @@ fn peers(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<Pee
 }
 
 fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<KeyspaceStatus> {
-    let mut shown: BTreeMap<&str, KeyspaceStatus> = BTreeMap::new();
+    let mut shown: BTreeMap<String, KeyspaceStatus> = BTreeMap::new();
     for keyspace in core.topology.keyspaces() {
         let status = KeyspaceStatus {
             name: keyspace.name.to_string(),
@@ -376,7 +376,7 @@ fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec
             homes_here: 0,
             degraded_partitions: 0,
         };
-        shown.insert(keyspace.name.as_str(), status);
+        shown.insert(keyspace.name.to_string(), status);
     }
     for (partition, effective) in partitions
         .iter()

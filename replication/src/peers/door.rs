@@ -100,7 +100,7 @@ impl PeerService {
     fn keyspace_asked(
         &self,
         request: &forward_request::Request,
-    ) -> Option<&Arc<domicile_proto::Keyspace>> {
+    ) -> Option<Arc<domicile_proto::Keyspace>> {
         let id = match request {
             forward_request::Request::Write(write) => KeyspaceId::new(write.keyspace),
             forward_request::Request::Get(get) => KeyspaceId::new(get.keyspace),
@@ -114,7 +114,7 @@ impl PeerService {
 
     fn keyspace(&self, id: u32) -> Result<Arc<domicile_proto::Keyspace>, Error> {
         let id = KeyspaceId::new(id);
-        let found = self.node.topology.keyspace(id).cloned();
+        let found = self.node.topology.keyspace(id);
         found.ok_or_else(|| Error::new(Reason::KeyspaceNotFound, format!("no keyspace {id}")))
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use domicile_proto::v1::peer_client::PeerClient;
 use domicile_proto::{NodeId, Reason, RegionId};
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::driver::{ShipSignal, SourceSignal};
@@ -50,6 +51,8 @@ pub(crate) struct PeerLink {
     pub(crate) spec: RegionSpec,
     pub(crate) ship: Arc<ShipSignal>,
     pub(crate) source: Arc<SourceSignal>,
+    /// The stream to this peer is to begin anew.
+    pub(crate) begin_anew: Notify,
     endpoint: Option<Endpoint>,
     forwarding: Option<PeerClient<Channel>>,
     status: Mutex<LinkStatus>,
@@ -77,6 +80,7 @@ impl PeerLink {
             spec,
             ship,
             source,
+            begin_anew: Notify::new(),
             endpoint,
             forwarding,
             status,

@@ -59,7 +59,9 @@ pub(super) fn attach(
     let mut left_out = LeftOut::default();
     for (partition, slot) in slots {
         let Some(mark) = marks.get(partition) else {
-            return Err(format!("the peer does not hold partition {partition}").into());
+            // It knows of another home so far. Once it has learnt of this one it ends the stream.
+            left_out.unknown += 1;
+            continue;
         };
         let region = link.region();
         node.driver.input(
@@ -131,6 +133,8 @@ fn check_set_back(node: &NodeCore, slot: &Slot, mark: &HeldMark) {
 /// Partitions that a copy is not shipped.
 #[derive(Debug, Default)]
 struct LeftOut {
+    /// The peer does not know that this node is their home.
+    unknown: usize,
     /// It has records that this home never wrote.
     diverged: usize,
     /// What they lack was cut from the journal, or they are damaged: they get snapshots.
@@ -139,11 +143,15 @@ struct LeftOut {
 
 impl LeftOut {
     fn is_empty(&self) -> bool {
-        self.diverged == 0 && self.behind.is_empty()
+        self.unknown == 0 && self.diverged == 0 && self.behind.is_empty()
     }
 
     fn text(&self) -> String {
         let mut texts = Vec::new();
+        if self.unknown > 0 {
+            let unknown = self.unknown;
+            texts.push(format!("{unknown} partitions have another home there"));
+        }
         if self.diverged > 0 {
             let diverged = self.diverged;
             texts.push(format!(

@@ -112,7 +112,7 @@ impl Receiver {
             .node
             .driver
             .slots()
-            .filter(|slot| slot.home == source.id);
+            .filter(|slot| slot.home() == source.id);
         let hello = v1::CopyHello {
             protocol: PROTOCOL,
             region: topology.own.name.to_string(),
@@ -181,7 +181,7 @@ impl Receiver {
             .node
             .driver
             .slots()
-            .filter(|slot| slot.home == source.id)
+            .filter(|slot| slot.home() == source.id)
         {
             let held = slot.held_mark();
             if held.epoch.is_some() {
@@ -249,7 +249,7 @@ impl Receiver {
                 .reject(partition, "RESIDENCY", message, Seq::NONE)
                 .await;
         };
-        let cause = match self.node.driver.receive(slot, segment) {
+        let cause = match self.node.driver.receive(&slot, segment) {
             Ok(()) | Err(Refused::ByCore(RejectCause::Duplicate { .. })) => return Ok(()),
             Err(Refused::ByCore(cause)) => cause,
             Err(Refused::Installing) => {
@@ -271,9 +271,9 @@ impl Receiver {
     }
 
     /// The slot of a segment that this source may send and this region may hold.
-    fn held_slot(&self, source: &RegionSpec, partition: PartitionId) -> Option<&Arc<Slot>> {
+    fn held_slot(&self, source: &RegionSpec, partition: PartitionId) -> Option<Arc<Slot>> {
         let slot = self.node.driver.slot(partition)?;
-        (slot.home == source.id && slot.keyspace.regions.contains(&source.id)).then_some(slot)
+        (slot.home() == source.id && slot.keyspace.regions.contains(&source.id)).then_some(slot)
     }
 
     async fn reject(
@@ -324,10 +324,10 @@ impl Receiver {
             let (Some(slot), Some(epoch)) = (self.node.driver.slot(partition), epoch) else {
                 continue;
             };
-            if slot.home == source.id {
+            if slot.home() == source.id {
                 let visible_upto = Seq::new(watermark.visible_upto);
                 self.node.driver.input(
-                    slot,
+                    &slot,
                     Input::Watermark {
                         epoch,
                         visible_upto,

@@ -64,12 +64,17 @@ pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
         let started = Instant::now();
         let outcome = tokio::select! {
             () = node.closed() => return,
+            () = link.begin_anew.notified() => Ok(Ended::Anew),
             outcome = connect_and_ship(&node, &link) => outcome,
         };
         link.update(|status| status.connected = false);
         detach(&node, &link);
         match outcome {
             Ok(Ended::NothingToDo) => return,
+            Ok(Ended::Anew) => {
+                backoff = BACKOFF_MIN;
+                continue;
+            }
             Ok(Ended::ByPeer) => link.update(|s| s.last_error = "closed by the peer".to_owned()),
             Err(error) => {
                 let error = chain_of(&*error);
@@ -94,6 +99,8 @@ pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
 
 enum Ended {
     NothingToDo,
+    /// Partitions have come or gone.
+    Anew,
     ByPeer,
 }
 
@@ -108,11 +115,9 @@ struct Feedback {
 fn shared_slots(node: &NodeCore, link: &PeerLink) -> BTreeMap<PartitionId, Arc<Slot>> {
     let region = link.region();
     let slots = node.driver.slots();
-    let slots = slots.filter(|slot| slot.is_home && !slot.is_damaged());
+    let slots = slots.filter(|slot| slot.is_home() && !slot.is_damaged());
     let slots = slots.filter(|slot| slot.keyspace.regions.contains(&region));
-    slots
-        .map(|slot| (slot.partition, Arc::clone(slot)))
-        .collect()
+    slots.map(|slot| (slot.partition, slot)).collect()
 }
 
 fn detach(node: &NodeCore, link: &PeerLink) {

@@ -36,8 +36,8 @@ impl NodeCore {
                 let message = format!("no partition {partition}");
                 Error::new(Reason::KeyspaceNotFound, message)
             })?;
-            followers.push(self.follower(slot, &call)?);
-            slots.push(Arc::clone(slot));
+            followers.push(self.follower(&slot, &call)?);
+            slots.push(slot);
         }
         let cursor = WatchCursor::new(followers, call.keys);
         let outlet = Outlet::new(call.keyspace.id(), cursor.positions());
@@ -89,7 +89,7 @@ impl NodeCore {
         follower.check(&reach)?;
         let wanted = seen.map_or(Seq::NONE, |position| position.seq);
         let reached = slot.held_mark().received_upto;
-        if slot.is_home && wanted > reached {
+        if slot.is_home() && wanted > reached {
             return Err(beyond(partition, wanted, reached));
         }
         let is_at_end = reach.durable_upto < follower.next;

@@ -49,6 +49,19 @@ pub struct Assignment {
     pub lost: Option<Lost>,
 }
 
+impl Assignment {
+    /// Nothing below it is taken any more once the home is given up. Its counter is that of the
+    /// reign which will follow, and no node's id is lower.
+    #[must_use]
+    pub fn floor(&self) -> Epoch {
+        let step = if self.moving_to.is_some() { 2 } else { 1 };
+        Epoch {
+            counter: self.epoch.counter.saturating_add(step),
+            node: NodeId::LOWEST,
+        }
+    }
+}
+
 /// The whole map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ControlMap {

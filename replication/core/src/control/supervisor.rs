@@ -16,7 +16,7 @@ use super::command::{Command, Lost};
 use super::fencing::{Fencing, revokes};
 use super::lease::{Grant, LeaseBook};
 use super::map::{Assignment, ControlMap};
-use super::takeover::{OperatorWord, PromisedEnd, Scene, TakeOver, floor_of};
+use super::takeover::{OperatorWord, PromisedEnd, Scene, TakeOver};
 use super::times::ControlTimes;
 use super::watchman::Watchman;
 use crate::moment::Moment;
@@ -264,7 +264,7 @@ impl Supervisor {
         // What was promised in answer to an older question may have been added to since.
         if let Some(takeover) = self.takeovers.get_mut(&partition)
             && takeover.from == assignment.epoch
-            && floor == floor_of(assignment)
+            && floor == assignment.floor()
         {
             takeover.promised(node, end);
         }
@@ -309,7 +309,7 @@ impl Supervisor {
             };
             if takeover.asked.is_none_or(|asked| now.since(asked) >= retry) {
                 takeover.asked = Some(now);
-                let floor = floor_of(assignment);
+                let floor = assignment.floor();
                 let silent = scene
                     .holders()
                     .filter(|(node, _)| !takeover.has_promised(*node));

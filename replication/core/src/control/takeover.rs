@@ -81,17 +81,6 @@ impl Scene<'_> {
     }
 }
 
-/// Nothing below it is taken any more once a takeover asks for promises. Its counter is that of the
-/// reign which will follow, and no node's id is lower.
-pub(super) fn floor_of(assignment: Assignment) -> Epoch {
-    let counter = assignment.epoch.counter;
-    let step = if assignment.moving_to.is_some() { 2 } else { 1 };
-    Epoch {
-        counter: counter.saturating_add(step),
-        node: NodeId::LOWEST,
-    }
-}
-
 impl TakeOver {
     pub(super) fn new(from: Epoch, now: Moment, leases_end: Moment) -> Self {
         Self {

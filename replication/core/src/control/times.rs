@@ -4,8 +4,8 @@
 //! **Does not own**: clocks (the driver), elections (the consensus has its own table).
 //!
 //! ```text
-//! home's clock      |asks ........ lease ends                      at latest: asks + lease - margin
-//! leader's clock        |hears ................. ran out           at earliest: hears + lease + margin
+//! home's clock      |asks ........ lease ends              at latest: asks + lease - margin
+//! leader's clock        |hears ............... ran out     at earliest: hears + lease + margin
 //! ```
 //! The home counts from when it asked, the leader from when it heard, which is later; and each
 //! takes the margin to its own disadvantage, so neither needs to know the other's clock, only that
@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 /// How much faster or slower than true a boot clock may run: a hundred times what quartz does, and
-/// ten times what a time server may slew. Doubled, a lease is 2 % shorter and waited for 2 % longer.
+/// ten times what a time server may slew. Doubled, a lease is 2 % shorter and its end 2 % later.
 pub const DRIFT_MAX_PERCENT: u32 = 2;
 
 /// A lease is no shorter: a pause of a busy machine would end it.

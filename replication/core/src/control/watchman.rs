@@ -17,8 +17,8 @@ use crate::moment::Moment;
 /// How often the patience is doubled at most: sixteen times the usual one, about half a minute.
 const DOUBLINGS_MAX: u32 = 4;
 
-/// How long without a silence worth giving up for halves the patience again, in patiences of the usual length. Doubled,
-/// an hour's trouble is remembered for two.
+/// How long without a silence worth giving up for halves the patience again, in patiences of the
+/// usual length. Doubled, an hour's trouble is remembered for two.
 const CALM: u32 = 40;
 
 /// What is known of one node.

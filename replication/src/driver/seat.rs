@@ -1,0 +1,58 @@
+//! A partition's home changes while the node is open: here, away, or between two others.
+//!
+//! **Owns**: the exchange of a slot's core; what a node promises, and what it then has.
+//! **Does not own**: what the map says (assignments), what a home or a copy is (the core).
+//!
+//! A core is opened for one place. When the place changes, the old one takes no more part (it heard
+//! of a promise), what was on its way to the disk arrives, and a new one starts from what the store
+//! has then, as it would after a restart.
+
+use domicile_core::{Input, Moment, Partition};
+use domicile_proto::{Epoch, PartitionId};
+use domicile_storage::StoreError;
+
+use super::slot::Slot;
+use super::work::Driver;
+
+impl Driver {
+    /// Promises all of these durably, and tells the cores that are here.
+    pub(crate) fn promise(&self, promises: &[(PartitionId, Epoch)]) -> Result<(), StoreError> {
+        if promises.is_empty() {
+            return Ok(());
+        }
+        self.store.promise_all(promises)?;
+        for (partition, epoch) in promises {
+            if let Some(slot) = self.slot(*partition) {
+                self.input(&slot, Input::Promised { epoch: *epoch });
+            }
+        }
+        Ok(())
+    }
+
+    /// The node's lease was renewed.
+    pub(crate) fn renew_lease(&self, until: Moment) {
+        if !self.lease.renew(until, self.clock.now()) {
+            return;
+        }
+        // It had run out: what waited for it goes on now, not when the next caller comes.
+        for slot in self.slots().filter(|slot| slot.is_home()) {
+            self.input(&slot, Input::Lease { until });
+        }
+    }
+
+    /// Puts a core opened for another place into a slot whose old one has come to rest.
+    ///
+    /// # Panics
+    /// If callers wait: a core that heard of a promise has answered them all.
+    pub(crate) fn reseat(&self, slot: &Slot, core: Partition) {
+        let mut state = slot.lock();
+        let waiting = state.waiters.len();
+        assert!(waiting == 0, "{}: {waiting} callers wait", slot.partition);
+        slot.take_seat(&mut state, core);
+        drop(state);
+        slot.forget_arrivals();
+        self.input(slot, Input::Tick);
+        // Readers that wait for the old home decide anew.
+        slot.wake_readers();
+    }
+}

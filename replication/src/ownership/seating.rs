@@ -1,0 +1,368 @@
+//! What the map says of homes is done to this node's partitions.
+//!
+//! **Owns**: the order: whose reign is over stops first; only then does the map count as applied,
+//! so that a lease granted on it counts; then cores are exchanged, then streams begin anew.
+//! **Does not own**: the exchange itself (driver), the map (core), leases (`leases`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_core::control::{Assignment, ControlMap, Fencing};
+use domicile_core::{Input, LeaseNeed, Partition, PartitionConfig, Recovered, RememberedRequest};
+use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
+use domicile_storage::StoreError;
+use tokio::sync::watch;
+
+use crate::driver::{Slot, remembered_requests};
+use crate::error::Error;
+use crate::node::NodeCore;
+
+/// How often it is looked whether what a partition had under way is on disk. It takes a sync.
+const QUIESCE_POLL: Duration = Duration::from_millis(2);
+
+/// After a change that could not be made it is tried again this much later.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Who is home of what.
+#[derive(Debug, Clone)]
+pub(crate) enum Seats {
+    /// Every partition in the region that it was born in, for ever.
+    Static,
+    /// As the map says.
+    Map(Arc<ControlMap>),
+}
+
+/// The place of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// The region of its home.
+    pub(crate) home: RegionId,
+    /// Whether that is this node.
+    pub(crate) is_here: bool,
+    /// Its reign; `None` where homes are static and the log says it.
+    pub(crate) epoch: Option<Epoch>,
+    /// Below this nothing is done or taken.
+    pub(crate) floor: Option<Epoch>,
+    /// What its home needs a lease for.
+    pub(crate) lease: LeaseNeed,
+}
+
+impl Seats {
+    /// The place of a partition as seen from a node; `None` if the map does not know it.
+    pub(crate) fn of(
+        &self,
+        keyspace: &Keyspace,
+        partition: PartitionId,
+        (own, node): (RegionId, NodeId),
+    ) -> Option<Seat> {
+        let map = match self {
+            Self::Map(map) => map,
+            Self::Static => {
+                return Some(Seat {
+                    home: partition.region,
+                    is_here: partition.region == own,
+                    epoch: None,
+                    floor: None,
+                    lease: LeaseNeed::Nothing,
+                });
+            }
+        };
+        let assignment = map.assignment(partition)?;
+        let home = map.node(assignment.home)?.region;
+        Some(Seat {
+            home,
+            is_here: assignment.home == node,
+            epoch: Some(assignment.epoch),
+            floor: Some(floor_of(assignment)),
+            lease: match map.fencing(keyspace) {
+                Fencing::Lease => LeaseNeed::Everything,
+                Fencing::AckRevocation => LeaseNeed::Reads,
+                Fencing::Operator => LeaseNeed::Nothing,
+            },
+        })
+    }
+}
+
+/// Below what nothing is taken: the present reign, or all up to the next one once it is over.
+fn floor_of(assignment: Assignment) -> Epoch {
+    match assignment.lost {
+        Some(_) => assignment.floor(),
+        None => assignment.epoch,
+    }
+}
+
+/// Opens the core of a partition for a place.
+pub(crate) fn open_core(
+    config: PartitionConfig,
+    recovered: Recovered,
+    seat: Seat,
+    now: domicile_core::Moment,
+) -> Result<Partition, Error> {
+    let partition = config.partition;
+    let opened = match seat.is_here {
+        true => Partition::home(config, recovered, now),
+        false => Partition::copy(config, recovered, now),
+    };
+    opened.map_err(|error| {
+        let message = format!("partition {partition}: {error}");
+        Error::new(Reason::InvalidArgument, message)
+    })
+}
+
+/// Does to the slots what every new map says, until the node closes.
+pub(crate) async fn run_seating(node: Arc<NodeCore>, mut maps: watch::Receiver<Arc<ControlMap>>) {
+    loop {
+        let map = Arc::clone(&maps.borrow_and_update());
+        let outcome = tokio::select! {
+            () = node.closed() => return,
+            outcome = apply(&node, &map) => outcome,
+        };
+        let retry = match outcome {
+            Ok(Applied::Whole) => None,
+            Ok(Applied::InPart) => Some(RETRY),
+            Err(error) => {
+                tracing::error!(%error, "what the map says could not be done");
+                Some(RETRY)
+            }
+        };
+        tokio::select! {
+            () = node.closed() => return,
+            changed = maps.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(retry.unwrap_or(Duration::MAX)), if retry.is_some() => {}
+        }
+    }
+}
+
+/// How far a map could be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    Whole,
+    /// Some partition could not be moved yet; none that is over goes on.
+    InPart,
+}
+
+async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, Error> {
+    let seats = Seats::Map(Arc::clone(map));
+    learn_keyspaces(node, map, &seats).await?;
+    let fences: Vec<(PartitionId, Epoch)> = node
+        .driver
+        .slots()
+        .filter_map(|slot| {
+            let floor = seat_of(node, &seats, &slot)?.floor?;
+            let promised = node.store.promised(slot.partition);
+            promised
+                .is_none_or(|promised| promised < floor)
+                .then_some((slot.partition, floor))
+        })
+        .collect();
+    let driver = Arc::clone(&node.driver);
+    blocking(move || driver.promise(&fences)).await?;
+    // No core here goes on in a reign that this map has ended.
+    node.ownership.applied(&node.driver, map.version());
+    let moves: Vec<(Arc<Slot>, Seat)> = node
+        .driver
+        .slots()
+        .filter_map(|slot| {
+            let seat = seat_of(node, &seats, &slot)?;
+            is_elsewhere(&slot, seat).then_some((slot, seat))
+        })
+        .collect();
+    if moves.is_empty() {
+        return Ok(Applied::Whole);
+    }
+    reseat(node, moves).await
+}
+
+fn seat_of(node: &NodeCore, seats: &Seats, slot: &Slot) -> Option<Seat> {
+    let own = (node.topology.own.id, node.store.node_id());
+    seats.of(&slot.keyspace, slot.partition, own)
+}
+
+/// Whether a slot's core was opened for another place. One whose home is given up stays where it
+/// is: nobody else is home yet.
+fn is_elsewhere(slot: &Slot, seat: Seat) -> bool {
+    let is_over = seat.floor > seat.epoch;
+    if is_over {
+        return false;
+    }
+    if seat.is_here != slot.is_home() || seat.home != slot.home() {
+        return true;
+    }
+    seat.is_here && slot.epoch() != seat.epoch
+}
+
+/// Opens what is new to this node.
+async fn learn_keyspaces(
+    node: &Arc<NodeCore>,
+    map: &ControlMap,
+    seats: &Seats,
+) -> Result<(), Error> {
+    let own = node.topology.own.id;
+    let mut new = Vec::new();
+    for keyspace in map.keyspaces() {
+        if node.topology.keyspace(keyspace.id()).is_none() {
+            node.topology.learn(Arc::new(keyspace.clone()));
+        }
+        if !keyspace.regions.contains(&own) {
+            continue;
+        }
+        let keyspace = Arc::new(keyspace.clone());
+        let place = (own, node.store.node_id());
+        for partition in keyspace.partitions() {
+            if node.driver.slot(partition).is_none()
+                && let Some(seat) = seats.of(&keyspace, partition, place)
+            {
+                new.push((Arc::clone(&keyspace), partition, seat));
+            }
+        }
+    }
+    if new.is_empty() {
+        return Ok(());
+    }
+    let homes = new.iter().filter(|(_, _, seat)| seat.is_here);
+    let tails = homes.map(|(_, partition, _)| {
+        let tail = node.store.tail(*partition);
+        (*partition, tail.map_or(Seq::NONE, |tail| tail.last_seq))
+    });
+    let (tails, store) = (tails.collect(), Arc::clone(&node.store));
+    let mut requests = blocking(move || remembered_requests(&store, &tails)).await?;
+    let floors = new
+        .iter()
+        .filter_map(|(_, id, seat)| Some((*id, seat.floor?)));
+    let (floors, store): (Vec<_>, _) = (floors.collect(), Arc::clone(&node.store));
+    blocking(move || store.promise_all(&floors)).await?;
+    for (keyspace, partition, seat) in new {
+        let is_found = node.store.tail(partition).is_some();
+        let requests = requests.remove(&partition).unwrap_or_default();
+        let config = config_of(&keyspace, partition, own, seat);
+        let recovered = recovered_of(node, partition, seat, requests, None);
+        let core = open_core(config, recovered, seat, node.clock.now())?;
+        let slot = node.driver.add(keyspace, core);
+        if let Some(damage) = node.damage.of(partition, is_found) {
+            tracing::error!(%partition, damage, "a partition is damaged");
+            node.driver.quarantine(&slot, damage);
+        }
+        node.driver.input(&slot, Input::Tick);
+    }
+    node.begin_streams_anew();
+    Ok(())
+}
+
+pub(crate) fn config_of(
+    keyspace: &Keyspace,
+    partition: PartitionId,
+    own: RegionId,
+    seat: Seat,
+) -> PartitionConfig {
+    PartitionConfig {
+        lease: seat.lease,
+        ..PartitionConfig::of(keyspace, partition, own, seat.home)
+    }
+}
+
+/// What a core starts from, as the store has it now.
+fn recovered_of(
+    node: &NodeCore,
+    partition: PartitionId,
+    seat: Seat,
+    requests: Vec<RememberedRequest>,
+    visible_upto: Option<Seq>,
+) -> Recovered {
+    let promised = node.store.promised(partition);
+    let tail = node.store.tail(partition);
+    let Some(tail) = tail else {
+        return Recovered {
+            epoch: seat.epoch.filter(|_| seat.is_here),
+            promised,
+            ..Recovered::default()
+        };
+    };
+    Recovered {
+        epoch: match seat.is_here {
+            true => seat.epoch,
+            false => Some(tail.epoch),
+        },
+        promised,
+        epoch_history: tail.epoch_history,
+        last_seq: tail.last_seq,
+        chain: tail.chain,
+        visible_upto: visible_upto.unwrap_or(tail.visible_upto),
+        requests,
+        ..Recovered::default()
+    }
+}
+
+/// Exchanges the cores of these partitions, and lets the streams begin anew.
+async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<Applied, Error> {
+    let mut applied = Applied::Whole;
+    let (mut rested, mut closed) = (Vec::new(), Vec::new());
+    for (slot, seat) in moves {
+        // Unless a snapshot is taking its place: then that comes first.
+        let taken = node.driver.close_intake(&slot);
+        let is_quiet = taken.is_some() && wait_quiet(&slot).await;
+        match is_quiet {
+            true => rested.push((slot, seat)),
+            false => applied = Applied::InPart,
+        }
+        closed.extend(taken);
+    }
+    let mut requests = requests_of(node, &rested).await?;
+    for (slot, seat) in &rested {
+        let partition = slot.partition;
+        let config = config_of(&slot.keyspace, partition, node.topology.own.id, *seat);
+        let requests = requests.remove(&partition).unwrap_or_default();
+        let visible_upto = slot.visible_upto();
+        let recovered = recovered_of(node, partition, *seat, requests, Some(visible_upto));
+        let newest = recovered.requests.iter().map(|request| request.hlc).max();
+        newest.map(|hlc| node.clock.observe(hlc));
+        let core = open_core(config, recovered, *seat, node.clock.now())?;
+        node.driver.reseat(slot, core);
+        let (home, is_here) = (seat.home, seat.is_here);
+        tracing::info!(%partition, %home, is_here, "the partition's home has changed");
+    }
+    drop(closed);
+    node.begin_streams_anew();
+    Ok(applied)
+}
+
+/// The request ids that new homes remember, read in one pass.
+async fn requests_of(
+    node: &Arc<NodeCore>,
+    rested: &[(Arc<Slot>, Seat)],
+) -> Result<BTreeMap<PartitionId, Vec<RememberedRequest>>, Error> {
+    let homes = rested.iter().filter(|(_, seat)| seat.is_here);
+    let tails: BTreeMap<PartitionId, Seq> = homes
+        .map(|(slot, _)| (slot.partition, slot.held_mark().durable_upto))
+        .collect();
+    if tails.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let store = Arc::clone(&node.store);
+    blocking(move || remembered_requests(&store, &tails)).await
+}
+
+/// Waits until everything that a partition took is on disk; false if that does not come about.
+async fn wait_quiet(slot: &Slot) -> bool {
+    let deadline = tokio::time::Instant::now() + RETRY;
+    while !slot.is_quiet() {
+        if tokio::time::Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(QUIESCE_POLL).await;
+    }
+    true
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| {
+        Error::new(
+            Reason::StorePoisoned,
+            format!("a task of the node panicked: {error}"),
+        )
+    })?;
+    Ok(done?)
+}
