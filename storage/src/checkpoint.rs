@@ -19,7 +19,9 @@ use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq};
 use crate::cells::{CellStore, Checkpoint};
 use crate::commit::Published;
 use crate::engine::{Direction, Engine, EngineError, RowChange};
+use crate::error::StoreError;
 use crate::journal::Place;
+use crate::journal::files::FileSet;
 use crate::journal::frame::CommitNumber;
 use crate::journal::index::JournalIndex;
 use crate::journal::scan::LastFrame;
@@ -55,9 +57,14 @@ pub(crate) fn compute(
     start: Place,
 ) -> (Checkpoint, Place) {
     let mut replay_from = published.end;
-    let unfilled = published.unfilled.values().min();
-    replay_from = unfilled.map_or(replay_from, |place| replay_from.min(*place));
+    let unsettled = published.unsettled_from();
+    replay_from = unsettled.map_or(replay_from, |place| replay_from.min(place));
     let mut rows = Vec::new();
+    let cut_to_nothing = published.cuts.partitions();
+    let cut_to_nothing = cut_to_nothing.filter(|id| published.tails.get(*id).is_none());
+    rows.extend(cut_to_nothing.map(|partition| RowChange::Remove {
+        row: tail_row(partition),
+    }));
     for (partition, tail) in published.tails.iter() {
         let applied = applied(partition);
         if applied < tail.last_seq {
@@ -151,6 +158,37 @@ pub(crate) fn load(
         replay_from,
         published,
     }))
+}
+
+/// The place to read from, and what is known of the journal before.
+///
+/// # Errors
+/// As [`load`]; [`StoreError::Engine`] for an engine that is older than the journal.
+pub(crate) fn load_or_begin(
+    files: &FileSet,
+    cells: &CellStore,
+) -> Result<(Place, Published), StoreError> {
+    let loaded = load(&**cells.engine(), files.node())?;
+    let start = files.start();
+    let anew = || LoadedCheckpoint {
+        replay_from: start,
+        published: Published::starting_at(start),
+    };
+    let LoadedCheckpoint {
+        replay_from,
+        mut published,
+    } = loaded.unwrap_or_else(anew);
+    if replay_from.file < start.file {
+        // The engine is older than the snapshots for which the journal was cut.
+        let detail = format!("{replay_from}, the journal begins with file {}", start.file);
+        return Err(EngineError::Corrupt {
+            what: "replay place",
+            detail,
+        }
+        .into());
+    }
+    published.index.forget_before(start.file);
+    Ok((replay_from, published))
 }
 
 fn encode_journal(node: NodeId, end: Place, replay_from: Place, last: Option<LastFrame>) -> Bytes {

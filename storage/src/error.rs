@@ -11,7 +11,7 @@ use std::time::Duration;
 use domicile_proto::{Epoch, NodeId, PartitionId, Seq, WireError};
 
 use crate::engine::EngineError;
-use crate::journal::Place;
+use crate::journal::{OrphanNumber, Place};
 
 /// What went wrong in the store.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +154,40 @@ pub enum StoreError {
         /// Of which partition.
         partition: PartitionId,
     },
+    /// A partition's log cannot be cut there; a snapshot from its home can take its place.
+    #[error("cannot cut partition {partition} after {fork}: {problem}")]
+    BadFork {
+        /// Which partition.
+        partition: PartitionId,
+        /// The last record that was to stay.
+        fork: Seq,
+        /// Why not.
+        problem: String,
+    },
+    /// The partition's log was cut and its cells still hold what was cut: heal it first.
+    #[error("partition {partition} is wounded: its log was cut, and its cells are not healed yet")]
+    Wounded {
+        /// Which partition.
+        partition: PartitionId,
+    },
+    /// What a partition was to be healed with is not what it needs.
+    #[error("cannot heal partition {partition}: {problem}")]
+    BadHeal {
+        /// Which partition.
+        partition: PartitionId,
+        /// Why not.
+        problem: String,
+    },
+    /// There is no such orphan file, or it has no such records.
+    #[error("no such orphans of partition {partition} in file {number}: {problem}")]
+    NoSuchOrphans {
+        /// Of which partition.
+        partition: PartitionId,
+        /// In which of its files.
+        number: OrphanNumber,
+        /// What is not there.
+        problem: String,
+    },
     /// There is no snapshot of this partition to be installed.
     #[error("no snapshot of partition {partition} was received")]
     NoSnapshot {
@@ -216,6 +250,15 @@ impl StoreError {
             operation,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// A [`StoreError::BadFork`] with its reason.
+    pub(crate) fn bad_fork(partition: PartitionId, fork: Seq, problem: impl Into<String>) -> Self {
+        Self::BadFork {
+            partition,
+            fork,
+            problem: problem.into(),
         }
     }
 

@@ -3,11 +3,10 @@
 //! **Owns**: the one decoding of it, and that nothing about its content can fail afterwards.
 //! **Does not own**: whether it continues the partition's log (the core decides).
 
-use domicile_proto::{AckLevel, ChainHash, Segment, SegmentHeader};
+use domicile_proto::{AckLevel, ChainHash, RecordHead, Segment, SegmentHeader, Seq};
 
 use crate::cells::UnappliedRecord;
 use crate::error::StoreError;
-use crate::recovery::unapplied_records;
 
 /// A segment that is ready to be queued.
 #[derive(Debug)]
@@ -69,4 +68,34 @@ impl CheckedSegment {
     pub(crate) fn into_parts(self) -> (Segment, ChainHash, Vec<UnappliedRecord>) {
         (self.segment, self.chain, self.records)
     }
+}
+
+/// The records of a segment from `from` on, ready to be queued; `seen` is shown each of their
+/// heads. `buffer_bytes` is the size of the allocation that the segment is a part of.
+///
+/// # Errors
+/// [`StoreError::InvalidRecord`].
+pub(crate) fn unapplied_records(
+    segment: &Segment,
+    from: Seq,
+    buffer_bytes: usize,
+    mut seen: impl FnMut(&RecordHead),
+) -> Result<Vec<UnappliedRecord>, StoreError> {
+    let header = segment.header();
+    let partition = header.partition;
+    let invalid = |seq, source| StoreError::InvalidRecord {
+        partition,
+        seq,
+        source,
+    };
+    let records = segment
+        .records()
+        .map_err(|source| invalid(header.first_seq, source))?;
+    let records = records.into_iter().filter(|(seq, _)| *seq >= from);
+    let decoded = records.map(|(seq, record)| {
+        seen(&record.head);
+        UnappliedRecord::new(&record.head, &record.body, buffer_bytes)
+            .map_err(|source| invalid(seq, source))
+    });
+    decoded.collect()
 }

@@ -12,8 +12,9 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::rebase::Entry;
 use crate::journal::scan::{self, Scanned};
-use crate::journal::{Place, TornTail};
+use crate::journal::{OrphanNumber, Place, TornTail};
 use crate::options::OnDamage;
+use crate::orphans::Ledger;
 use crate::snapshot::{SnapshotHeader, SnapshotSet};
 use crate::verify::{hold, journal_files};
 
@@ -48,6 +49,24 @@ pub enum Inspected {
         /// The hash of the history up to it.
         chain: ChainHash,
     },
+    /// A partition's log that goes back to a fork. The segments that it makes void are not shown:
+    /// an orphan file has them.
+    Cut {
+        /// Where it is.
+        place: Place,
+        /// Whose log.
+        partition: PartitionId,
+        /// The reign of the last record that stays; `None` if none does.
+        epoch: Option<Epoch>,
+        /// That record.
+        seq: Seq,
+        /// The hash of the history up to it.
+        chain: ChainHash,
+        /// The last record that is cut.
+        end: Seq,
+        /// Which orphan file of the partition has what is cut.
+        orphans: OrphanNumber,
+    },
     /// Something that was durable and is not what it was.
     Damage {
         /// Where it is.
@@ -73,11 +92,16 @@ pub fn inspect(
     visit: &mut dyn FnMut(Inspected) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let (node, _held) = hold(disk, dir)?;
-    let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node, OnDamage::Quarantine)?;
+    let files = journal_files(disk, dir, node)?;
+    let ledger = Ledger::open(&**disk, dir, node, &files)?;
+    let (mut snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node, OnDamage::Quarantine)?;
+    for mark in ledger.unsettled() {
+        snapshots.set_aside(mark.partition, mark.seq);
+    }
     for header in snapshots.iter() {
         visit(Inspected::Snapshot(*header))?;
     }
-    let files = journal_files(disk, dir, node)?;
+    let cuts = ledger.cuts();
     let end = scan::scan(&files, files.start(), None, &mut |found| match found {
         Scanned::Damage(damage) => visit(Inspected::Damage {
             place: damage.place,
@@ -86,6 +110,12 @@ pub fn inspect(
         }),
         Scanned::Frame(frame) => {
             for (place, entry) in frame.entries {
+                if let Entry::Segment(segment) = &entry
+                    && let header = segment.header()
+                    && cuts.is_void(header.partition, place, header.first_seq)
+                {
+                    continue;
+                }
                 visit(shown(place, frame.number.get(), entry))?;
             }
             Ok(())
@@ -112,6 +142,15 @@ fn shown(place: Place, commit: u64, entry: Entry) -> Inspected {
             epoch: rebase.tail().epoch,
             seq: rebase.seq,
             chain: rebase.chain,
+        },
+        Entry::Cut(cut) => Inspected::Cut {
+            place,
+            partition: cut.partition,
+            epoch: cut.tail().map(|tail| tail.epoch),
+            seq: cut.seq,
+            chain: cut.chain,
+            end: cut.end,
+            orphans: cut.number,
         },
     }
 }

@@ -10,6 +10,7 @@
 //! - [`backup`]: snapshots and log as files elsewhere, and a directory made of them
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
+//! - `orphans`: tails that were cut from logs, kept; cells healed after it
 //! - [`recovery`]: the replay of a journal, and what opening found
 //! - [`incoming`]: a segment from elsewhere, checked to the last record
 //! - `snapshot`: one partition's cells at a position, in one checksummed file
@@ -54,6 +55,7 @@ mod lock;
 mod log;
 mod opening;
 pub mod options;
+mod orphans;
 mod planted;
 mod promises;
 mod quarantine;
@@ -79,8 +81,12 @@ pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
 pub use incoming::CheckedSegment;
 pub use inspect::{Inspected, inspect};
-pub use journal::{FileNumber, JournalChunk, PartitionTail, Place, TornTail};
+pub use journal::{FileNumber, JournalChunk, OrphanNumber, PartitionTail, Place, TornTail};
 pub use options::{EngineChoice, OnDamage, StoreOptions};
+pub use orphans::{
+    AfterCut, CutPlan, CutReport, HealProgress, Orphan, OrphanCounts, OrphanFile, OrphanFileId,
+    OrphanFork, OrphanList, OrphanScan, OrphanState, WoundReport,
+};
 pub use reach::LogReach;
 pub use records::RecordScan;
 pub use recovery::{RecoveredPartition, Recovery};

@@ -24,7 +24,7 @@ impl Store {
     }
 
     /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
-    /// one segment at least. Nothing more is there if the result's `next` has reached `upto`.
+    /// one segment at least; none of them was cut. Nothing more is there if the result's `next` has reached `upto`.
     ///
     /// # Errors
     /// [`StoreError::NoSuchPlace`] for a cursor that is no place, [`StoreError::Corrupt`] for
@@ -36,7 +36,29 @@ impl Store {
         bytes_max: usize,
     ) -> Result<JournalChunk, StoreError> {
         let upto = upto.min(self.durable_end());
-        reader::read(self.files(), from, upto, bytes_max as u64)
+        let mut at = from;
+        loop {
+            let mut chunk = reader::read(self.files(), at, upto, bytes_max as u64)?;
+            let is_last = chunk.segments.is_empty() || chunk.next >= upto;
+            self.drop_void(&mut chunk);
+            if is_last || !chunk.segments.is_empty() {
+                return Ok(chunk);
+            }
+            at = chunk.next;
+        }
+    }
+
+    /// Takes out what was cut: nobody is shown it as a part of the log.
+    fn drop_void(&self, chunk: &mut JournalChunk) {
+        let published = self.published();
+        if published.cuts.is_empty() {
+            return;
+        }
+        chunk.segments.retain(|(place, segment)| {
+            let header = segment.header();
+            let cuts = &published.cuts;
+            !cuts.is_void(header.partition, *place, header.first_seq)
+        });
     }
 
     /// As [`Store::read`], but damage is passed over: nothing, and where to read on behind it.

@@ -4,11 +4,11 @@
 //! **Does not own**: the parts (their own modules).
 //!
 //! ```text
-//! lock -> identity -> journal synced -> engine -> replay -> torn tail cut -> writer
-//!            |                            ^ |        |
-//!            |                            | `- without a checkpoint: filled from snapshots first
-//!            `-- none: journal made,      `- aside --'  an engine that fails or contradicts the
-//!                then the identity                      journal is put aside, once
+//! lock -> identity -> journal synced -> cuts -> engine -> replay -> torn tail cut -> writer
+//!            |                                    ^ |        |
+//!            |                                    | `- without a checkpoint: filled from snapshots
+//!            `-- none: journal made,              `- aside --'  an engine that fails or contradicts
+//!                then the identity                              the journal is put aside, once
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,6 +27,7 @@ use crate::condemned::Condemned;
 use crate::disk::{Disk, DiskLock, OpenMode};
 use crate::error::StoreError;
 use crate::identity;
+use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
 use crate::journal::header::FILE_HEADER_BYTES;
 use crate::journal::scan::ScanEnd;
@@ -34,6 +35,7 @@ use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
 use crate::options::{OnDamage, StoreOptions};
+use crate::orphans::{self, Ledger, WoundKind};
 use crate::promises::Promises;
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
@@ -72,6 +74,7 @@ pub(crate) struct Opened {
     /// Partitions that have lost something and were not filled since.
     pub(crate) condemned: Condemned,
     pub(crate) promises: Promises,
+    pub(crate) ledger: Ledger,
     /// What is watched for never coming back.
     pub(crate) stalls: Arc<Stalls>,
     pub(crate) writer: JournalWriter,
@@ -103,10 +106,18 @@ pub(crate) fn open(
     };
     let promises = Promises::read(&**disk, dir, node)?;
     let files = open_journal(disk, dir, node, options)?;
-    let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage)?;
+    let mut ledger = Ledger::open(&**disk, dir, node, &files)?;
+    let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage, &ledger)?;
     let stalls = Arc::new(Stalls::default());
-    let (cells, replayed, engine_rebuilt) =
-        open_cells(disk, dir, options, &files, &mut snapshots, &stalls)?;
+    let (cells, replayed, engine_rebuilt) = open_cells(
+        disk,
+        dir,
+        options,
+        &files,
+        &mut snapshots,
+        &stalls,
+        &ledger.cuts(),
+    )?;
     let (replayed, condemned) = condemn(disk, dir, node, options.on_damage, &cells, replayed)?;
     let Replayed {
         published,
@@ -121,12 +132,16 @@ pub(crate) fn open(
     } = replayed;
     cut(&files, &end)?;
     files.write_again(end.last.map(|last| last.place), end.end)?;
+    // Only now is a cut that an ended process wrote known to be durable.
+    orphans::settle_all(&**disk, &files, &mut snapshots, &mut ledger, &published)?;
+    let wounded = wounded_of(&published, &condemned);
     let writer = JournalWriter::open(&files, end.end, end.last)?;
     let recovery = Recovery {
         node_id: node,
         created: known.is_none(),
         partitions,
         damaged,
+        wounded,
         unknown_damage,
         torn_tail: end.torn,
         replayed_records: records,
@@ -146,6 +161,7 @@ pub(crate) fn open(
         stalls,
         condemned,
         promises,
+        ledger,
         writer,
         recovery,
     })
@@ -300,13 +316,38 @@ fn open_snapshots(
     dir: &Path,
     files: &FileSet,
     on_damage: OnDamage,
+    ledger: &Ledger,
 ) -> Result<SnapshotSet, StoreError> {
-    let snapshots = SnapshotSet::open(Arc::clone(disk), dir, files.node(), on_damage)?;
-    let mut uncovered = snapshots.uncovered(&files.covered());
+    let mut snapshots = SnapshotSet::open(Arc::clone(disk), dir, files.node(), on_damage)?;
+    for mark in ledger.unsettled() {
+        snapshots.set_aside(mark.partition, mark.seq);
+    }
+    let mut uncovered = uncovered(&snapshots, files, &ledger.cuts());
     match uncovered.pop_first() {
         Some((_, error)) if on_damage == OnDamage::Refuse => Err(error),
         _ => Ok(snapshots),
     }
+}
+
+/// Partitions that lack the snapshot for which the journal was cut. Where a cut took it away, the
+/// replay finds out whether anything is missing: it comes to a gap, or to the cut.
+pub(crate) fn uncovered(
+    snapshots: &SnapshotSet,
+    files: &FileSet,
+    cuts: &Cuts,
+) -> BTreeMap<PartitionId, StoreError> {
+    let mut uncovered = snapshots.uncovered(&files.covered());
+    uncovered.retain(|partition, _| cuts.of(*partition).is_empty());
+    uncovered
+}
+
+/// Partitions that are wounded and can be healed.
+fn wounded_of(published: &Published, condemned: &Condemned) -> Vec<PartitionId> {
+    let wounds = published.wounds.iter();
+    let open = wounds.filter(|(_, wound)| wound.kind() == WoundKind::Open);
+    let partitions = open.map(|(partition, _)| *partition);
+    let is_whole = |partition: &PartitionId| !condemned.partitions().contains(partition);
+    partitions.filter(is_whole).collect()
 }
 
 fn open_cells(
@@ -316,25 +357,27 @@ fn open_cells(
     files: &FileSet,
     snapshots: &mut SnapshotSet,
     stalls: &Arc<Stalls>,
+    cuts: &Cuts,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
     let mut attempt = || {
         let engine = open_engine(&**disk, dir, options)?;
         let engine = Arc::new(WatchedEngine::new(engine, Arc::clone(stalls)));
         let (mut restored_cells, mut lost) = (0, BTreeMap::new());
         if !checkpoint::is_there(&*engine)? {
-            lost = snapshots.uncovered(&files.covered());
+            lost = uncovered(snapshots, files, cuts);
             restored_cells = restore(
                 &*engine,
                 snapshots,
                 files.start(),
                 options.on_damage,
+                orphans::rows_without_orphans(cuts),
                 &mut lost,
             )?;
         }
         let cells = CellStore::open(engine, options.cells())?;
         let replayed = Replayed {
             restored_cells,
-            ..replay(files, &cells, snapshots, options.on_damage, lost)?
+            ..replay(files, &cells, snapshots, options.on_damage, lost, cuts)?
         };
         Ok::<_, StoreError>((cells, replayed))
     };

@@ -16,6 +16,16 @@ pub(crate) enum Bug {
     CutTooEarly,
     /// A bad checksum is accepted.
     AcceptBadChecksum,
+    /// A log is cut before what is cut is durable elsewhere.
+    CutBeforeSealed,
+    /// A tail that is sealed again keeps what it was sealed into before.
+    SealTwice,
+    /// Cells that hold orphans count as healed.
+    SkipHeal,
+    /// A snapshot that holds orphans stays.
+    KeepOrphanSnapshot,
+    /// An open does not know of cuts.
+    IgnoreCut,
 }
 
 #[cfg(not(test))]

@@ -10,15 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_proto::{
-    ChainHash, Epoch, NodeId, PartitionId, RecordHead, Segment, SegmentHeader, Seq,
-};
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, SegmentHeader, Seq};
 
-use crate::cells::{CellStore, PartitionCells, UnappliedRecord, read_filled};
-use crate::checkpoint::{self, LoadedCheckpoint};
+use crate::cells::{CellStore, PartitionCells, read_filled};
+use crate::checkpoint;
 use crate::commit::Published;
 use crate::engine::EngineError;
 use crate::error::StoreError;
+use crate::incoming::unapplied_records;
+use crate::journal::cut::Cut;
+use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
 use crate::journal::probe;
@@ -26,6 +27,7 @@ use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::{self, Damage, ScanEnd, Scanned};
 use crate::journal::{Place, TornTail};
 use crate::options::OnDamage;
+use crate::orphans::{self, Found};
 use crate::snapshot::{SnapshotOrigin, SnapshotSet, fill_again};
 
 /// What opening a store found.
@@ -50,6 +52,9 @@ pub struct Recovery {
     /// Partitions that have lost something, and what: they are not to be served, and have to be
     /// filled from elsewhere. None of them is among the others.
     pub damaged: Vec<(PartitionId, StoreError)>,
+    /// Partitions whose log was cut and whose cells may hold what was cut: no read of them is
+    /// answered and nothing taken until they are healed. They are among the others as well.
+    pub wounded: Vec<PartitionId>,
     /// Records of any partition that is in neither list may be missing: what was damaged.
     pub unknown_damage: Option<StoreError>,
     /// Where the journal ends.
@@ -105,13 +110,20 @@ pub(crate) fn replay(
     snapshots: &mut SnapshotSet,
     on_damage: OnDamage,
     lost_snapshots: BTreeMap<PartitionId, StoreError>,
+    cuts: &Cuts,
 ) -> Result<Replayed, StoreError> {
-    let (replay_from, mut published) = load(files, cells)?;
+    let (replay_from, mut published) = checkpoint::load_or_begin(files, cells)?;
     let checkpoint_end = published.end;
     let filled = read_filled(&**cells.engine())?;
     for (partition, place) in &filled {
         published.index.forget_before_place(*partition, *place);
     }
+    let Found { healed_upto, lost } = orphans::find(cells, cuts, &filled, &mut published)?;
+    let lost = lost.into_iter().map(|(partition, problem)| {
+        let problem = format!("{partition}: {problem}");
+        (partition, StoreError::corrupt(files.dir(), 0, problem))
+    });
+    let misfits = lost_snapshots.into_iter().chain(lost).collect();
     let ends = probe::check_end(files, published.end, published.last)?;
     if let (probe::KnownEnd::Damaged(error), OnDamage::Refuse) = (ends, on_damage) {
         return Err(error);
@@ -124,9 +136,10 @@ pub(crate) fn replay(
         snapshots,
         published,
         filled,
+        healed_upto,
         on_damage,
         damage: None,
-        misfits: lost_snapshots,
+        misfits,
         suspects: None,
         holes: BTreeSet::new(),
         checkpoint_end,
@@ -160,31 +173,6 @@ pub(crate) fn replay(
     })
 }
 
-/// The place to read from, and what is known of the journal before.
-fn load(files: &FileSet, cells: &CellStore) -> Result<(Place, Published), StoreError> {
-    let loaded = checkpoint::load(&**cells.engine(), files.node())?;
-    let start = files.start();
-    let anew = || LoadedCheckpoint {
-        replay_from: start,
-        published: Published::starting_at(start),
-    };
-    let LoadedCheckpoint {
-        replay_from,
-        mut published,
-    } = loaded.unwrap_or_else(anew);
-    if replay_from.file < start.file {
-        // The engine is older than the snapshots for which the journal was cut.
-        let detail = format!("{replay_from}, the journal begins with file {}", start.file);
-        return Err(EngineError::Corrupt {
-            what: "replay place",
-            detail,
-        }
-        .into());
-    }
-    published.index.forget_before(start.file);
-    Ok((replay_from, published))
-}
-
 /// A part of the journal of which nobody can tell whose it was.
 struct Suspects {
     error: StoreError,
@@ -199,6 +187,8 @@ struct Replay<'a> {
     published: Published,
     /// Where the log last began anew with a snapshot that the engine has, of each partition.
     filled: BTreeMap<PartitionId, Place>,
+    /// How new cells may be that were healed, of each partition.
+    healed_upto: BTreeMap<PartitionId, Seq>,
     /// What does not continue a partition's log; a log that begins anew later makes up for it.
     misfits: BTreeMap<PartitionId, StoreError>,
     /// What may have been anybody's.
@@ -238,7 +228,7 @@ impl Replay<'_> {
         match segment {
             Some(header) => {
                 let partition = header.partition;
-                let is_void = self.filled.get(&partition).is_some_and(|it| place < *it);
+                let is_void = self.is_void(partition, place, header.first_seq);
                 if !is_void && self.is_covered(&header) {
                     self.holes.insert(partition);
                 } else if !is_void {
@@ -256,6 +246,13 @@ impl Replay<'_> {
         }
     }
 
+    /// Whether a segment counts for nothing: its log began anew or went back behind it.
+    fn is_void(&self, partition: PartitionId, place: Place, first_seq: Seq) -> bool {
+        let filled = self.filled.get(&partition);
+        let is_replaced = filled.is_some_and(|filled| place < *filled);
+        is_replaced || self.published.cuts.is_void(partition, place, first_seq)
+    }
+
     /// Whether a snapshot or the checkpoint stands for a segment.
     fn is_covered(&self, header: &SegmentHeader) -> bool {
         header.last_seq() <= self.published.tails.end_of(header.partition).0
@@ -268,6 +265,7 @@ impl Replay<'_> {
                     self.take_segment(*place, &frame, segment)?;
                 }
                 Entry::Rebase(rebase) => self.take_rebase(*place, &frame, rebase)?,
+                Entry::Cut(cut) => self.take_cut(*place, &frame, cut),
             }
         }
         let behind_checkpoint = frame.end > self.published.end;
@@ -292,11 +290,8 @@ impl Replay<'_> {
         frame: &Frame,
         segment: &Segment,
     ) -> Result<(), StoreError> {
-        let partition = segment.header().partition;
-        let is_void = self
-            .filled
-            .get(&partition)
-            .is_some_and(|filled| frame.place < *filled);
+        let (partition, first_seq) = (segment.header().partition, segment.header().first_seq);
+        let is_void = self.is_void(partition, frame.place, first_seq);
         if is_void || self.misfits.contains_key(&partition) {
             return Ok(());
         }
@@ -311,12 +306,50 @@ impl Replay<'_> {
         if let Some(suspects) = &mut self.suspects {
             suspects.cleared.insert(partition);
         }
+        if self.published.wounds.contains_key(&partition) {
+            // Folded once the cells are healed.
+            return Ok(());
+        }
         self.fold(segment, frame.buffer_bytes)
+    }
+
+    /// A log goes back to a fork; what it cuts was passed over before.
+    fn take_cut(&mut self, place: Place, frame: &Frame, cut: &Cut) {
+        let partition = cut.partition;
+        let is_replaced = self
+            .filled
+            .get(&partition)
+            .is_some_and(|it| frame.place < *it);
+        if is_replaced || self.misfits.contains_key(&partition) {
+            return;
+        }
+        let checked = match self.published.cuts.knows(partition, frame.place) {
+            true => orphans::check_cut(&self.published.tails, cut),
+            false => Err(format!(
+                "a cut of {partition} that the list of cuts does not name"
+            )),
+        };
+        if let Err(problem) = checked {
+            let path = place.file.path(self.files.dir());
+            let misfit = StoreError::corrupt(&path, place.offset, problem);
+            self.misfits.insert(partition, misfit);
+            return;
+        }
+        if let Some(suspects) = &mut self.suspects {
+            suspects.cleared.insert(partition);
+        }
+        if frame.end > self.published.end {
+            // Otherwise the checkpoint has what the log came to since.
+            self.published.cut(cut, frame.place);
+        }
     }
 
     /// Behind damage a segment may be in the log of the checkpoint and lack what the cells need.
     fn check_fold(&self, segment: &Segment) -> Result<(), String> {
         let header = segment.header();
+        if self.published.wounds.contains_key(&header.partition) {
+            return Ok(());
+        }
         let next = self
             .cells
             .partition(header.partition)
@@ -373,6 +406,9 @@ impl Replay<'_> {
                 return Ok(());
             }
             self.filled.insert(partition, frame_place);
+            if self.published.wounds.remove(&partition).is_some() {
+                self.cells.partition(partition).mend();
+            }
         }
         let received = self.snapshots.received(partition);
         if received.is_some_and(|it| it.seq == rebase.seq && it.chain == rebase.chain) {
@@ -503,9 +539,14 @@ impl Replay<'_> {
             let (last_seq, _) = self.published.tails.end_of(*partition);
             let received = self.snapshots.get(*partition);
             let received = received.filter(|it| it.origin == SnapshotOrigin::Received);
-            // The rest of the log of what was received elsewhere is still to come.
+            // The rest of the log of what was received elsewhere is still to come, and that of what
+            // cells were healed with.
             let to_come = received.map_or(Seq::NONE, |it| it.newest_seq);
-            if *intent > last_seq.max(to_come) && !self.misfits.contains_key(partition) {
+            let healed_upto = self.healed_upto.get(partition).copied().unwrap_or_default();
+            let known_upto = last_seq.max(to_come).max(healed_upto);
+            let is_excused = self.misfits.contains_key(partition)
+                || self.published.wounds.contains_key(partition);
+            if *intent > known_upto && !is_excused {
                 let detail = format!("{partition} up to {intent}, the journal up to {last_seq}");
                 return Err(EngineError::Corrupt {
                     what: "mark",
@@ -517,8 +558,11 @@ impl Replay<'_> {
         let mut partitions = Vec::new();
         for (partition, tail) in self.published.tails.iter() {
             let cells = self.cells.partition(partition);
+            let wound = self.published.wounds.get_mut(&partition);
+            let is_wounded = wound.is_some();
             if let Some(damage) = &self.damage
                 && cells.enqueued_upto() != tail.last_seq
+                && !is_wounded
             {
                 let problem = format!("{partition} lacks records: {damage}");
                 let misfit = StoreError::corrupt(self.files.dir(), 0, problem);
@@ -527,7 +571,7 @@ impl Replay<'_> {
             if self.misfits.contains_key(&partition) {
                 continue;
             }
-            if cells.enqueued_upto() != tail.last_seq {
+            if cells.enqueued_upto() != tail.last_seq && !is_wounded {
                 let (found, expected) = (cells.enqueued_upto(), tail.last_seq);
                 let detail =
                     format!("{partition} replayed up to {found}, its log up to {expected}");
@@ -537,8 +581,15 @@ impl Replay<'_> {
                 }
                 .into());
             }
-            let intent = intents.get(&partition).copied().unwrap_or_default();
+            let mut intent = intents.get(&partition).copied().unwrap_or_default();
+            if let Some(wound) = &wound {
+                // What was cut was visible; what took its place need not be.
+                intent = intent.min(wound.fork());
+            }
             let visible_upto = tail.visible_upto.max(intent).min(tail.last_seq);
+            if let Some(wound) = wound {
+                wound.visible_upto = visible_upto;
+            }
             cells.advance(visible_upto);
             partitions.push(RecoveredPartition {
                 partition,
@@ -555,34 +606,4 @@ impl Replay<'_> {
         }
         Ok(partitions)
     }
-}
-
-/// The records of a segment from `from` on, ready to be queued; `seen` is shown each of their
-/// heads. `buffer_bytes` is the size of the allocation that the segment is a part of.
-///
-/// # Errors
-/// [`StoreError::InvalidRecord`].
-pub(crate) fn unapplied_records(
-    segment: &Segment,
-    from: Seq,
-    buffer_bytes: usize,
-    mut seen: impl FnMut(&RecordHead),
-) -> Result<Vec<UnappliedRecord>, StoreError> {
-    let header = segment.header();
-    let partition = header.partition;
-    let invalid = |seq, source| StoreError::InvalidRecord {
-        partition,
-        seq,
-        source,
-    };
-    let records = segment
-        .records()
-        .map_err(|source| invalid(header.first_seq, source))?;
-    let records = records.into_iter().filter(|(seq, _)| *seq >= from);
-    let decoded = records.map(|(seq, record)| {
-        seen(&record.head);
-        UnappliedRecord::new(&record.head, &record.body, buffer_bytes)
-            .map_err(|source| invalid(seq, source))
-    });
-    decoded.collect()
 }

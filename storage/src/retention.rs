@@ -93,7 +93,11 @@ impl Store {
         }
         let files = limit.get().saturating_sub(start.file.get());
         if files > 0 {
-            self.published().index.forget_before(limit);
+            {
+                let mut published = self.published();
+                published.index.forget_before(limit);
+                published.cuts.forget_before(limit);
+            }
             let snapshots = self.snapshots();
             let covered = snapshots.iter().map(|it| (it.partition, it.seq)).collect();
             // Under the lock: one that is adopted meanwhile would be noted as older than it is.

@@ -67,6 +67,15 @@ impl Store {
                     let behind = probe::behind_damage(self.files(), at)?;
                     let error = self.named(error, at);
                     let lost = behind.segment.map(|it| (it.partition, it.last_seq()));
+                    let is_void = behind.segment.is_some_and(|it| {
+                        let cuts = &self.published().cuts;
+                        cuts.is_void(it.partition, at, it.first_seq)
+                    });
+                    if is_void {
+                        // An orphan file has it.
+                        at = behind.next.map_or(end, |next| next.min(end));
+                        continue;
+                    }
                     report.damage.push(ScrubDamage {
                         error,
                         lost,

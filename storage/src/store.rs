@@ -9,6 +9,7 @@
 //! <data>/identity                  whose directory; written last
 //! <data>/journal/                  the truth
 //! <data>/snapshots/                partitions as they were; before them the journal may be cut
+//! <data>/orphans/                  what was cut from logs
 //! <data>/engine/                   rows; may vanish at any moment
 //! <data>/engine.quarantined-<n>/   engines that failed
 //! ```
@@ -32,12 +33,12 @@ use crate::error::StoreError;
 use crate::incoming::CheckedSegment;
 use crate::journal::Place;
 use crate::journal::files::FileSet;
-use crate::journal::rebase::Rebase;
 use crate::opening::{self, Opened, Purpose};
 use crate::options::StoreOptions;
+use crate::orphans::Ledger;
 use crate::promises::Promises;
 use crate::recovery::Recovery;
-use crate::snapshot::{self, SnapshotHeader, SnapshotPlan, SnapshotSet};
+use crate::snapshot::SnapshotSet;
 use crate::space::Space;
 
 /// An open data directory. Shared by all threads of a node.
@@ -64,6 +65,7 @@ pub struct Store {
     statistic: CommitStatistic,
     condemned: Mutex<Condemned>,
     promises: Mutex<Promises>,
+    ledger: Mutex<Ledger>,
     stalls: Arc<Stalls>,
     stall_max: Duration,
     space: Space,
@@ -125,6 +127,7 @@ impl Store {
             stalls,
             condemned,
             promises,
+            ledger,
             writer,
             recovery,
         } = opening::open(&disk, dir, &options, purpose)?;
@@ -148,6 +151,7 @@ impl Store {
             statistic: CommitStatistic::default(),
             condemned: Mutex::new(condemned),
             promises: Mutex::new(promises),
+            ledger: Mutex::new(ledger),
             stalls,
             stall_max: options.stall_max,
             space: Space::default(),
@@ -186,8 +190,8 @@ impl Store {
     /// visible. `visible_upto` is how far the partition's records are visible by now.
     ///
     /// # Errors
-    /// [`StoreError::InvalidRecord`], [`StoreError::QueueFull`], [`StoreError::Poisoned`],
-    /// [`StoreError::Closed`]: nothing is queued then.
+    /// [`StoreError::InvalidRecord`], [`StoreError::QueueFull`], [`StoreError::Wounded`],
+    /// [`StoreError::Poisoned`], [`StoreError::Closed`]: nothing is queued then.
     ///
     /// # Panics
     /// If `seq` is not the one after the partition's last.
@@ -199,7 +203,7 @@ impl Store {
         visible_upto: Seq,
         record: Record,
     ) -> Result<(), StoreError> {
-        self.health.check()?;
+        let cells = self.accepting(partition)?;
         let Record { head, body } = &record;
         let unapplied = UnappliedRecord::new(head, body, body.bytes().len()).map_err(|source| {
             StoreError::InvalidRecord {
@@ -210,9 +214,7 @@ impl Store {
         })?;
         self.queue
             .submit_record(partition, (epoch, seq), visible_upto, head, body)?;
-        self.cells
-            .partition(partition)
-            .enqueue(epoch, seq, unapplied);
+        cells.enqueue(epoch, seq, unapplied);
         Ok(())
     }
 
@@ -221,8 +223,8 @@ impl Store {
     /// durable: they are not flushed before.
     ///
     /// # Errors
-    /// [`StoreError::QueueFull`], [`StoreError::Poisoned`], [`StoreError::Closed`]: nothing is
-    /// queued then.
+    /// [`StoreError::QueueFull`], [`StoreError::Wounded`], [`StoreError::Poisoned`],
+    /// [`StoreError::Closed`]: nothing is queued then.
     ///
     /// # Panics
     /// If the segment does not continue the partition's log.
@@ -231,13 +233,11 @@ impl Store {
         segment: CheckedSegment,
         urgency: CommitUrgency,
     ) -> Result<(), StoreError> {
-        self.health.check()?;
         let header = *segment.header();
+        let cells = self.accepting(header.partition)?;
         let (segment, chain, records) = segment.into_parts();
         self.queue.submit_segment(segment, chain, urgency)?;
-        self.cells
-            .partition(header.partition)
-            .enqueue_all(header.epoch, header.first_seq, records);
+        cells.enqueue_all(header.epoch, header.first_seq, records);
         Ok(())
     }
 
@@ -308,29 +308,6 @@ impl Store {
     pub fn flush_once(&self) -> Result<FlushReport, StoreError> {
         self.health.check()?;
         self.flush()
-    }
-
-    /// Takes a snapshot of what the engine holds of a partition, beside its writers: what it has is
-    /// at most one flush behind. `None` if there is nothing newer than in the last one. `pace` is
-    /// told the bytes written so far, may wait, and says whether to go on.
-    ///
-    /// # Errors
-    /// [`StoreError::Engine`], what the operating system says: the last snapshot stays as it is.
-    pub fn snapshot(
-        &self,
-        partition: PartitionId,
-        plan: SnapshotPlan,
-        pace: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<Option<SnapshotHeader>, StoreError> {
-        self.health.check()?;
-        let _one = self.hold_snapshots();
-        snapshot::take(self, partition, plan, pace)
-    }
-
-    /// The last snapshot of a partition.
-    #[must_use]
-    pub fn last_snapshot(&self, partition: PartitionId) -> Option<SnapshotHeader> {
-        self.snapshots().get(partition).copied()
     }
 
     /// What commits cost so far.
@@ -479,8 +456,18 @@ impl Store {
         committed
     }
 
+    /// The cells of a partition that records may be submitted to.
+    fn accepting(&self, partition: PartitionId) -> Result<Arc<PartitionCells>, StoreError> {
+        self.health.check()?;
+        let cells = self.cells.partition(partition);
+        match cells.is_wounded() {
+            true => Err(StoreError::Wounded { partition }),
+            false => Ok(cells),
+        }
+    }
+
     /// Commits what is queued, on behalf of a flush, and leaves it to the committer to tell.
-    fn commit_before_flush(&self) -> Result<(), StoreError> {
+    pub(crate) fn commit_before_flush(&self) -> Result<(), StoreError> {
         // The lock alone waits for a commit that is under way.
         let mut committer = self.committer()?;
         let committed = self.commit_queued(&mut committer);
@@ -493,25 +480,6 @@ impl Store {
         outcome
     }
 
-    /// Lets a partition's log begin anew, durably; where that stands in the journal. Its cells are
-    /// closed, and are not those of the snapshot yet.
-    pub(crate) fn rebase(
-        &self,
-        cells: &PartitionCells,
-        header: &SnapshotHeader,
-        rebase: Rebase,
-    ) -> Result<Place, StoreError> {
-        let order = lock(&self.flushing);
-        // Nothing is left frozen.
-        self.flush_in_order(&order)?;
-        let partition = rebase.partition;
-        self.queue.submit_rebase(rebase)?;
-        self.commit_before_flush()?;
-        cells.rebase(header.seq, header.newest_seq);
-        let place = self.published().unfilled.get(&partition).copied();
-        Ok(place.expect("published by the commit just made"))
-    }
-
     /// Partitions that have lost something here.
     pub(crate) fn condemned(&self) -> MutexGuard<'_, Condemned> {
         lock(&self.condemned)
@@ -522,7 +490,21 @@ impl Store {
         lock(&self.promises)
     }
 
-    /// Held while a snapshot is taken or installed.
+    /// Held over a flush: nothing reaches the engine meanwhile.
+    pub(crate) fn hold_flushing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.flushing)
+    }
+
+    pub(crate) fn queue(&self) -> &CommitQueue {
+        &self.queue
+    }
+
+    /// The list of cuts.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// Held while a snapshot is taken or installed, or a log is cut.
     pub(crate) fn hold_snapshots(&self) -> MutexGuard<'_, ()> {
         lock(&self.snapshotting)
     }
@@ -532,7 +514,10 @@ impl Store {
         self.flush_in_order(&order)
     }
 
-    fn flush_in_order(&self, _order: &MutexGuard<'_, ()>) -> Result<FlushReport, StoreError> {
+    pub(crate) fn flush_in_order(
+        &self,
+        _order: &MutexGuard<'_, ()>,
+    ) -> Result<FlushReport, StoreError> {
         // Read before the journal's end is: an older mark only replays more.
         let applied = checkpoint::applied_marks(&self.cells, &self.published());
         let applied = |partition| {

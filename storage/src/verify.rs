@@ -14,6 +14,8 @@ use crate::backup;
 use crate::disk::{Disk, DiskLock};
 use crate::error::StoreError;
 use crate::identity;
+use crate::journal::cut::Cut;
+use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
 use crate::journal::frame::Frame;
 use crate::journal::header::FILE_HEADER_BYTES;
@@ -22,8 +24,9 @@ use crate::journal::scan::{self, Scanned};
 use crate::journal::tails::Tails;
 use crate::journal::{FileNumber, Place, TornTail};
 use crate::lock::lock;
-use crate::opening::JOURNAL_DIR;
+use crate::opening::{JOURNAL_DIR, uncovered};
 use crate::options::OnDamage;
+use crate::orphans::{Ledger, OrphanFile, check_cut, check_files};
 use crate::promises::Promises;
 use crate::snapshot::{SnapshotHeader, SnapshotOrigin, SnapshotSet};
 
@@ -42,6 +45,8 @@ pub struct VerifyReport {
     pub partitions: Vec<VerifiedPartition>,
     /// The last snapshot of every partition that has one, read to its end.
     pub snapshots: Vec<SnapshotHeader>,
+    /// What was cut from logs, read to its end.
+    pub orphans: Vec<OrphanFile>,
     /// The remains of a commit that was never acknowledged.
     pub torn_tail: Option<TornTail>,
     /// The first damage, with its file and offset; nothing behind it was read.
@@ -87,7 +92,8 @@ impl VerifyReport {
 }
 
 /// Reads the whole journal of `dir` and checks every checksum, every chain and every record; reads
-/// every snapshot and checks that the journal continues it; reads the promised epochs.
+/// every snapshot and checks that the journal continues it; reads the promised epochs and all that was
+/// cut from logs.
 /// The directory must not be open: its lock is taken meanwhile.
 ///
 /// # Errors
@@ -102,6 +108,7 @@ pub fn verify(disk: &Arc<dyn Disk>, dir: &Path) -> Result<VerifyReport, StoreErr
         segments: 0,
         partitions: Vec::new(),
         snapshots: Vec::new(),
+        orphans: Vec::new(),
         torn_tail: None,
         damage: None,
         end: Place {
@@ -171,11 +178,15 @@ fn check_journal(
     let from = files.start();
     report.files = last.get() - from.file.get() + 1;
     report.end = from;
-    let snapshots = check_snapshots(disk, dir, report.node_id, &files.covered())?;
+    let ledger = Ledger::open(&**disk, dir, report.node_id, &files)?;
+    let cuts = ledger.cuts();
+    let snapshots = check_snapshots(disk, dir, &files, &ledger)?;
+    report.orphans = check_files(&**disk, dir, report.node_id)?;
     let mut check = Check {
         journal: &journal,
         is_cut: from.file > FileNumber::FIRST,
         snapshots: &snapshots,
+        cuts: &cuts,
         tails: Tails::default(),
         misfits: BTreeMap::new(),
         report,
@@ -204,6 +215,7 @@ struct Check<'a> {
     /// Logs may begin in the middle.
     is_cut: bool,
     snapshots: &'a SnapshotSet,
+    cuts: &'a Cuts,
     tails: Tails,
     /// What does not continue a partition's log; a log that begins anew later makes up for it.
     misfits: BTreeMap<PartitionId, StoreError>,
@@ -216,6 +228,7 @@ impl Check<'_> {
             match entry {
                 Entry::Segment(segment) => self.take_segment(*place, segment),
                 Entry::Rebase(rebase) => self.take_rebase(rebase),
+                Entry::Cut(cut) => self.take_cut(*place, frame, cut),
             }
         }
         self.report.frames += 1;
@@ -224,8 +237,9 @@ impl Check<'_> {
     }
 
     fn take_segment(&mut self, place: Place, segment: &Segment) {
-        let partition = segment.header().partition;
-        if self.misfits.contains_key(&partition) {
+        let (partition, first_seq) = (segment.header().partition, segment.header().first_seq);
+        let is_void = self.cuts.is_void(partition, place, first_seq);
+        if is_void || self.misfits.contains_key(&partition) {
             return;
         }
         if let Err(problem) = self.check(segment) {
@@ -247,8 +261,35 @@ impl Check<'_> {
         partitions.retain(|each| each.partition != partition);
     }
 
+    fn take_cut(&mut self, place: Place, frame: &Frame, cut: &Cut) {
+        let partition = cut.partition;
+        let is_known = self.cuts.knows(partition, frame.place);
+        // The log up to the fork may have been deleted with its files.
+        let is_whole = !self.is_cut || self.tails.get(partition).is_some();
+        let checked = match is_known {
+            true if is_whole => check_cut(&self.tails, cut),
+            true => Ok(()),
+            false => Err(format!(
+                "a cut of {partition} that the list of cuts does not name"
+            )),
+        };
+        match checked {
+            Ok(()) => self.tails.turn_back(cut),
+            Err(problem) => {
+                let path = place.file.path(self.journal);
+                let misfit = StoreError::corrupt(&path, place.offset, problem);
+                self.misfits.entry(partition).or_insert(misfit);
+            }
+        }
+    }
+
     fn check(&mut self, segment: &Segment) -> Result<(), String> {
         let header = segment.header();
+        let has_none = self.snapshots.get(header.partition).is_none();
+        if self.is_cut && has_none && !self.cuts.of(header.partition).is_empty() {
+            // A cut took its snapshot away: the engine alone has what was before.
+            self.tails.begin_with(segment);
+        }
         if let Some(snapshot) = self.snapshots.get(header.partition) {
             if self.is_cut && header.first_seq <= snapshot.seq.next() {
                 self.tails.begin_with(segment);
@@ -301,11 +342,16 @@ fn check_reached(snapshot: &SnapshotHeader, tails: &Tails) -> Result<(), String>
 fn check_snapshots(
     disk: &Arc<dyn Disk>,
     dir: &Path,
-    node: NodeId,
-    covered: &[(PartitionId, Seq)],
+    files: &FileSet,
+    ledger: &Ledger,
 ) -> Result<SnapshotSet, StoreError> {
-    let (snapshots, _) = SnapshotSet::find(Arc::clone(disk), dir, node, OnDamage::Refuse)?;
-    if let Some((_, error)) = snapshots.uncovered(covered).into_iter().next() {
+    let (disk, node) = (Arc::clone(disk), files.node());
+    let (mut snapshots, _) = SnapshotSet::find(disk, dir, node, OnDamage::Refuse)?;
+    for mark in ledger.unsettled() {
+        snapshots.set_aside(mark.partition, mark.seq);
+    }
+    let mut uncovered = uncovered(&snapshots, files, &ledger.cuts());
+    if let Some((_, error)) = uncovered.pop_first() {
         return Err(error);
     }
     for header in snapshots.iter() {

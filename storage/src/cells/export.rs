@@ -14,8 +14,8 @@ use domicile_proto::{PartitionId, Seq};
 
 use super::cell::Cell;
 use super::rows::{
-    CellPrefix, ExpiryPrefix, PartitionMarks, applied_mark, cell_changes, filled_mark, intent_mark,
-    read_partition_marks,
+    CellPrefix, ExpiryPrefix, PartitionMarks, applied_mark, cell_changes, filled_mark, healed_mark,
+    intent_mark, read_partition_marks,
 };
 use super::store::CellStore;
 use crate::engine::{Direction, Engine, EngineError, RowChange};
@@ -91,6 +91,28 @@ pub(crate) fn mark_rows(
 /// The row that says that cells were filled for the rebase at `place`.
 pub(crate) fn filled_row(partition: PartitionId, place: Place) -> RowChange {
     filled_mark(partition, place)
+}
+
+/// The row that says that cells hold no orphan of the cut at `place`, and may be as new as `upto`.
+pub(crate) fn healed_row(partition: PartitionId, place: Place, upto: Seq) -> RowChange {
+    healed_mark(partition, place, upto)
+}
+
+/// The changes that give a key of an engine another cell, or none.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn heal_rows(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    key: &[u8],
+    cell: Option<&Cell>,
+) -> Result<impl Iterator<Item = RowChange>, EngineError> {
+    let before = engine.get(&CellPrefix::of(partition).row(key))?;
+    let before = before.map(|stored| Cell::stored_expiry(&stored));
+    let before = before.transpose()?.flatten();
+    let after = cell.and_then(|cell| Some((cell.encode()?, cell.expires_at_ms)));
+    Ok(cell_changes(partition, key, before, after))
 }
 
 /// Removes every row of an engine.

@@ -38,11 +38,13 @@ mod tests;
 
 pub use cell::{Cell, CellRead, CellScan};
 pub use due::{DueCell, ExpiryCursor};
-pub(crate) use export::{cell_rows, filled_row, mark_rows, wipe, wipe_cells};
+pub(crate) use export::{
+    cell_rows, filled_row, heal_rows, healed_row, mark_rows, wipe, wipe_cells,
+};
 pub use flush::{Checkpoint, FlushReport};
 pub use occupancy::CellStats;
 pub use partition::PartitionCells;
 pub use rows::PartitionMarks;
-pub(crate) use rows::read_filled;
+pub(crate) use rows::{read_filled, read_healed};
 pub use store::{CellOptions, CellStore, Freeze};
 pub use unapplied::UnappliedRecord;

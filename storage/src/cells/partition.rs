@@ -8,7 +8,7 @@
 //! engine is written; a read holds `overlay` over the engine only after it lost a race thrice.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use domicile_proto::{Epoch, PartitionId, Seq};
@@ -54,6 +54,8 @@ pub struct PartitionCells {
     /// The engine's cells may be as new as this: until as much is applied, what it shows is no
     /// state of the partition. The highest number there is while they are being replaced.
     readable_from: AtomicU64,
+    /// The log was cut and the engine's cells are not those of the fork: nothing is taken.
+    is_wounded: AtomicBool,
 }
 
 impl PartitionCells {
@@ -79,6 +81,7 @@ impl PartitionCells {
             freezes: AtomicU64::new(0),
             intent_upto: AtomicU64::new(intent_upto.get()),
             readable_from: AtomicU64::new(intent_upto.get()),
+            is_wounded: AtomicBool::new(false),
         }
     }
 
@@ -138,6 +141,22 @@ impl PartitionCells {
         self.applied_upto.store(applied_upto, Ordering::Release);
         let intent_upto = intent_upto.get();
         self.intent_upto.store(intent_upto, Ordering::Release);
+    }
+
+    /// Takes nothing until [`PartitionCells::mend`]: the log was cut.
+    pub(crate) fn wound(&self) {
+        self.is_wounded.store(true, Ordering::Release);
+    }
+
+    /// Takes records again.
+    pub(crate) fn mend(&self) {
+        self.is_wounded.store(false, Ordering::Release);
+    }
+
+    /// Whether the log was cut and the cells are not those of the fork yet: nothing is taken.
+    #[must_use]
+    pub fn is_wounded(&self) -> bool {
+        self.is_wounded.load(Ordering::Acquire)
     }
 
     /// Answers reads again: there is nothing of the partition, here or elsewhere.

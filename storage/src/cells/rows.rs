@@ -9,6 +9,8 @@
 //! t | partition (8) | a              -> applied mark: cells hold every record up to it
 //! t | partition (8) | i              -> intent mark: cells hold no record above it
 //! t | partition (8) | f              -> place of the rebase for which cells were filled (16)
+//! t | partition (8) | h              -> place of the last cut of which cells hold no orphan (16)
+//!                                       | for which they were healed up to here (0: no need)
 //! m | "cells-format"                 -> number of this layout
 //! ```
 //! Numbers are u64, little-endian; in the key of `x`, ms since 1970, big-endian, so that the rows
@@ -30,6 +32,7 @@ const TAG_MARK: u8 = b't';
 const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
 const SUFFIX_FILLED: u8 = b'f';
+const SUFFIX_HEALED: u8 = b'h';
 const FORMAT_ROW: &[u8] = b"mcells-format";
 /// With 2 came the index of expiries: rows of 1 lack it and are rebuilt. With 3 came packed cells,
 /// which older versions do not read; this one reads theirs.
@@ -263,6 +266,50 @@ pub(crate) fn read_filled(
     Ok(filled)
 }
 
+/// The row that says that cells hold no orphan of the cut at `place` or one before it, and may be
+/// as new as `upto`, although the log may not reach so far yet.
+pub(super) fn healed_mark(partition: PartitionId, place: Place, upto: Seq) -> RowChange {
+    RowChange::Set {
+        row: mark_row(partition, SUFFIX_HEALED),
+        value: [&place.to_bytes()[..], &upto.get().to_le_bytes()]
+            .concat()
+            .into(),
+    }
+}
+
+/// Of which cut the cells of a partition hold no orphan any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Healed {
+    /// The last such cut.
+    pub(crate) place: Place,
+    /// They may be as new as this.
+    pub(crate) upto: Seq,
+}
+
+/// The last cut of which cells hold no orphan, of every partition that has one.
+pub(crate) fn read_healed(
+    engine: &dyn Engine,
+) -> Result<BTreeMap<PartitionId, Healed>, EngineError> {
+    let mut healed = BTreeMap::new();
+    visit_marks(engine, &mut |partition, suffix, value| {
+        if suffix == SUFFIX_HEALED {
+            let split = value.split_at_checked(Place::BYTES);
+            let found = split.and_then(|(place, upto)| {
+                let place = Place::from_bytes(place)?;
+                let upto = read_mark(upto).ok()?;
+                Some(Healed { place, upto })
+            });
+            let found = found.ok_or_else(|| EngineError::Corrupt {
+                what: "healed mark",
+                detail: format!("{value:02x?} of {partition}"),
+            })?;
+            healed.insert(partition, found);
+        }
+        Ok(())
+    })?;
+    Ok(healed)
+}
+
 /// Checks that the rows are of this layout or one that is read as well; marks the engine as having
 /// this one from now on.
 pub(super) fn check_format(engine: &dyn Engine) -> Result<(), EngineError> {
@@ -363,7 +410,7 @@ fn split_mark(row: &[u8]) -> Result<Option<(PartitionId, u8)>, EngineError> {
         return Ok(None);
     };
     let suffix = match suffix {
-        [suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT | SUFFIX_FILLED)] => *suffix,
+        [suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT | SUFFIX_FILLED | SUFFIX_HEALED)] => *suffix,
         _ => return Ok(None),
     };
     let mut partition = [0; PartitionId::BYTES];

@@ -14,6 +14,8 @@ use super::stall::Stalls;
 use super::statistics::CommitStatistic;
 use crate::error::StoreError;
 use crate::journal::Place;
+use crate::journal::cut::Cut;
+use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
 use crate::journal::frame::FRAME_HEADER_BYTES;
 use crate::journal::index::JournalIndex;
@@ -21,6 +23,7 @@ use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::LastFrame;
 use crate::journal::tails::Tails;
 use crate::journal::writer::JournalWriter;
+use crate::orphans::Wound;
 use crate::planted::{Bug, is_planted};
 
 /// The frame's buffer is kept for the next one up to this size, 4 MiB; a larger one was a burst.
@@ -59,6 +62,10 @@ pub(crate) struct Published {
     pub(crate) index: JournalIndex,
     /// Partitions whose log began anew there and whose cells are not those of its snapshot yet.
     pub(crate) unfilled: BTreeMap<PartitionId, Place>,
+    /// Which segments of the journal are void.
+    pub(crate) cuts: Cuts,
+    /// Partitions whose log was cut and whose cells are not those of the fork yet.
+    pub(crate) wounds: BTreeMap<PartitionId, Wound>,
 }
 
 impl Published {
@@ -70,6 +77,8 @@ impl Published {
             tails: Tails::default(),
             index: JournalIndex::default(),
             unfilled: BTreeMap::new(),
+            cuts: Cuts::default(),
+            wounds: BTreeMap::new(),
         }
     }
 
@@ -78,6 +87,20 @@ impl Published {
         self.tails.insert(rebase.partition, rebase.tail());
         let first_seq = rebase.seq.next();
         self.index.rebase(rebase.partition, first_seq, place);
+    }
+
+    /// Lets a partition's log go back to a fork, as the frame at `place` says.
+    pub(crate) fn cut(&mut self, cut: &Cut, place: Place) {
+        self.cuts.add(cut.mark(place));
+        self.tails.turn_back(cut);
+        self.index.cut(cut.partition, cut.seq, place);
+    }
+
+    /// The first place that is still to be read again for what is not in the cells: there is a
+    /// rebase or a cut that they are not those of.
+    pub(crate) fn unsettled_from(&self) -> Option<Place> {
+        let wounds = self.wounds.values().map(Wound::first_place);
+        self.unfilled.values().copied().chain(wounds).min()
     }
 }
 
@@ -191,6 +214,12 @@ impl Committer {
                     self.entries.push((Entry::Rebase(rebase), *end));
                     continue;
                 }
+                Work::Cut(cut) => {
+                    *end = cut.chain;
+                    self.frame.extend_from_slice(&cut.encode());
+                    self.entries.push((Entry::Cut(cut), *end));
+                    continue;
+                }
             };
             *end = chain;
             self.frame.extend_from_slice(segment.bytes());
@@ -210,6 +239,11 @@ impl Committer {
                     place.offset += rebase.encode().len() as u64;
                     published.rebase(&rebase, frame_place);
                     published.unfilled.insert(rebase.partition, frame_place);
+                    continue;
+                }
+                Entry::Cut(cut) => {
+                    place.offset += cut.encode().len() as u64;
+                    published.cut(&cut, frame_place);
                     continue;
                 }
             };
@@ -259,6 +293,7 @@ impl Work {
             Self::Open { builder, .. } => builder.partition(),
             Self::Whole { segment, .. } => segment.header().partition,
             Self::Rebase(rebase) => rebase.partition,
+            Self::Cut(cut) => cut.partition,
         }
     }
 }

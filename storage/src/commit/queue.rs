@@ -20,6 +20,7 @@ use domicile_proto::{
 };
 
 use crate::error::StoreError;
+use crate::journal::cut::Cut;
 use crate::journal::rebase::Rebase;
 
 /// Admission ends at the bound ([`CommitQueue::has_room`]); what has a sequence number by then is
@@ -58,6 +59,8 @@ pub(crate) enum Work {
     Whole { segment: Segment, chain: ChainHash },
     /// A log that begins anew.
     Rebase(Rebase),
+    /// A log that goes back to a fork.
+    Cut(Cut),
 }
 
 /// Where one partition's submitted log ends.
@@ -219,6 +222,28 @@ impl CommitQueue {
             .slots
             .insert(rebase.partition, Slot { last_seq, open });
         inner.batch.push(Work::Rebase(rebase));
+        self.want(inner, CommitUrgency::Now);
+        Ok(())
+    }
+
+    /// Queues that a partition's log goes back to a fork. Nothing of it is queued behind.
+    ///
+    /// # Errors
+    /// [`StoreError::BadFork`] if more was submitted than is cut; [`StoreError::QueueFull`].
+    pub(crate) fn submit_cut(&self, cut: Cut) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        let partition = cut.partition;
+        let last_seq = inner.slots.get(&partition).map(|slot| slot.last_seq);
+        if last_seq != Some(cut.end) {
+            let last_seq = last_seq.unwrap_or_default();
+            let problem = format!("sealed up to {}, its log ends at {last_seq}", cut.end);
+            return Err(StoreError::bad_fork(partition, cut.seq, problem));
+        }
+        let bytes = cut.encode().len() as u64;
+        inner.accept(bytes, self.bytes_max * SEQUENCED_FACTOR)?;
+        let (last_seq, open) = (cut.seq, None);
+        inner.slots.insert(partition, Slot { last_seq, open });
+        inner.batch.push(Work::Cut(cut));
         self.want(inner, CommitUrgency::Now);
         Ok(())
     }

@@ -116,7 +116,8 @@ impl FileSet {
         self.lock_covered().clone()
     }
 
-    /// A snapshot up to `seq` is enough for a partition from now on: its log began anew with it.
+    /// A snapshot up to `seq` is enough for a partition from now on, none if that is no record: its
+    /// log began anew with it, or the journal has what follows.
     ///
     /// # Errors
     /// What the operating system says.
@@ -128,6 +129,7 @@ impl FileSet {
             .find(|(id, upto)| *id == partition && *upto > seq);
         let Some(found) = found else { return Ok(()) };
         found.1 = seq;
+        lowered.retain(|(_, upto)| *upto > Seq::NONE);
         self.write_note(self.start().file, &lowered)?;
         *covered = lowered;
         Ok(())

@@ -1,7 +1,7 @@
 //! A commit frame: the entries of one group commit behind one header.
 //!
 //! **Owns**: the header's layout, what an intact frame is.
-//! **Does not own**: what damage means (scan), segments (proto), rebases (`rebase`).
+//! **Does not own**: what damage means (scan), segments (proto), rebases (`rebase`), cuts (`cut`).
 //!
 //! ```text
 //!  0 magic "DCMT"    4 version u16    6 flags u16    8 commit number u64
@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use domicile_proto::{NodeId, Segment, SegmentHeader};
 
 use super::Place;
+use super::cut::{CUT_MAGIC, Cut};
 use super::rebase::{Entry, REBASE_MAGIC, Rebase};
 use crate::planted::{Bug, is_planted};
 
@@ -200,6 +201,9 @@ pub(crate) fn salvage_entries(
 fn decode_entry(bytes: &mut Bytes) -> Result<Entry, String> {
     if bytes.starts_with(&REBASE_MAGIC) {
         return Rebase::decode_front(bytes).map(Entry::Rebase);
+    }
+    if bytes.starts_with(&CUT_MAGIC) {
+        return Cut::decode_front(bytes).map(Entry::Cut);
     }
     let segment = Segment::decode_front(bytes);
     segment

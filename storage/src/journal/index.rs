@@ -96,6 +96,20 @@ impl JournalIndex {
         self.note(partition, first_seq, place);
     }
 
+    /// Lets a partition's log go back to `seq`, as the frame at `place` says: entries above it and
+    /// before that frame are forgotten.
+    pub(crate) fn cut(&mut self, partition: PartitionId, seq: Seq, place: Place) {
+        let is_void = |entry: &IndexEntry| entry.first_seq > seq && entry.place < place;
+        self.unsaved
+            .retain(|(id, entry)| *id != partition || !is_void(entry));
+        if let Some(entries) = self.partitions.get_mut(&partition) {
+            let void = entries.iter().filter(|entry| is_void(entry));
+            let forgotten = void.map(|entry| (partition, entry.first_seq));
+            self.forgotten.extend(forgotten);
+            entries.retain(|entry| !is_void(entry));
+        }
+    }
+
     /// Forgets a partition's entries before `place`, where its log began anew.
     pub(crate) fn forget_before_place(&mut self, partition: PartitionId, place: Place) {
         if let Some(entries) = self.partitions.get_mut(&partition) {
@@ -258,6 +272,26 @@ mod tests {
             loaded.take_unsaved().len(),
             index.partitions.values().map(Vec::len).sum()
         );
+    }
+
+    #[test]
+    fn a_log_that_goes_back_forgets_what_is_void_and_its_rows() {
+        let engine = MemoryEngine::new();
+        let mut index = filled();
+        engine.apply(index.take_unsaved()).unwrap();
+        let (id, behind) = (partition(0), place(4, 4096));
+        let before = index.partitions[&id].len();
+        index.cut(id, Seq::new(700), behind);
+        assert!(index.partitions[&id].len() < before);
+        let located = index.locate(id, Seq::new(1_400)).unwrap();
+        assert_eq!(index.locate(id, Seq::new(700)), Some(located));
+        // The same record comes again, behind the cut.
+        index.note(id, Seq::new(701), behind);
+        index.cut(id, Seq::new(700), behind);
+        engine.apply(index.take_unsaved()).unwrap();
+        let loaded = JournalIndex::load(&engine).unwrap();
+        assert_eq!(loaded.partitions, index.partitions);
+        assert_eq!(loaded.locate(id, Seq::new(701)), Some(behind));
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! A damaged frame with nothing intact behind it is a torn tail: it was never acknowledged, so it
 //! is cut. A damaged frame with an intact one behind it is corruption: nothing is cut, the damage
 //! is named. A frame holds segments, and now and then a rebase: a partition's log that begins anew
-//! at a snapshot.
+//! at a snapshot, or a cut: one that goes back to a fork.
 
+pub(crate) mod cut;
+pub(crate) mod cuts;
 pub(crate) mod files;
 pub(crate) mod first;
 pub(crate) mod frame;
@@ -25,6 +27,7 @@ pub(crate) mod scan;
 pub(crate) mod tails;
 pub(crate) mod writer;
 
+pub use cuts::OrphanNumber;
 pub use place::{FileNumber, Place};
 pub use reader::JournalChunk;
 pub use scan::TornTail;

@@ -9,6 +9,7 @@ use domicile_proto::segment::SEGMENT_HEADER_BYTES;
 use domicile_proto::{SegmentHeader, WireError};
 
 use super::Place;
+use super::cut::{CUT_HEAD_BYTES, CUT_MAGIC, Cut};
 use super::files::{FileSet, JournalFile};
 use super::frame::{FRAME_HEADER_BYTES, FRAME_MAGIC, FrameHeader};
 use super::header::FILE_HEADER_BYTES;
@@ -126,14 +127,14 @@ fn pass(
             }
             continue;
         }
-        if buffer.starts_with(&REBASE_MAGIC) {
-            let len = Rebase::len_of(&buffer).unwrap_or(REBASE_HEAD_BYTES);
+        if let Some(len) = turn_len(&buffer) {
             if len > buffer.len() {
                 return Ok(Pass::Short(len as u64));
             }
-            // For readers of records it is only a gap: where the log begins is the index's to say.
+            // For readers of records it is only a gap: where the log begins is the index's to say,
+            // and what is void the store's.
             let corrupt = |problem| StoreError::corrupt(&file.path, at.offset, problem);
-            Rebase::decode_front(&mut buffer).map_err(corrupt)?;
+            take_turn(&mut buffer).map_err(corrupt)?;
             chunk.next.offset += len as u64;
             continue;
         }
@@ -158,5 +159,22 @@ fn pass(
                 ));
             }
         }
+    }
+}
+
+/// The bytes of an entry that is no segment; `None` if none is at the front of `buffer`.
+fn turn_len(buffer: &Bytes) -> Option<usize> {
+    if buffer.starts_with(&REBASE_MAGIC) {
+        return Some(Rebase::len_of(buffer).unwrap_or(REBASE_HEAD_BYTES));
+    }
+    let is_cut = buffer.starts_with(&CUT_MAGIC);
+    is_cut.then(|| Cut::len_of(buffer).unwrap_or(CUT_HEAD_BYTES))
+}
+
+/// Takes such an entry off the front of `buffer`.
+fn take_turn(buffer: &mut Bytes) -> Result<(), String> {
+    match buffer.starts_with(&CUT_MAGIC) {
+        true => Cut::decode_front(buffer).map(drop),
+        false => Rebase::decode_front(buffer).map(drop),
     }
 }

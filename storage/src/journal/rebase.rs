@@ -14,6 +14,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, Seq};
 
+use super::cut::Cut;
 use super::tails::{EPOCH_HISTORY_MAX, PartitionTail};
 
 /// The first bytes of the entry.
@@ -45,6 +46,8 @@ pub(crate) enum Entry {
     Segment(Segment),
     /// A log that begins anew.
     Rebase(Rebase),
+    /// A log that goes back to a fork.
+    Cut(Cut),
 }
 
 impl Rebase {

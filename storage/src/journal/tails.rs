@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use domicile_proto::{ChainHash, Epoch, PartitionId, Segment, Seq};
 
+use super::cut::Cut;
+
 /// Reigns remembered of a partition. A fork older than the oldest of 1,024 changes of home cannot
 /// be found any more; doubled, a tail takes 48 KiB of memory and engine instead of 24.
 pub(crate) const EPOCH_HISTORY_MAX: usize = 1024;
@@ -43,6 +45,18 @@ impl Tails {
 
     pub(crate) fn insert(&mut self, partition: PartitionId, tail: PartitionTail) {
         self.partitions.insert(partition, tail);
+    }
+
+    pub(crate) fn remove(&mut self, partition: PartitionId) {
+        self.partitions.remove(&partition);
+    }
+
+    /// Lets a log end as it did after a cut.
+    pub(crate) fn turn_back(&mut self, cut: &Cut) {
+        match cut.tail() {
+            Some(tail) => self.insert(cut.partition, tail),
+            None => self.remove(cut.partition),
+        }
     }
 
     /// The last record and the hash up to it.

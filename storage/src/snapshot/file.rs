@@ -39,7 +39,7 @@ pub(crate) fn foreign_path_of(dir: &Path, partition: PartitionId, suffix: &str) 
     dir.join(format!("{}{suffix}", hex_of(partition)))
 }
 
-fn hex_of(partition: PartitionId) -> String {
+pub(crate) fn hex_of(partition: PartitionId) -> String {
     let bytes = partition.to_bytes();
     bytes.map(|byte| format!("{byte:02x}")).concat()
 }

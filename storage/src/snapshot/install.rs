@@ -79,9 +79,33 @@ impl Store {
         fill(&**engine, &mut reader, place)?;
         self.adopt(partition, header.seq)?;
         self.absolve(partition)?;
-        self.published().unfilled.remove(&partition);
+        {
+            let mut published = self.published();
+            published.unfilled.remove(&partition);
+            published.wounds.remove(&partition);
+        }
+        cells.mend();
         cells.reopen();
         Ok(header)
+    }
+
+    /// Lets a partition's log begin anew, durably; where that stands in the journal. Its cells are
+    /// closed, and are not those of the snapshot yet.
+    fn rebase(
+        &self,
+        cells: &PartitionCells,
+        header: &SnapshotHeader,
+        rebase: Rebase,
+    ) -> Result<Place, StoreError> {
+        let order = self.hold_flushing();
+        // Nothing is left frozen.
+        self.flush_in_order(&order)?;
+        let partition = rebase.partition;
+        self.queue().submit_rebase(rebase)?;
+        self.commit_before_flush()?;
+        cells.rebase(header.seq, header.newest_seq);
+        let place = self.published().unfilled.get(&partition).copied();
+        Ok(place.expect("published by the commit just made"))
     }
 
     /// The snapshot of a partition that was received and is to be installed.

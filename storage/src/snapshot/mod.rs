@@ -26,6 +26,7 @@ mod take;
 mod tests;
 
 pub(crate) use blocks::SnapshotBlocks;
+pub(crate) use file::hex_of;
 pub use format::{KeptRequest, SnapshotHeader, SnapshotOrigin};
 pub use incoming::IncomingSnapshot;
 pub(crate) use install::fill_again;
@@ -33,4 +34,3 @@ pub use outgoing::OutgoingSnapshot;
 pub(crate) use restore::restore;
 pub(crate) use set::SnapshotSet;
 pub use take::SnapshotPlan;
-pub(crate) use take::take;

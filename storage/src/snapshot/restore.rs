@@ -24,7 +24,8 @@ use crate::options::OnDamage;
 const BATCH_ROWS: usize = 64;
 
 /// Fills an engine that has no checkpoint; how many cells that were. The journal is then to be
-/// replayed from `start`. Damaged snapshots, where they are tolerated, are added to `lost`.
+/// replayed from `start`. Damaged snapshots, where they are tolerated, are added to `lost`. `marks`
+/// are rows that are true of an engine that is filled anew.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] for a damaged snapshot, what the engine or the operating system says.
@@ -33,15 +34,16 @@ pub(crate) fn restore(
     snapshots: &SnapshotSet,
     start: Place,
     on_damage: OnDamage,
+    marks: Vec<RowChange>,
     lost: &mut BTreeMap<PartitionId, StoreError>,
 ) -> Result<u64, StoreError> {
-    if snapshots.is_empty() {
+    if snapshots.is_empty() && marks.is_empty() {
         return Ok(0);
     }
     wipe(engine)?;
     let mut cells = 0;
     let mut tails = Vec::new();
-    let mut rows = Vec::new();
+    let mut rows = marks;
     for header in snapshots.iter() {
         let tail = match restore_partition(engine, snapshots, header) {
             Err(error @ StoreError::Corrupt { .. }) if on_damage == OnDamage::Quarantine => {

@@ -17,6 +17,7 @@ use super::format::{Block, KeptRequest, SnapshotHeader};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::options::OnDamage;
+use crate::planted::{Bug, is_planted};
 
 /// What is appended to the name of a snapshot that is damaged.
 const DAMAGED_SUFFIX: &str = ".damaged";
@@ -33,6 +34,8 @@ pub(crate) struct SnapshotSet {
     newest: BTreeMap<PartitionId, SnapshotHeader>,
     /// From elsewhere, whole, not installed yet.
     received: BTreeMap<PartitionId, SnapshotHeader>,
+    /// Those that hold what was cut from their partition's log: files to be removed.
+    aside: BTreeMap<PartitionId, Vec<PathBuf>>,
 }
 
 impl SnapshotSet {
@@ -120,6 +123,7 @@ impl SnapshotSet {
             node,
             newest,
             received,
+            aside: BTreeMap::new(),
         };
         Ok((set, superfluous))
     }
@@ -188,6 +192,40 @@ impl SnapshotSet {
             .map_err(|error| StoreError::io("rename", &received, error))?;
         self.received.remove(&partition);
         self.newest.insert(partition, header);
+        Ok(())
+    }
+
+    /// No longer counts on what holds records above `fork` of a partition, whose log was cut there;
+    /// whether any of it has still to be removed.
+    pub(crate) fn set_aside(&mut self, partition: PartitionId, fork: Seq) -> bool {
+        let holds_cut = |it: Option<&SnapshotHeader>| {
+            it.is_some_and(|it| it.newest_seq > fork) && !is_planted(Bug::KeepOrphanSnapshot)
+        };
+        let mut paths = Vec::new();
+        if holds_cut(self.newest.get(&partition)) {
+            let own = self.newest.remove(&partition);
+            paths.extend(own.map(|it| path_of(&self.dir, partition, it.seq)));
+        }
+        if holds_cut(self.received.get(&partition)) {
+            self.received.remove(&partition);
+            paths.push(foreign_path_of(&self.dir, partition, RECEIVED_SUFFIX));
+        }
+        let aside = self.aside.entry(partition).or_default();
+        aside.extend(paths);
+        !aside.is_empty()
+    }
+
+    /// Removes, durably, what was set aside of a partition.
+    ///
+    /// # Errors
+    /// What the operating system says; it stays set aside.
+    pub(crate) fn remove_aside(&mut self, partition: PartitionId) -> Result<(), StoreError> {
+        for path in self.aside.get(&partition).into_iter().flatten() {
+            remove(&*self.disk, path)?;
+        }
+        let synced = self.disk.sync_dir(&self.dir);
+        synced.map_err(|error| StoreError::io("sync", &self.dir, error))?;
+        self.aside.remove(&partition);
         Ok(())
     }
 

@@ -33,6 +33,29 @@ pub struct SnapshotPlan {
 }
 
 impl Store {
+    /// Takes a snapshot of what the engine holds of a partition, beside its writers: what it has is
+    /// at most one flush behind. `None` if there is nothing newer than in the last one. `pace` is
+    /// told the bytes written so far, may wait, and says whether to go on.
+    ///
+    /// # Errors
+    /// [`StoreError::Engine`], what the operating system says: the last snapshot stays as it is.
+    pub fn snapshot(
+        &self,
+        partition: PartitionId,
+        plan: SnapshotPlan,
+        pace: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<SnapshotHeader>, StoreError> {
+        self.check_open()?;
+        let _one = self.hold_snapshots();
+        take(self, partition, plan, pace)
+    }
+
+    /// The last snapshot of a partition.
+    #[must_use]
+    pub fn last_snapshot(&self, partition: PartitionId) -> Option<SnapshotHeader> {
+        self.snapshots().get(partition).copied()
+    }
+
     /// The requests in the last snapshot of a partition, in order; none without one.
     ///
     /// # Errors
@@ -58,7 +81,7 @@ impl Store {
 ///
 /// # Errors
 /// What the engine, the journal or the operating system says; the last snapshot stays.
-pub(crate) fn take(
+fn take(
     store: &Store,
     partition: PartitionId,
     plan: SnapshotPlan,

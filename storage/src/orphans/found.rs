@@ -1,0 +1,138 @@
+//! Wounds found when a store is opened.
+//!
+//! **Owns**: which partitions are wounded, by the list of cuts and the marks of the engine; whether
+//! a CUT entry fits the log before it.
+//! **Does not own**: the replay (`recovery`), healing (`heal`).
+//!
+//! An engine says of which cut its cells hold no orphan any more: its *healed* mark, written before
+//! anything that follows the cut is flushed. Whatever prefix of its batches it kept, either it has
+//! that mark, or its cells are those of before the cut, or half healed, and its intent mark says
+//! how new they may be.
+
+use std::collections::BTreeMap;
+
+use domicile_proto::{PartitionId, Seq};
+
+use super::wound::{Wound, WoundKind};
+use crate::cells::{CellStore, PartitionMarks, healed_row, read_healed};
+use crate::commit::Published;
+use crate::engine::{EngineError, RowChange};
+use crate::journal::Place;
+use crate::journal::cut::Cut;
+use crate::journal::cuts::Cuts;
+use crate::journal::tails::Tails;
+
+/// What the engine says of cells after cuts.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// How new cells may be that were healed, although the log may not reach so far.
+    pub(crate) healed_upto: BTreeMap<PartitionId, Seq>,
+    /// Partitions whose cells nobody can heal, and why.
+    pub(crate) lost: BTreeMap<PartitionId, String>,
+}
+
+/// Makes `published` know the cuts, and finds the wounds; the cells of those are closed. `filled`
+/// says for which rebase the engine was filled.
+///
+/// # Errors
+/// What the engine says.
+pub(crate) fn find(
+    cells: &CellStore,
+    cuts: &Cuts,
+    filled: &BTreeMap<PartitionId, Place>,
+    published: &mut Published,
+) -> Result<Found, EngineError> {
+    let mut found = Found::default();
+    let engine = cells.engine();
+    let healed = read_healed(&**engine)?;
+    for (partition, healed) in &healed {
+        found.healed_upto.insert(*partition, healed.upto);
+    }
+    published.cuts = cuts.clone();
+    for mark in cuts.iter() {
+        let index = &mut published.index;
+        index.cut(mark.partition, mark.seq, mark.place);
+    }
+    for partition in cuts.partitions() {
+        let marks = marks_of(cells, partition);
+        let known = [
+            healed.get(&partition).map(|it| it.place),
+            filled.get(&partition).copied(),
+        ];
+        let known = known.into_iter().flatten().max();
+        let unhealed = cuts.of(partition).iter();
+        let unhealed = unhealed.filter(|mark| known.is_none_or(|known| mark.place > known));
+        let wound = unhealed.fold(None, |wound: Option<Wound>, mark| match wound {
+            None => Some(Wound::new(*mark, marks, mark.seq)),
+            Some(mut wound) => {
+                wound.add(*mark);
+                Some(wound)
+            }
+        });
+        let Some(wound) = wound else { continue };
+        match wound.kind() {
+            WoundKind::Clean => {
+                // Before anything that follows the cut is flushed.
+                let row = healed_row(partition, wound.last().place, Seq::NONE);
+                engine.apply(vec![row])?;
+                continue;
+            }
+            WoundKind::Open => {}
+            WoundKind::Lost => {
+                let (intent, end) = (wound.intent_upto(), wound.cuts()[0].end);
+                let problem = format!(
+                    "its log was cut, and its cells are as new as {intent}, the log ended at {end}"
+                );
+                found.lost.insert(partition, problem);
+            }
+        }
+        let cells = cells.partition(partition);
+        cells.close();
+        cells.wound();
+        cells.rebase(wound.base(), wound.intent_upto());
+        published.wounds.insert(partition, wound);
+    }
+    Ok(found)
+}
+
+fn marks_of(cells: &CellStore, partition: PartitionId) -> PartitionMarks {
+    let marks = cells.marks();
+    let found = marks.binary_search_by_key(&partition, |marks| marks.partition);
+    found.map_or(
+        PartitionMarks {
+            partition,
+            applied_upto: Seq::NONE,
+            intent_upto: Seq::NONE,
+        },
+        |index| marks[index],
+    )
+}
+
+/// The rows of an engine that is filled anew, and holds nothing that was cut.
+pub(crate) fn rows_without_orphans(cuts: &Cuts) -> Vec<RowChange> {
+    let last = cuts.partitions().filter_map(|id| cuts.of(id).last());
+    let rows = last.map(|mark| healed_row(mark.partition, mark.place, Seq::NONE));
+    rows.collect()
+}
+
+/// Whether the log before a CUT entry leads to its fork.
+///
+/// # Errors
+/// What does not fit: the log has lost records, which is no empty log.
+pub(crate) fn check_cut(tails: &Tails, cut: &Cut) -> Result<(), String> {
+    let (last_seq, chain) = tails.end_of(cut.partition);
+    let (partition, fork) = (cut.partition, cut.seq);
+    if last_seq < fork {
+        return Err(format!(
+            "{partition} was cut after {fork}, its log and snapshot end at {last_seq}"
+        ));
+    }
+    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or behind.
+    if last_seq == fork && chain != cut.chain {
+        return Err(format!(
+            "{partition} was cut after {fork} with chain {}, its log has {chain}",
+            cut.chain
+        ));
+    }
+    Ok(())
+}
