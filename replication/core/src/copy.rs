@@ -303,6 +303,13 @@ impl Copy {
         self.chain
     }
 
+    /// The last record that the home is known to have had.
+    pub(crate) fn home_upto(&self) -> Seq {
+        let foreseen = self.foreseen.map_or(Seq::NONE, |(_, upto)| upto);
+        let told = self.home_visible.upto().max(foreseen);
+        told.max(self.received.upto())
+    }
+
     /// Whether the store has failed.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.phase == Phase::Poisoned

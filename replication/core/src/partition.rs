@@ -164,6 +164,16 @@ impl Partition {
         self.marks().0
     }
 
+    /// The last record that the home is known to have had, be it here or not: at a copy, what it
+    /// was told is visible there.
+    #[must_use]
+    pub fn home_upto(&self) -> Seq {
+        match &self.state {
+            State::Home(_) => self.appended_upto(),
+            State::Copy(copy) => copy.home_upto(),
+        }
+    }
+
     /// The last record on disk here.
     #[must_use]
     pub fn durable_upto(&self) -> Seq {

@@ -36,7 +36,15 @@ impl Driver {
     /// snapshot is taking its place, or it is damaged and waits for one.
     pub(crate) fn close_intake(&self, slot: &Arc<Slot>) -> Option<ClosedIntake> {
         let is_closed = slot.try_close_intake();
-        is_closed.then(|| ClosedIntake(Arc::clone(slot)))
+        is_closed.then(|| ClosedIntake {
+            slot: Arc::clone(slot),
+            stays: false,
+        })
+    }
+
+    /// Segments of the partition are taken again.
+    pub(crate) fn open_intake(&self, slot: &Slot) {
+        slot.set_installing(false);
     }
 
     /// A snapshot has taken the place of what a copy had.
@@ -74,10 +82,22 @@ impl Drop for Installing<'_> {
 }
 
 /// A partition that takes no segment until this is dropped.
-pub(crate) struct ClosedIntake(Arc<Slot>);
+pub(crate) struct ClosedIntake {
+    slot: Arc<Slot>,
+    stays: bool,
+}
+
+impl ClosedIntake {
+    /// It stays closed until somebody opens it.
+    pub(crate) fn stay(mut self) {
+        self.stays = true;
+    }
+}
 
 impl Drop for ClosedIntake {
     fn drop(&mut self) {
-        self.0.set_installing(false);
+        if !self.stays {
+            self.slot.set_installing(false);
+        }
     }
 }

@@ -385,6 +385,16 @@ impl Slot {
         !std::mem::replace(&mut state.installing, true)
     }
 
+    /// The last record that the home is known to have had: what it has told of, be it here or not.
+    pub(crate) fn home_upto(&self) -> Seq {
+        self.lock().core.home_upto()
+    }
+
+    /// The policy that its core was opened with.
+    pub(crate) fn config(&self) -> PartitionConfig {
+        self.lock().core.config().clone()
+    }
+
     /// Up to where records are visible here.
     pub(crate) fn visible_upto(&self) -> Seq {
         self.lock().core.visible_upto()

@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
-use crate::ownership::{Ownership, Seat, Seats, blocking, config_of, open_core};
+use crate::ownership::{Ownership, Seat, Seats, blocking, config_of, open_core, run_mender};
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
@@ -145,6 +145,15 @@ fn start_tasks(core: &Arc<NodeCore>, listener: Option<PeerListener>) {
     }
     tokio::spawn(run_timers(Arc::clone(core)));
     tokio::spawn(run_bootstrapper(Arc::clone(core)));
+    for slot in driver.slots() {
+        if core.store.wound(slot.partition).is_some()
+            && let Some(closed) = driver.close_intake(&slot)
+        {
+            // Until it is healed.
+            closed.stay();
+        }
+    }
+    tokio::spawn(run_mender(Arc::clone(core)));
     tokio::spawn(run_expiry(Arc::clone(core)));
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(core)));

@@ -6,8 +6,12 @@
 //!   new home finds a copy forked --> rejoin: seal, cut, heal, go on
 //! ```
 
+mod promises;
+mod rejoin;
 mod seating;
 mod state;
 
+pub(crate) use promises::{Promised, promise};
+pub(crate) use rejoin::{HEAL_KEYS_MAX, cells_here, rejoin, run_mender};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, open_core, run_seating};
 pub(crate) use state::Ownership;

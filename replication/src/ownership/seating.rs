@@ -261,6 +261,25 @@ pub(crate) fn config_of(
     }
 }
 
+/// What a copy starts from, as the store has it now.
+pub(super) fn recovered_copy(node: &NodeCore, partition: PartitionId) -> Recovered {
+    let promised = node.store.promised(partition);
+    let tail = node.store.tail(partition);
+    let found = tail.map(|tail| Recovered {
+        epoch: Some(tail.epoch),
+        promised,
+        epoch_history: tail.epoch_history,
+        last_seq: tail.last_seq,
+        chain: tail.chain,
+        visible_upto: tail.visible_upto,
+        ..Recovered::default()
+    });
+    found.unwrap_or(Recovered {
+        promised,
+        ..Recovered::default()
+    })
+}
+
 /// What a core starts from, as the store has it now.
 fn recovered_of(
     node: &NodeCore,
@@ -269,27 +288,15 @@ fn recovered_of(
     requests: Vec<RememberedRequest>,
     visible_upto: Option<Seq>,
 ) -> Recovered {
-    let promised = node.store.promised(partition);
-    let tail = node.store.tail(partition);
-    let Some(tail) = tail else {
-        return Recovered {
-            epoch: seat.epoch.filter(|_| seat.is_here),
-            promised,
-            ..Recovered::default()
-        };
-    };
+    let copy = recovered_copy(node, partition);
     Recovered {
         epoch: match seat.is_here {
             true => seat.epoch,
-            false => Some(tail.epoch),
+            false => copy.epoch,
         },
-        promised,
-        epoch_history: tail.epoch_history,
-        last_seq: tail.last_seq,
-        chain: tail.chain,
-        visible_upto: visible_upto.unwrap_or(tail.visible_upto),
+        visible_upto: visible_upto.unwrap_or(copy.visible_upto),
         requests,
-        ..Recovered::default()
+        ..copy
     }
 }
 
@@ -298,9 +305,12 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
     let mut applied = Applied::Whole;
     let (mut rested, mut closed) = (Vec::new(), Vec::new());
     for (slot, seat) in moves {
-        // Unless a snapshot is taking its place: then that comes first.
+        // Unless a snapshot is taking its place: then that comes first. What is wounded takes
+        // nothing anyway, and is healed by whoever is home now.
         let taken = node.driver.close_intake(&slot);
-        let is_quiet = taken.is_some() && wait_quiet(&slot).await;
+        let is_wounded = !slot.is_home() && node.store.wound(slot.partition).is_some();
+        let is_closed = taken.is_some() || is_wounded;
+        let is_quiet = is_closed && wait_quiet(&slot).await;
         match is_quiet {
             true => rested.push((slot, seat)),
             false => applied = Applied::InPart,
@@ -343,7 +353,7 @@ async fn requests_of(
 }
 
 /// Waits until everything that a partition took is on disk; false if that does not come about.
-async fn wait_quiet(slot: &Slot) -> bool {
+pub(super) async fn wait_quiet(slot: &Slot) -> bool {
     let deadline = tokio::time::Instant::now() + RETRY;
     while !slot.is_quiet() {
         if tokio::time::Instant::now() >= deadline {

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 
 use domicile_core::Moment;
 use domicile_core::control::{ControlTimes, Grant, LeaseHolder};
+use tokio::sync::Notify;
 
 use crate::driver::{Driver, lock};
 
@@ -14,6 +15,8 @@ use crate::driver::{Driver, lock};
 #[derive(Debug, Default)]
 pub(crate) struct Ownership {
     state: Mutex<State>,
+    /// A log was cut whose cells have to be healed.
+    pub(crate) wounds: Notify,
 }
 
 #[derive(Debug, Default)]

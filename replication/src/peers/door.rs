@@ -11,18 +11,19 @@ use bytes::Bytes;
 use domicile_proto::record::RecordBody;
 use domicile_proto::v1::peer_server::Peer;
 use domicile_proto::v1::{self, forward_request, forward_response};
-use domicile_proto::{AckLevel, KeyspaceId, Reason, RequestId};
+use domicile_proto::{AckLevel, KeyspaceId, Reason, RequestId, Seq};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::messages::partition_of_bytes;
+use super::messages::{partition_of_bytes, row_of_cell};
 use crate::bootstrap::{CHUNKS_MAX, SnapshotSource};
 use crate::call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, WriteCall,
 };
 use crate::error::Error;
 use crate::node::{NodeCore, PartitionScan};
+use crate::ownership::{HEAL_KEYS_MAX, blocking, cells_here};
 use crate::receipt::Receipt;
 use crate::shipping::Receiver;
 
@@ -37,6 +38,47 @@ pub(super) struct PeerService {
 impl PeerService {
     pub(super) fn new(node: Arc<NodeCore>) -> Self {
         Self { node }
+    }
+
+    /// What this home has of keys whose records were cut from a copy's log.
+    async fn cells(&self, request: v1::ReadCellsRequest) -> Result<v1::ReadCellsResponse, Status> {
+        let (actual, limit) = (request.keys.len(), HEAL_KEYS_MAX);
+        if actual > limit {
+            return Err(Status::invalid_argument(format!(
+                "{actual} keys, limit {limit}"
+            )));
+        }
+        let partition = partition_of_bytes(&request.partition);
+        let partition = partition.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let topology = &self.node.topology;
+        let region = topology.region_named(&request.region).map(|spec| spec.id);
+        let slot = self
+            .node
+            .driver
+            .slot(partition)
+            .filter(|slot| slot.is_home());
+        let (Some(region), Some(slot)) = (region, slot) else {
+            let text = format!("this is not the home of {partition}");
+            return Err(Status::failed_precondition(text));
+        };
+        if !slot.keyspace.regions.contains(&region) {
+            let (keyspace, region) = (&slot.keyspace.name, &request.region);
+            let text = format!("keyspace {keyspace} may not be in region {region}");
+            return Err(Status::permission_denied(text));
+        }
+        let gate = slot.check_reads_open(self.node.clock.now());
+        gate.map_err(|error| Status::unavailable(error.to_string()))?;
+        let seq_min = Seq::new(request.seq_min);
+        if slot.cells.applied_upto() < seq_min {
+            let text = format!("{partition} is not applied up to {seq_min} here");
+            return Err(Status::unavailable(text));
+        }
+        let read = blocking(move || cells_here(&slot, request.keys)).await;
+        let (cells, at) = read.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(v1::ReadCellsResponse {
+            applied_upto: at.max(seq_min).get(),
+            rows: cells.into_iter().map(row_of_cell).collect(),
+        })
     }
 
     async fn answer(
@@ -220,6 +262,13 @@ impl Peer for PeerService {
         let receiver = Receiver::new(Arc::clone(&self.node), answers);
         tokio::spawn(receiver.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn read_cells(
+        &self,
+        request: Request<v1::ReadCellsRequest>,
+    ) -> Result<Response<v1::ReadCellsResponse>, Status> {
+        self.cells(request.into_inner()).await.map(Response::new)
     }
 
     async fn forward(

@@ -4,7 +4,9 @@
 //! **Does not own**: the generated messages (proto).
 
 use bytes::Bytes;
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq, WireError, v1};
+use domicile_proto::position::VersionError;
+use domicile_proto::{ChainHash, Epoch, Hlc, NodeId, PartitionId, Seq, WireError, v1};
+use domicile_storage::cells::Cell;
 
 use crate::driver::{HeldMark, PartitionDigest};
 
@@ -53,6 +55,60 @@ pub(crate) fn read_mark(message: &v1::CopyMark) -> Result<(PartitionId, HeldMark
         });
     }
     Ok((partition, mark))
+}
+
+/// A home's log, told to a copy whose log has left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HomeLog {
+    pub(crate) partition: PartitionId,
+    /// Each reign with its first record, oldest first; never empty.
+    pub(crate) reigns: Vec<(Epoch, Seq)>,
+    pub(crate) last_seq: Seq,
+}
+
+pub(crate) fn read_forked(message: &v1::Forked) -> Result<HomeLog, WireError> {
+    let partition = partition_of_bytes(&message.partition)?;
+    let invalid = |what, actual| WireError::Invalid { what, actual };
+    let mut reigns: Vec<(Epoch, Seq)> = Vec::new();
+    for reign in &message.reigns {
+        let epoch = read_epoch(reign.epoch_counter, reign.epoch_node);
+        let epoch = epoch.ok_or_else(|| invalid("reign's node", reign.epoch_node))?;
+        let first = Seq::new(reign.first_seq);
+        let grows = reigns
+            .last()
+            .is_none_or(|(last, from)| epoch > *last && first >= *from);
+        if !grows || first == Seq::NONE {
+            return Err(invalid("reign's first record", reign.first_seq));
+        }
+        reigns.push((epoch, first));
+    }
+    if reigns.is_empty() {
+        return Err(invalid("number of reigns", 0));
+    }
+    Ok(HomeLog {
+        partition,
+        reigns,
+        last_seq: Seq::new(message.last_seq),
+    })
+}
+
+pub(crate) fn cell_of_row(row: v1::ForwardRow) -> Result<Cell, VersionError> {
+    Ok(Cell {
+        version: row.version.parse()?,
+        value: Some(row.value),
+        expires_at_ms: row.expires_at_ms,
+        hlc: Hlc::from_bits(row.hlc),
+    })
+}
+
+pub(super) fn row_of_cell((key, cell): (Bytes, Cell)) -> v1::ForwardRow {
+    v1::ForwardRow {
+        key,
+        value: cell.value.unwrap_or_default(),
+        version: cell.version.to_string(),
+        hlc: cell.hlc.bits(),
+        expires_at_ms: cell.expires_at_ms,
+    }
 }
 
 pub(crate) fn digest_message(

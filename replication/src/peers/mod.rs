@@ -9,5 +9,6 @@ mod messages;
 pub(crate) use link::PeerLink;
 pub(crate) use listener::PeerListener;
 pub(crate) use messages::{
-    digest_message, mark_message, partition_of_bytes, read_digest, read_epoch, read_mark,
+    HomeLog, cell_of_row, digest_message, mark_message, partition_of_bytes, read_digest,
+    read_epoch, read_forked, read_mark,
 };

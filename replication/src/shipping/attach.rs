@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use domicile_core::{Input, Standing};
-use domicile_proto::{AckLevel, ChainHash, Epoch, PartitionId, v1};
+use domicile_proto::{AckLevel, ChainHash, Epoch, PartitionId, Seq, v1};
 use domicile_storage::StoreError;
 
 use super::cursor::{ShipCursor, Shipped};
@@ -25,6 +26,16 @@ pub(super) type Chains = BTreeMap<PartitionId, Option<ChainHash>>;
 
 /// The partitions of a stream, each in the reign that the copy's acks on it will answer to.
 pub(super) type Reigns = BTreeMap<PartitionId, (Arc<Slot>, Epoch)>;
+
+/// A stream that may begin.
+pub(super) struct Attached {
+    pub(super) cursor: ShipCursor,
+    pub(super) reigns: Reigns,
+    /// Partitions that need a snapshot there.
+    pub(super) behind: Vec<PartitionId>,
+    /// Partitions whose logs have to be cut there.
+    pub(super) forked: Vec<v1::Forked>,
+}
 
 /// What the copy says it holds.
 pub(super) fn read_marks(hello: &v1::CopyHello, link: &PeerLink) -> Result<Marks, Failure> {
@@ -54,7 +65,7 @@ pub(super) fn attach(
     slots: &BTreeMap<PartitionId, Arc<Slot>>,
     marks: &Marks,
     chains: &Chains,
-) -> Result<(ShipCursor, Reigns, Vec<PartitionId>), Failure> {
+) -> Result<Attached, Failure> {
     let (mut next, mut reigns) = (BTreeMap::new(), BTreeMap::new());
     let mut left_out = LeftOut::default();
     for (partition, slot) in slots {
@@ -82,6 +93,7 @@ pub(super) fn attach(
             Some(Standing::Diverged) => {
                 check_set_back(node, slot, mark);
                 left_out.diverged += 1;
+                left_out.forked.extend(forked(node, slot, mark));
             }
             Some(Standing::Behind) => left_out.behind.push(*partition),
             _ if mark.is_damaged => left_out.behind.push(*partition),
@@ -109,7 +121,38 @@ pub(super) fn attach(
         false => Shipped::Some,
     };
     let cursor = ShipCursor::new(&node.store, next, shipped);
-    Ok((cursor, reigns, left_out.behind))
+    let LeftOut { behind, forked, .. } = left_out;
+    Ok(Attached {
+        cursor,
+        reigns,
+        behind,
+        forked,
+    })
+}
+
+/// What tells a copy of an older reign where its log leaves this home's.
+fn forked(node: &NodeCore, slot: &Slot, mark: &HeldMark) -> Option<v1::Forked> {
+    let own = slot.epoch()?;
+    // One of this reign or a later one is not explained by a change of home: nothing is cut then.
+    if mark.epoch.is_none_or(|epoch| epoch >= own) {
+        return None;
+    }
+    let tail = node.store.tail(slot.partition)?;
+    let reign = |(epoch, first_seq): (Epoch, Seq)| v1::Reign {
+        epoch_counter: epoch.counter,
+        epoch_node: epoch.node.get(),
+        first_seq: first_seq.get(),
+    };
+    let mut reigns: Vec<v1::Reign> = tail.epoch_history.into_iter().map(reign).collect();
+    if tail.epoch < own {
+        // Its mark is not durable yet.
+        reigns.push(reign((own, tail.last_seq.next())));
+    }
+    Some(v1::Forked {
+        partition: Bytes::copy_from_slice(&slot.partition.to_bytes()),
+        reigns,
+        last_seq: tail.last_seq.get(),
+    })
 }
 
 /// Whether a copy shows that this home has lost what it once had on disk: it has more of this very
@@ -137,6 +180,8 @@ struct LeftOut {
     unknown: usize,
     /// It has records that this home never wrote.
     diverged: usize,
+    /// Of those, the ones that it can mend by itself.
+    forked: Vec<v1::Forked>,
     /// What they lack was cut from the journal, or they are damaged: they get snapshots.
     behind: Vec<PartitionId>,
 }

@@ -20,7 +20,10 @@ use crate::clock::Clock;
 use crate::driver::{Refused, Slot, SourceSignal, lock};
 use crate::node::NodeCore;
 use crate::options::RegionSpec;
-use crate::peers::{digest_message, mark_message, partition_of_bytes, read_digest, read_epoch};
+use crate::ownership::rejoin;
+use crate::peers::{
+    digest_message, mark_message, partition_of_bytes, read_digest, read_epoch, read_forked,
+};
 
 /// Largest frame of segments accepted, uncompressed.
 const FRAME_BYTES_MAX: usize = 12 << 20;
@@ -167,6 +170,9 @@ impl Receiver {
                     Some(Some(ship_frame::Frame::NeedsSnapshot(needs))) => {
                         self.take_needs(source, &needs)?;
                     }
+                    Some(Some(ship_frame::Frame::Forked(forked))) => {
+                        self.take_forked(source, &forked)?;
+                    }
                     Some(_) => return Err(Status::invalid_argument("an unexpected frame")),
                 },
                 () = signal.notify.notified() => {}
@@ -307,6 +313,18 @@ impl Receiver {
                     .wanted
                     .want(partition, slot.held_mark().received_upto.next());
             }
+        }
+        Ok(())
+    }
+
+    /// This log has records that the home's never had.
+    fn take_forked(&self, source: &RegionSpec, forked: &v1::Forked) -> Result<(), Status> {
+        let invalid =
+            |error: domicile_proto::WireError| Status::invalid_argument(error.to_string());
+        let forked = read_forked(forked).map_err(invalid)?;
+        if let Some(slot) = self.held_slot(source, forked.partition) {
+            let node = Arc::clone(&self.node);
+            tokio::spawn(rejoin(node, slot, forked));
         }
         Ok(())
     }

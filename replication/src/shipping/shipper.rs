@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::attach::{Reigns, attach, own_chains, read_marks};
+use super::attach::{Attached, Reigns, attach, own_chains, read_marks};
 use super::compression::{Compressor, LinkPace};
 use super::cursor::{READ_BYTES, ShipCursor, Shipped};
 use super::pace::ShipPace;
@@ -49,7 +49,7 @@ const GOOD_STREAM: Duration = Duration::from_secs(2);
 const CATCH_UP_BYTES_MIN: u64 = 1 << 20;
 
 /// The wire protocol between nodes that this build speaks.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The cause of a rejection: the copy installs a snapshot of the partition.
 pub(super) const INSTALLING: &str = "INSTALLING";
@@ -154,7 +154,12 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     };
     let marks = read_marks(&hello, link)?;
     let chains = own_chains(node, &marks).await?;
-    let (cursor, reigns, behind) = attach(node, link, &slots, &marks, &chains)?;
+    let Attached {
+        cursor,
+        reigns,
+        behind,
+        forked,
+    } = attach(node, link, &slots, &marks, &chains)?;
     link.update(|status| status.node = NodeId::new(hello.node).ok());
     tracing::info!(peer = %link.spec.name, "shipping to peer");
     if !behind.is_empty() {
@@ -162,6 +167,9 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
         let partitions = behind.iter().map(bytes).collect();
         let needs = v1::NeedsSnapshot { partitions };
         send(&frames, ship_frame::Frame::NeedsSnapshot(needs)).await?;
+    }
+    for fork in forked {
+        send(&frames, ship_frame::Frame::Forked(fork)).await?;
     }
     let feedback = Feedback::default();
     tokio::select! {

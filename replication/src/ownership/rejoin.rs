@@ -1,0 +1,232 @@
+//! A log that has left its home's finds back: what the home never had is sealed and cut.
+//!
+//! **Owns**: the order in a partition's life: nothing is taken, the fork, the cut, the cells healed
+//! with what the home has, and a new hello.
+//! **Does not own**: sealing and cutting (storage), where logs part (core).
+//!
+//! Safe to be broken off anywhere and begun again: every step of the store is, and the next hello
+//! finds the same fork or none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_core::{Partition, fork};
+use domicile_proto::{PartitionId, Seq, v1};
+use domicile_storage::cells::Cell;
+use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, StoreError};
+
+use super::seating::{blocking, recovered_copy, wait_quiet};
+use crate::clock::Clock;
+use crate::driver::Slot;
+use crate::node::NodeCore;
+use crate::peers::HomeLog;
+
+/// Keys asked for at once: with values of usual size some hundred KiB. Doubled, half as many round
+/// trips, and twice as much to hold.
+pub(crate) const HEAL_KEYS_MAX: usize = 512;
+
+/// How long the home may take to answer what it has of some keys.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is said while the two logs differ.
+const ALARM: &str = "its log has left its home's";
+
+/// A partition that was not healed is tried again this much later.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Brings a partition's log back to its home's.
+pub(crate) async fn rejoin(node: Arc<NodeCore>, slot: Arc<Slot>, home: HomeLog) {
+    let partition = slot.partition;
+    // Whoever is at it already, or a snapshot on its way, comes first.
+    let Some(closed) = node.driver.close_intake(&slot) else {
+        return;
+    };
+    slot.set_alarm(Some(ALARM.to_owned()));
+    let outcome = tokio::select! {
+        () = node.closed() => return,
+        outcome = cut(&node, &slot, &home) => outcome,
+    };
+    match outcome {
+        Ok(AfterCut::Whole) => slot.clear_alarm(ALARM),
+        Ok(AfterCut::Wounded) => {
+            closed.stay();
+            node.ownership.wounds.notify_one();
+            return;
+        }
+        Ok(AfterCut::NeedsSnapshot) => {
+            let damage = "its cells may hold records that its home never had";
+            node.driver.quarantine(&slot, damage);
+            node.wanted.want(partition, Seq::FIRST);
+        }
+        Err(error) => {
+            tracing::error!(%partition, %error, "a log that has left its home's was not mended");
+            slot.set_alarm(Some(format!("{ALARM}: {error}")));
+        }
+    }
+    drop(closed);
+    say_hello_again(&node, &slot);
+}
+
+fn say_hello_again(node: &NodeCore, slot: &Slot) {
+    if let Some(signal) = node.driver.source_signals.get(&slot.home()) {
+        signal.end_stream();
+    }
+}
+
+async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<AfterCut, Failure> {
+    let partition = slot.partition;
+    if slot.is_home() || !wait_quiet(slot).await {
+        return Err("it is not at rest".into());
+    }
+    let (superseded_by, _) = *home.reigns.last().ok_or("a home without a reign")?;
+    // A home that has been succeeded, or is about to be, has no say: what is here may be what its
+    // successor is chosen for. A promise made from now on is answered once the intake is open again.
+    if let Some(promised) = node.store.promised(partition)
+        && promised > superseded_by
+    {
+        return Err(format!("{superseded_by} says so, and {promised} was promised").into());
+    }
+    let tail = node.store.tail(partition).ok_or("there is no log here")?;
+    let at = fork(
+        (&tail.epoch_history, tail.last_seq),
+        (&home.reigns, home.last_seq),
+    );
+    let plan = CutPlan {
+        superseded_by,
+        now_ms: Clock::wall_ms(),
+    };
+    let store = Arc::clone(&node.store);
+    let report = blocking(move || store.cut(partition, at, plan)).await?;
+    note(partition, &report);
+    reopen(node, slot)?;
+    Ok(report.cells)
+}
+
+/// The core believed in the log and the cells as they were.
+fn reopen(node: &NodeCore, slot: &Slot) -> Result<(), Failure> {
+    let core = Partition::copy(
+        slot.config(),
+        recovered_copy(node, slot.partition),
+        node.clock.now(),
+    )?;
+    node.driver.reseat(slot, core);
+    Ok(())
+}
+
+/// Heals what is wounded, from the open on or from when it was cut, until the node closes.
+pub(crate) async fn run_mender(node: Arc<NodeCore>) {
+    loop {
+        let copies = node.driver.slots().filter(|slot| !slot.is_home());
+        let wounded = copies.filter(|slot| node.store.wound(slot.partition).is_some());
+        let mut is_done = true;
+        for slot in wounded {
+            let outcome = tokio::select! {
+                () = node.closed() => return,
+                outcome = heal(&node, &slot) => outcome,
+            };
+            let partition = slot.partition;
+            match outcome.and_then(|()| reopen(&node, &slot)) {
+                Ok(()) => {
+                    slot.clear_alarm(ALARM);
+                    node.driver.open_intake(&slot);
+                    say_hello_again(&node, &slot);
+                }
+                Err(error) => {
+                    is_done = false;
+                    tracing::warn!(%partition, %error, "cells were not healed so far");
+                    slot.set_alarm(Some(format!("{ALARM}, cells not healed: {error}")));
+                }
+            }
+        }
+        tokio::select! {
+            () = node.closed() => return,
+            () = node.ownership.wounds.notified() => {}
+            () = tokio::time::sleep(RETRY), if !is_done => {}
+        }
+    }
+}
+
+fn note(partition: PartitionId, report: &CutReport) {
+    let Some(orphans) = &report.orphans else {
+        return;
+    };
+    let (fork, records, bytes) = (report.fork.seq, orphans.records, orphans.file_bytes);
+    tracing::warn!(
+        %partition, %fork, records, bytes,
+        "records that the new home never had were sealed as orphans"
+    );
+}
+
+/// Gives every key that the cut records touched what the home has of it.
+async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
+    let partition = slot.partition;
+    loop {
+        let store = Arc::clone(&node.store);
+        let keys = blocking(move || store.wounded_keys(partition, HEAL_KEYS_MAX)).await?;
+        let wound = node.store.wound(partition);
+        let seq_min = wound.map_or(Seq::NONE, |wound| wound.ask_from);
+        let (cells, at) = match keys.is_empty() {
+            true => (Vec::new(), seq_min),
+            false => ask_home(node, slot, keys, seq_min).await?,
+        };
+        let store = Arc::clone(&node.store);
+        let progress = blocking(move || store.heal(partition, &cells, at)).await?;
+        if let HealProgress::Done { readable_from } = progress {
+            tracing::info!(%partition, %readable_from, "its cells are healed");
+            return Ok(());
+        }
+    }
+}
+
+type Healed = (Vec<(Bytes, Option<Cell>)>, Seq);
+
+async fn ask_home(
+    node: &NodeCore,
+    slot: &Slot,
+    keys: Vec<Bytes>,
+    seq_min: Seq,
+) -> Result<Healed, Failure> {
+    let link = node.link(slot.home()).ok_or("no link to its home")?;
+    let mut client = link.forwarding().ok_or("its home has no address")?;
+    let request = v1::ReadCellsRequest {
+        partition: Bytes::copy_from_slice(&slot.partition.to_bytes()),
+        region: node.topology.own.name.to_string(),
+        keys: keys.clone(),
+        seq_min: seq_min.get(),
+    };
+    let answer = tokio::time::timeout(ANSWER_MAX, client.read_cells(request)).await;
+    let answer = answer.map_err(|_| format!("no answer within {ANSWER_MAX:?}"))??;
+    let v1::ReadCellsResponse { applied_upto, rows } = answer.into_inner();
+    let mut rows = rows.into_iter().peekable();
+    let mut cells = Vec::with_capacity(keys.len());
+    for key in keys {
+        let row = rows.next_if(|row| row.key == key);
+        let cell = row.map(crate::peers::cell_of_row).transpose()?;
+        cells.push((key, cell));
+    }
+    if rows.next().is_some() {
+        return Err("its home answered with keys that were not asked for".into());
+    }
+    Ok((cells, Seq::new(applied_upto)))
+}
+
+/// What this node has of some keys, at the home of their partition.
+///
+/// # Errors
+/// What the store says.
+pub(crate) fn cells_here(
+    slot: &Slot,
+    keys: Vec<Bytes>,
+) -> Result<(Vec<(Bytes, Cell)>, Seq), StoreError> {
+    let mut found = Vec::new();
+    let mut applied_upto = Seq::NONE;
+    for key in keys {
+        let read = slot.cells.get(&key)?;
+        applied_upto = applied_upto.max(read.applied_upto);
+        found.extend(read.cell.map(|cell| (key, cell)));
+    }
+    Ok((found, applied_upto))
+}
