@@ -7,6 +7,7 @@
 //! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
+//! - [`control`]: consensus of the control plane, by openraft
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - [`watching`]: changes as they become visible, from a position on
@@ -19,6 +20,7 @@ pub mod backup;
 mod bootstrap;
 pub mod call;
 mod clock;
+pub mod control;
 mod driver;
 pub mod error;
 pub mod node;

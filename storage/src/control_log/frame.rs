@@ -14,8 +14,8 @@
 //! committed: 1 and an id, or 25 zeros
 //! ```
 //! Little-endian. The offset is the frame's place in the file, so that a frame inside a payload is
-//! never taken for one of the log; the last four bytes are not zeros, so that a frame whose last sector
-//! was not written is told from one that is damaged.
+//! never taken for one of the log; the last four bytes are not zeros, so that a frame whose last
+//! sector was not written is told from one that is damaged.
 
 use bytes::{Buf, BufMut, Bytes};
 use domicile_proto::NodeId;

@@ -182,14 +182,19 @@ impl ControlLog {
         Ok(())
     }
 
-    /// Appends entries: durable when this returns.
+    /// Appends entries: durable when this returns. Those that were purged are covered by a snapshot
+    /// and not kept.
     ///
     /// # Errors
     /// [`StoreError::ControlLogOrder`] for entries that do not follow, and
     /// [`StoreError::ControlTooLarge`]: nothing is appended. What the operating system says: the
     /// log is then poisoned.
-    pub fn append(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
+    pub fn append(&mut self, mut entries: Vec<Entry>) -> Result<(), StoreError> {
         self.check_healthy()?;
+        entries.retain(|entry| {
+            self.purged()
+                .is_none_or(|purged| entry.id.index > purged.index)
+        });
         self.contents.check_append(&entries).map_err(out_of_order)?;
         let payloads = entries.iter().map(|entry| entry.payload.len());
         if let Some(actual) = payloads.clone().find(|len| *len > PAYLOAD_BYTES_MAX) {

@@ -3,8 +3,8 @@
 //! **Owns**: telling a torn tail, which is cut, from damage, which is not.
 //! **Does not own**: the bytes of a frame, cutting.
 //!
-//! A write that the loss of power interrupted ends early, or lacks whole sectors, which then read as
-//! zeros: the file had nothing there before. Nothing was written behind it. Any other frame that
+//! A write that the loss of power interrupted ends early, or lacks whole sectors, which then read
+//! as zeros: the file had nothing there before. Nothing was written behind it. Any other frame that
 //! does not match its checksum is damage, also the last one: its entries may have been told.
 
 use std::path::Path;

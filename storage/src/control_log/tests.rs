@@ -320,6 +320,7 @@ fn what_does_not_follow_or_fit_is_refused_and_changes_nothing() {
         large.to_string(),
         "entry of the control log too large: 262145 bytes, limit 262144"
     );
+    log.append(vec![entry(1, 0, 1)]).unwrap();
     assert_eq!(log.last(), Some(id(1, 1)));
     log.append(vec![entry(1, 2, PAYLOAD_BYTES_MAX)]).unwrap();
 }
