@@ -8,6 +8,7 @@
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
 //! - `ownership`: what the map of homes says is done here: seats, leases, takeovers, rejoining
+//! - [`control`]: consensus of the control plane, by openraft
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - [`watching`]: changes as they become visible, from a position on
@@ -20,6 +21,7 @@ pub mod backup;
 mod bootstrap;
 pub mod call;
 mod clock;
+pub mod control;
 mod driver;
 pub mod error;
 pub mod node;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use domicile_proto::{Epoch, NodeId, PartitionId, Seq, WireError};
 
+use crate::control_log::LogIndex;
 use crate::engine::EngineError;
 use crate::journal::{OrphanNumber, Place};
 
@@ -230,6 +231,33 @@ pub enum StoreError {
     UnfinishedRestore {
         /// The directory.
         path: PathBuf,
+    },
+    /// The control log of a node that had one is not there: without its vote and its entries the
+    /// node must not take part in elections. It returns under a new id.
+    #[error("control log lost: no {path} of node {node}; the node must return under a new id")]
+    ControlLogMissing {
+        /// The file that is missing.
+        path: PathBuf,
+        /// Whose.
+        node: NodeId,
+    },
+    /// Entries of the control log that do not follow those that are there.
+    #[error("control log out of order: {actual}, {expected} expected")]
+    ControlLogOrder {
+        /// Where the next entry goes.
+        expected: LogIndex,
+        /// Where it was to go.
+        actual: LogIndex,
+    },
+    /// Something of the control plane is larger than its limit; nothing was written.
+    #[error("{what} too large: {actual} bytes, limit {limit}")]
+    ControlTooLarge {
+        /// What.
+        what: &'static str,
+        /// Its bytes.
+        actual: usize,
+        /// The limit.
+        limit: usize,
     },
     /// The ordered engine failed; the journal still holds everything.
     #[error("engine: {0}")]

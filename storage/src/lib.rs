@@ -8,6 +8,7 @@
 //! - [`engine`]: ordered rows: sled or memory
 //! - [`disk`]: files as the store sees them: the operating system's, or in memory with power loss
 //! - [`backup`]: snapshots and log as files elsewhere, and a directory made of them
+//! - [`control_log`]: the control plane's log, vote and snapshot
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
 //! - `orphans`: tails that were cut from logs, kept; cells healed after it
@@ -43,6 +44,7 @@ pub mod cells;
 mod checkpoint;
 pub mod commit;
 mod condemned;
+pub mod control_log;
 pub mod disk;
 pub mod engine;
 mod envelope;
@@ -77,6 +79,7 @@ pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, P
 pub use commit::{
     CommitSink, CommitStats, CommitThread, CommitUrgency, Committed, SOON_INTERVAL, SYNC_BOUNDS_US,
 };
+pub use control_log::ControlLog;
 pub use disk::{Disk, MemoryDisk, OsDisk};
 pub use error::StoreError;
 pub use incoming::CheckedSegment;

@@ -26,6 +26,12 @@ pub(crate) enum Bug {
     KeepOrphanSnapshot,
     /// An open does not know of cuts.
     IgnoreCut,
+    /// A vote of the control plane is told before it is synced.
+    SkipVoteSync,
+    /// Entries of the control log are told before they are synced.
+    SkipEntrySync,
+    /// Entries of the control log are told whatever their sync came to.
+    AckEntryBeforeSync,
 }
 
 #[cfg(not(test))]
