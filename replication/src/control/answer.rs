@@ -27,6 +27,10 @@ use super::wire::{
     required, take_append, take_chunk, take_id_if_there, take_member, take_node, take_vote_request,
 };
 
+/// Longest that is waited for another node's sake: what a joining node's snapshot may take. While a
+/// node joins, no other change of members begins.
+const WITHIN_MAX: Duration = Duration::from_secs(60);
+
 /// Answers one message.
 ///
 /// # Errors
@@ -80,7 +84,7 @@ async fn reply(core: &Core, from: NodeId, request: Request) -> Result<Reply, Con
             Ok(Reply::Snapshot(ControlSnapshotReply { outcome }))
         }
         Request::Propose(propose) => {
-            let within = Duration::from_millis(propose.within_ms.into());
+            let within = bounded(propose.within_ms);
             let answer = propose_here(core, propose.command, within).await?;
             Ok(Reply::Proposed(ControlProposed { answer }))
         }
@@ -92,7 +96,7 @@ async fn reply(core: &Core, from: NodeId, request: Request) -> Result<Reply, Con
             Ok(Reply::Changed(ControlChanged {}))
         }
         Request::Remove(remove) => {
-            let within = Duration::from_millis(remove.within_ms.into());
+            let within = bounded(remove.within_ms);
             dismiss(core, take_node(remove.node)?, within).await?;
             Ok(Reply::Changed(ControlChanged {}))
         }
@@ -101,7 +105,7 @@ async fn reply(core: &Core, from: NodeId, request: Request) -> Result<Reply, Con
 
 async fn admit_joining(core: &Core, join: &ControlJoin) -> Result<(), ControlError> {
     let (node, member) = take_member(required(join.member.as_ref(), "member")?)?;
-    let within = Duration::from_millis(join.within_ms.into());
+    let within = bounded(join.within_ms);
     admit(core, node, &member, NodeId::new(join.replaces).ok(), within).await
 }
 
@@ -119,6 +123,11 @@ pub(super) async fn propose_here(
     let written = tokio::time::timeout(within, core.raft.0.client_write(command)).await;
     let written = written.map_err(|_| ControlError::Indeterminate { within })?;
     Ok(written.map_err(|error| core.write_error(error))?.data)
+}
+
+/// What the other side is ready to wait, within reason.
+fn bounded(within_ms: u32) -> Duration {
+    Duration::from_millis(within_ms.into()).min(WITHIN_MAX)
 }
 
 fn raft_error(error: &RaftError<u64>) -> ControlError {
