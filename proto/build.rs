@@ -9,8 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(feature = "grpc")]
 fn generate() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["kv", "peer", "admin", "control"].map(|name| format!("proto/domicile/v1/{name}.proto"));
+    let files = ["kv", "peer", "admin", "control", "map"]
+        .map(|name| format!("proto/domicile/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     // For gRPC reflection.

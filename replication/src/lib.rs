@@ -41,10 +41,11 @@ pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,
 };
+pub use domicile_core::control::{Haste, VOTERS_MIN};
 pub use error::Error;
 pub use node::status::{Detail, NodeStatus, PeerStatus};
 pub use node::{KeyspaceHandle, Node, NodeBuilder};
-pub use options::{Engine, NodeOptions, RegionSpec};
+pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;
 pub use watching::{
     Change, Changes, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,

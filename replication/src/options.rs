@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domicile_core::control::Haste;
 use domicile_proto::{Keyspace, Name, RegionId};
 use domicile_storage::{EngineChoice, StoreOptions};
+
+use crate::control::Pace;
 
 /// Which engine serves the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +78,24 @@ impl RegionSpec {
     }
 }
 
+/// How homes are agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlOptions {
+    /// The largest round trip between two regions: all times follow from it.
+    pub rtt_max: Duration,
+    /// How soon a silent node is given up.
+    pub haste: Haste,
+}
+
+impl ControlOptions {
+    pub(crate) fn pace(self) -> Pace {
+        match self.haste {
+            Haste::Default => Pace::Steady,
+            Haste::Aggressive => Pace::Aggressive,
+        }
+    }
+}
+
 /// Everything a node must be told.
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
@@ -86,6 +107,8 @@ pub struct NodeOptions {
     pub regions: Vec<RegionSpec>,
     /// All keyspaces.
     pub keyspaces: Vec<Keyspace>,
+    /// How homes are agreed on; `None`: they are static, each partition in its region.
+    pub control: Option<ControlOptions>,
     /// Where peers may dial in; `None`: nowhere.
     pub listen: Option<SocketAddr>,
     /// The data directory.
@@ -151,6 +174,7 @@ impl NodeOptions {
             regions: vec![RegionSpec::new(region.clone(), None)],
             region,
             keyspaces: Vec::new(),
+            control: None,
             listen: None,
             data: data.into(),
             engine: Engine::Sled,

@@ -21,6 +21,8 @@ pub(crate) struct Topology {
     pub(crate) own: RegionSpec,
     pub(crate) regions: Vec<RegionSpec>,
     keyspaces: RwLock<Keyspaces>,
+    /// Keyspaces come from the control plane: not all nodes know of each at the same time.
+    is_agreed: bool,
 }
 
 /// The keyspaces that are known now.
@@ -82,6 +84,7 @@ impl Topology {
             own,
             regions,
             keyspaces: RwLock::new(keyspaces),
+            is_agreed: options.control.is_some(),
         })
     }
 
@@ -103,6 +106,15 @@ impl Topology {
     /// The keyspaces as of now, by id.
     pub(crate) fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
         self.known().by_id.values().cloned().collect()
+    }
+
+    /// Forgets the keyspaces that were configured; those of the map take their place.
+    pub(crate) fn forget_keyspaces(&self) {
+        let mut known = self
+            .keyspaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = Keyspaces::default();
     }
 
     /// A keyspace was made or altered.
@@ -151,8 +163,11 @@ impl Topology {
             .map(|r| (r.id, r.name.as_str()))
             .collect();
         regions.sort_unstable();
-        let keyspaces: Vec<_> = self
-            .keyspaces()
+        let given = match self.is_agreed {
+            true => Vec::new(),
+            false => self.keyspaces(),
+        };
+        let keyspaces: Vec<_> = given
             .iter()
             .map(|keyspace| {
                 let Keyspace {

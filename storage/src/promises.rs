@@ -105,6 +105,12 @@ impl Store {
         self.promises().epochs.get(&partition).copied()
     }
 
+    /// Whether anything was ever promised here.
+    #[must_use]
+    pub fn has_promised(&self) -> bool {
+        !self.promises().epochs.is_empty()
+    }
+
     /// Promises that nothing of a lower epoch is taken for a partition: durable when it returns.
     /// The same promise again is none the less one.
     ///

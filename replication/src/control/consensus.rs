@@ -164,6 +164,18 @@ impl<M: Machine> Consensus<M> {
         Box::pin(proposed).await
     }
 
+    /// As [`Consensus::propose`], but only while this node leads: it is not forwarded.
+    ///
+    /// # Errors
+    /// [`ControlError::NotLeader`]; otherwise as [`Consensus::propose`].
+    pub async fn propose_as_leader(
+        &self,
+        command: Bytes,
+        within: Duration,
+    ) -> Result<Bytes, ControlError> {
+        Box::pin(propose_here(&self.core, command, within)).await
+    }
+
     /// Confirms that this node leads, and that all that was committed before this call is applied
     /// here. Callers at the same time share a round, which begins after the last of them called.
     /// What it says and does not say stands in `confirm`.

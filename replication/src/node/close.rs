@@ -28,6 +28,9 @@ pub(super) async fn close(core: Arc<NodeCore>, threads: Threads) -> Result<(), E
         tokio::time::sleep(DRAIN_POLL).await;
     }
     core.closed.send_replace(true);
+    if let Some(plane) = &core.plane {
+        plane.consensus.shutdown().await;
+    }
     let store = Arc::clone(&core.store);
     let ended = tokio::task::spawn_blocking(move || {
         threads.commit.stop();

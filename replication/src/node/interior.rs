@@ -19,7 +19,7 @@ use crate::bootstrap::Wanted;
 use crate::clock::Clock;
 use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
-use crate::ownership::Ownership;
+use crate::ownership::{Ownership, Plane};
 use crate::peers::PeerLink;
 use crate::topology::Topology;
 use crate::watching::WatchCount;
@@ -58,6 +58,8 @@ pub(crate) struct NodeCore {
     /// Whether the journal may be cut, or a backup reads it.
     pub(crate) backup_turn: BackupTurn,
     pub(crate) ownership: Ownership,
+    /// `None`: homes are static.
+    pub(crate) plane: Option<Arc<Plane>>,
     pub(crate) watches: Arc<WatchCount>,
     pub(crate) closed: watch::Sender<bool>,
 }

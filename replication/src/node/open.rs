@@ -25,7 +25,10 @@ use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
-use crate::ownership::{Ownership, Seat, Seats, blocking, config_of, open_core, run_mender};
+use crate::ownership::{
+    Ownership, Plane, Seat, Seats, blocking, config_of, open_core, run_enrolment, run_lead,
+    run_leases, run_mender, run_seating,
+};
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
@@ -82,7 +85,19 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let opened = blocking(move || Store::open(Arc::new(OsDisk::new()), &data, store_options));
     let (store, recovery) = opened.await?;
     report(&recovery);
-    let seats = Seats::Static;
+    let mut plane = None;
+    let mut seats = Seats::Static;
+    if let Some(control) = &options.control {
+        let is_created = recovery.created;
+        let (started, inputs) = Plane::start(control, &topology, &store, is_created).await?;
+        let map = started.map();
+        topology.forget_keyspaces();
+        for keyspace in map.keyspaces() {
+            topology.learn(Arc::new(keyspace.clone()));
+        }
+        seats = Seats::Map(map);
+        plane = Some((Arc::new(started), inputs));
+    }
     let held = topology.partitions();
     let recover = move || recover(store, recovery, &held, &peers, own, &seats);
     let recovered = tokio::task::spawn_blocking(recover).await;
@@ -110,11 +125,19 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
         ownership: Ownership::default(),
+        plane: plane.as_ref().map(|(plane, _)| Arc::clone(plane)),
         watches,
         closed: watch::Sender::new(false),
     });
     let threads = start_threads(&core)?;
     start_tasks(&core, listener);
+    if let Some((plane, inputs)) = plane {
+        let maps = plane.maps.clone();
+        tokio::spawn(run_seating(Arc::clone(&core), maps));
+        tokio::spawn(run_lead(Arc::clone(&core), Arc::clone(&plane), inputs));
+        tokio::spawn(run_enrolment(Arc::clone(&core), Arc::clone(&plane)));
+        tokio::spawn(run_leases(Arc::clone(&core), plane));
+    }
     Ok((core, threads, Opened { peer_address }))
 }
 

@@ -1,17 +1,26 @@
 //! Who is home of what, as far as this node is concerned: what the map says is done to its slots.
 //!
 //! ```text
-//!   map (agreed on) --watch--> seating: fence what is over, then lease counts, then exchange cores
-//!   leader: asks "promise" --> promises: durable, all that came before is on disk, what it has
-//!   new home finds a copy forked --> rejoin: seal, cut, heal, go on
+//!   plane: commands --consensus--> machine: map --watch--> seating: fence what is over,
+//!                                                          then leases count, then exchange cores
+//!   leases: ask the leader --> lead: confirmed, granted; homes of silent nodes succeeded
+//!   lead: asks "promise" --> promises: durable, all that came before on disk, what is here
+//!   a new home finds a copy forked --> rejoin: seal, cut, heal, go on
 //! ```
 
+mod lead;
+mod leases;
+mod machine;
+mod plane;
 mod promises;
 mod rejoin;
 mod seating;
 mod state;
+mod wire;
 
-pub(crate) use promises::{Promised, promise};
+pub(crate) use lead::{answer_promises, run_lead};
+pub(crate) use leases::{answer_renewal, run_enrolment, run_leases};
+pub(crate) use plane::Plane;
 pub(crate) use rejoin::{HEAL_KEYS_MAX, cells_here, rejoin, run_mender};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, open_core, run_seating};
 pub(crate) use state::Ownership;

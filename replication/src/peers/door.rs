@@ -23,7 +23,9 @@ use crate::call::{
 };
 use crate::error::Error;
 use crate::node::{NodeCore, PartitionScan};
-use crate::ownership::{HEAL_KEYS_MAX, blocking, cells_here};
+use crate::ownership::{
+    HEAL_KEYS_MAX, Plane, answer_promises, answer_renewal, blocking, cells_here,
+};
 use crate::receipt::Receipt;
 use crate::shipping::Receiver;
 
@@ -38,6 +40,17 @@ pub(super) struct PeerService {
 impl PeerService {
     pub(super) fn new(node: Arc<NodeCore>) -> Self {
         Self { node }
+    }
+
+    /// The control plane here, for a node of the same cluster.
+    fn plane(&self, cluster: &str) -> Result<&Arc<Plane>, Status> {
+        let own = &self.node.topology.cluster;
+        if cluster != own.as_str() {
+            let text = format!("cluster {cluster:?}, this is {own:?}");
+            return Err(Status::failed_precondition(text));
+        }
+        let plane = self.node.plane.as_ref();
+        plane.ok_or_else(|| Status::failed_precondition("homes are static here"))
     }
 
     /// What this home has of keys whose records were cut from a copy's log.
@@ -269,6 +282,39 @@ impl Peer for PeerService {
         request: Request<v1::ReadCellsRequest>,
     ) -> Result<Response<v1::ReadCellsResponse>, Status> {
         self.cells(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn control(
+        &self,
+        request: Request<v1::ControlEnvelope>,
+    ) -> Result<Response<v1::ControlEnvelope>, Status> {
+        let v1::ControlEnvelope { cluster, message } = request.into_inner();
+        let plane = self.plane(&cluster)?;
+        let answered = plane.consensus.answer(message).await;
+        let message = answered.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(v1::ControlEnvelope { cluster, message }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let request = request.into_inner();
+        let plane = self.plane(&request.cluster)?;
+        let answered = answer_renewal(&self.node, plane, request).await;
+        let answer = answered.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(answer))
+    }
+
+    async fn ask_promises(
+        &self,
+        request: Request<v1::AskPromisesRequest>,
+    ) -> Result<Response<v1::AskPromisesResponse>, Status> {
+        let request = request.into_inner();
+        self.plane(&request.cluster)?;
+        let answered = answer_promises(&self.node, request).await;
+        let answer = answered.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(answer))
     }
 
     async fn forward(

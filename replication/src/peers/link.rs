@@ -65,13 +65,7 @@ impl PeerLink {
         ship: Arc<ShipSignal>,
         source: Arc<SourceSignal>,
     ) -> Result<Self, Error> {
-        let endpoint = match &spec.peer_address {
-            None => None,
-            Some(address) => Some(endpoint(address).map_err(|error| {
-                let message = format!("invalid peer address {address:?} of region {}", spec.name);
-                Error::new(Reason::InvalidArgument, message).caused_by(error)
-            })?),
-        };
+        let endpoint = endpoint_of(&spec)?;
         let forwarding = endpoint
             .as_ref()
             .map(|endpoint| client(endpoint.connect_lazy()));
@@ -138,4 +132,21 @@ fn client(channel: Channel) -> PeerClient<Channel> {
     PeerClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// A client of a region's node that is dialled when first used; `None` without an address. Must be
+/// called within the runtime.
+pub(crate) fn lazy_client(spec: &RegionSpec) -> Result<Option<PeerClient<Channel>>, Error> {
+    let endpoint = endpoint_of(spec)?;
+    Ok(endpoint.map(|endpoint| client(endpoint.connect_lazy())))
+}
+
+fn endpoint_of(spec: &RegionSpec) -> Result<Option<Endpoint>, Error> {
+    let dialled = spec.peer_address.as_ref().map(|address| {
+        endpoint(address).map_err(|error| {
+            let message = format!("invalid peer address {address:?} of region {}", spec.name);
+            Error::new(Reason::InvalidArgument, message).caused_by(error)
+        })
+    });
+    dialled.transpose()
 }

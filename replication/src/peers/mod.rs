@@ -6,7 +6,7 @@ mod link;
 mod listener;
 mod messages;
 
-pub(crate) use link::PeerLink;
+pub(crate) use link::{PeerLink, lazy_client};
 pub(crate) use listener::PeerListener;
 pub(crate) use messages::{
     HomeLog, cell_of_row, digest_message, mark_message, partition_of_bytes, read_digest,

@@ -33,6 +33,15 @@ pub(crate) struct ServeFlags {
     /// The cluster's name.
     #[arg(long, env = "DOMICILE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
+    /// Whether homes are static or agreed.
+    #[arg(long, env = "DOMICILE_HOMES", value_name = "WORD")]
+    homes: Option<String>,
+    /// The largest round trip between regions, in ms.
+    #[arg(long, env = "DOMICILE_RTT_MAX_MS", value_name = "MS")]
+    rtt_max_ms: Option<String>,
+    /// How soon a silent home is given up: default or aggressive.
+    #[arg(long, env = "DOMICILE_HASTE", value_name = "WORD")]
+    haste: Option<String>,
     /// Which of the regions this node is.
     #[arg(long, env = "DOMICILE_REGION", value_name = "NAME")]
     region: Option<String>,
@@ -102,8 +111,11 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 23] = [
+const KEYS: [(&str, &str); 26] = [
     ("cluster", "cluster.name"),
+    ("homes", "cluster.homes"),
+    ("rtt_max_ms", "cluster.rtt_max_ms"),
+    ("haste", "cluster.haste"),
     ("region", "node.region"),
     ("data", "node.data"),
     ("listen_client", "node.listen_client"),

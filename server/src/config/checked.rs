@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_proto::Name;
-use domicile_replication::{Engine, NodeOptions, RegionSpec};
+use domicile_replication::{ControlOptions, Engine, Haste, NodeOptions, RegionSpec, VOTERS_MIN};
 
 use super::error::{ConfigError, Faults};
-use super::given::{Given, LimitsGiven, LogGiven, NodeGiven};
+use super::given::{ClusterGiven, Given, LimitsGiven, LogGiven, NodeGiven};
 use super::{keyspaces, regions};
 use crate::front::FrontLimits;
 
@@ -74,6 +74,7 @@ impl Config {
             ("node.listen_http", listen_http),
         ];
         tell_ports_apart(&ports, &mut faults);
+        let control = control(&given.cluster, regions.len(), &mut faults);
         let limits = limits(&given.limits, &mut faults);
         let log = log(&given.log, &mut faults);
         let node = node_options(&given.node, &mut faults);
@@ -87,6 +88,7 @@ impl Config {
                 region: region?,
                 regions,
                 keyspaces,
+                control,
                 listen,
                 ..node
             };
@@ -100,6 +102,42 @@ impl Config {
         })();
         faults.unless(parts)
     }
+}
+
+/// Round trips: none below a millisecond matters, and none on earth takes a second.
+const RTT_MAX_MS: RangeInclusive<u64> = 1..=1000;
+
+/// Farther apart than any two regions of the large clouds but one or two pairs.
+const RTT_MAX_MS_DEFAULT: u64 = 200;
+
+/// How homes are agreed on, if they are.
+fn control(given: &ClusterGiven, regions: usize, faults: &mut Faults) -> Option<ControlOptions> {
+    let rtt_ms = within("cluster.rtt_max_ms", given.rtt_max_ms, RTT_MAX_MS, faults);
+    let haste = match given.haste.as_deref() {
+        None | Some("default") => Haste::Default,
+        Some("aggressive") => Haste::Aggressive,
+        Some(word) => {
+            let expected = format_args!("{word:?}, expected default or aggressive");
+            faults.note("cluster.haste", expected);
+            Haste::Default
+        }
+    };
+    match given.homes.as_deref() {
+        None | Some("static") => return None,
+        Some("agreed") if regions < VOTERS_MIN => faults.note(
+            "cluster.homes",
+            format_args!("agreed needs {VOTERS_MIN} regions, there are {regions}"),
+        ),
+        Some("agreed") => {}
+        Some(word) => {
+            let expected = format_args!("{word:?}, expected static or agreed");
+            faults.note("cluster.homes", expected);
+        }
+    }
+    Some(ControlOptions {
+        rtt_max: Duration::from_millis(rtt_ms.unwrap_or(RTT_MAX_MS_DEFAULT)),
+        haste,
+    })
 }
 
 /// Fastest scrub: more than any disk reads, so a slip of a digit is noticed.

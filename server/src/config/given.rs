@@ -33,6 +33,9 @@ pub(super) struct Given {
 #[serde(deny_unknown_fields)]
 pub(super) struct ClusterGiven {
     pub(super) name: Option<String>,
+    pub(super) homes: Option<String>,
+    pub(super) rtt_max_ms: Option<u64>,
+    pub(super) haste: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -39,6 +39,24 @@ pub const KEYS: &[Key] = &[
         "nodes of another cluster are refused",
     ),
     key(
+        "cluster.homes",
+        "text",
+        "static",
+        "static: each partition in its region for ever; agreed: a lost home is succeeded",
+    ),
+    key(
+        "cluster.rtt_max_ms",
+        "ms",
+        "200",
+        "the largest round trip between regions: leases and elections follow from it",
+    ),
+    key(
+        "cluster.haste",
+        "text",
+        "default",
+        "default or aggressive: how soon a silent home is given up",
+    ),
+    key(
         "node.region",
         "name",
         "the only region",

@@ -150,6 +150,9 @@ impl Layers {
         };
         match key {
             "cluster.name" => cluster.name = Some(words),
+            "cluster.homes" => cluster.homes = Some(words),
+            "cluster.rtt_max_ms" => number(&mut cluster.rtt_max_ms, &mut self.faults),
+            "cluster.haste" => cluster.haste = Some(words),
             "node.region" => node.region = Some(words),
             "node.data" => node.data = Some(words),
             "node.listen_client" => node.listen_client = Some(words),
@@ -189,6 +192,9 @@ impl Layers {
         let number = |value: Option<u64>| value.map(|number| number.to_string());
         match key {
             "cluster.name" => cluster.name.clone(),
+            "cluster.homes" => cluster.homes.clone(),
+            "cluster.rtt_max_ms" => number(cluster.rtt_max_ms),
+            "cluster.haste" => cluster.haste.clone(),
             "node.region" => node.region.clone(),
             "node.data" => node.data.clone(),
             "node.listen_client" => node.listen_client.clone(),

@@ -9,6 +9,9 @@ pub const TEMPLATE: &str = r#"# Domicile. Every key, unit, default and reason: d
 
 [cluster]
 name = "domicile"
+# homes = "static"                # "agreed": a lost home is succeeded; needs three regions
+# rtt_max_ms = 200                # the largest round trip between regions
+# haste = "default"               # "aggressive": a silent home is given up sooner
 
 [node]
 region = "local"                  # which [[region]] this node is

@@ -1,0 +1,587 @@
+//! Commands and the map as bytes, in the control plane's log and in its snapshots.
+//!
+//! **Owns**: both directions for each, checked values.
+//! **Does not own**: the messages (proto), what commands do (core).
+//!
+//! What a node does not understand it must not leave out: its map would differ from the others'. It
+//! answers such a command with an error, as would everybody of its version; so no command is used
+//! before every voter knows it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_core::control::{
+    Assignment, Change, Command, ControlMap, Decision, Evidence, History, Lost, MapParts, Node,
+    Note, Region, Why,
+};
+use domicile_proto::v1::{self, map_command, map_keyspace, map_note, map_take_over};
+use domicile_proto::{
+    Epoch, Failover, Keyspace, Name, NodeId, OnTimeout, PartitionId, Placement, RegionId, RpoLimit,
+    Seq,
+};
+use prost::Message;
+
+use crate::peers::{partition_of_bytes, read_epoch};
+
+/// The format of a map's message.
+const MAP_FORMAT: u32 = 1;
+
+/// Why bytes are no commands, or no map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MapWireError {
+    /// No protobuf message of that kind.
+    #[error("not a message of the map: {0}")]
+    Malformed(String),
+    /// A field that is missing or out of range.
+    #[error("map message: {what} is {actual}")]
+    Field {
+        /// Which.
+        what: &'static str,
+        /// What it is.
+        actual: String,
+    },
+    /// Of a format that this build does not know.
+    #[error("map of format {actual}, this build knows {known}")]
+    Format {
+        /// Its format.
+        actual: u32,
+        /// The one known.
+        known: u32,
+    },
+}
+
+type Read<T> = Result<T, MapWireError>;
+
+fn field<T>(what: &'static str, actual: impl ToString) -> Read<T> {
+    let actual = actual.to_string();
+    Err(MapWireError::Field { what, actual })
+}
+
+fn needed<T>(what: &'static str, value: Option<T>) -> Read<T> {
+    value.map_or_else(|| field(what, "missing"), Ok)
+}
+
+fn malformed(error: prost::DecodeError) -> MapWireError {
+    MapWireError::Malformed(error.to_string())
+}
+
+/// Commands, to be applied in this order.
+pub(crate) fn encode_commands(commands: &[Command]) -> Bytes {
+    let commands = commands.iter().map(put_command).collect();
+    v1::MapCommands { commands }.encode_to_vec().into()
+}
+
+pub(crate) fn decode_commands(bytes: &[u8]) -> Read<Vec<Command>> {
+    let message = v1::MapCommands::decode(bytes).map_err(malformed)?;
+    message.commands.into_iter().map(take_command).collect()
+}
+
+/// What became of each command: empty, or why it was refused.
+pub(crate) fn encode_results(refused: Vec<String>) -> Vec<u8> {
+    v1::MapResults { refused }.encode_to_vec()
+}
+
+pub(crate) fn decode_results(bytes: &[u8]) -> Read<Vec<String>> {
+    let message = v1::MapResults::decode(bytes).map_err(malformed)?;
+    Ok(message.refused)
+}
+
+/// The map; the same one always gives the same bytes.
+pub(crate) fn encode_map(map: &ControlMap) -> Vec<u8> {
+    let MapParts {
+        regions,
+        nodes,
+        keyspaces,
+        partitions,
+        history,
+        version,
+    } = map.clone().into();
+    let regions = regions.into_iter().map(|(region, it)| v1::MapRegion {
+        region: region.get().into(),
+        name: it.name.to_string(),
+        witness: it.is_witness,
+    });
+    let nodes = nodes.into_iter().map(|(node, it)| v1::MapNode {
+        node: node.get(),
+        region: it.region.get().into(),
+        retired: it.is_retired,
+    });
+    let partitions = partitions.into_iter().map(|(id, it)| v1::MapAssignment {
+        partition: put_partition(id),
+        home: it.home.get(),
+        epoch: put_epoch(it.epoch),
+        moving_to: it.moving_to.map_or(0, NodeId::get),
+        lost: it.lost.map(put_lost),
+    });
+    v1::MapState {
+        format: MAP_FORMAT,
+        version,
+        regions: regions.collect(),
+        nodes: nodes.collect(),
+        keyspaces: keyspaces.values().map(put_keyspace).collect(),
+        partitions: partitions.collect(),
+        changes: history.iter().map(put_change).collect(),
+        forgotten: history.forgotten(),
+    }
+    .encode_to_vec()
+}
+
+pub(crate) fn decode_map(bytes: &[u8]) -> Read<ControlMap> {
+    let message = v1::MapState::decode(bytes).map_err(malformed)?;
+    if message.format != MAP_FORMAT {
+        let (actual, known) = (message.format, MAP_FORMAT);
+        return Err(MapWireError::Format { actual, known });
+    }
+    let mut parts = MapParts {
+        version: message.version,
+        ..MapParts::default()
+    };
+    for it in message.regions {
+        let (name, is_witness) = (take_name(&it.name)?, it.witness);
+        parts
+            .regions
+            .insert(take_region(it.region)?, Region { name, is_witness });
+    }
+    for it in message.nodes {
+        let (region, is_retired) = (take_region(it.region)?, it.retired);
+        parts
+            .nodes
+            .insert(take_node(it.node)?, Node { region, is_retired });
+    }
+    let keyspaces = message.keyspaces.into_iter().map(take_keyspace);
+    let keyspaces = keyspaces.map(|it| it.map(|it| (it.id(), it)));
+    parts.keyspaces = keyspaces.collect::<Read<BTreeMap<_, _>>>()?;
+    for it in message.partitions {
+        let assignment = Assignment {
+            home: take_node(it.home)?,
+            epoch: take_epoch(it.epoch)?,
+            moving_to: match it.moving_to {
+                0 => None,
+                node => Some(take_node(node)?),
+            },
+            lost: it.lost.map(take_lost),
+        };
+        parts
+            .partitions
+            .insert(take_partition(&it.partition)?, assignment);
+    }
+    let changes = message.changes.into_iter().map(take_change);
+    parts.history = History::restore(changes.collect::<Read<_>>()?, message.forgotten);
+    Ok(parts.into())
+}
+
+fn put_partition(partition: PartitionId) -> Bytes {
+    Bytes::copy_from_slice(&partition.to_bytes())
+}
+
+fn take_partition(bytes: &[u8]) -> Read<PartitionId> {
+    partition_of_bytes(bytes).or_else(|error| field("partition", error))
+}
+
+fn put_epoch(epoch: Epoch) -> Option<v1::MapEpoch> {
+    Some(v1::MapEpoch {
+        counter: epoch.counter,
+        node: epoch.node.get(),
+    })
+}
+
+fn take_epoch(epoch: Option<v1::MapEpoch>) -> Read<Epoch> {
+    let epoch = needed("epoch", epoch)?;
+    needed("epoch's node", read_epoch(epoch.counter, epoch.node))
+}
+
+fn take_region(region: u32) -> Read<RegionId> {
+    let id = u16::try_from(region)
+        .ok()
+        .and_then(|id| RegionId::new(id).ok());
+    id.map_or_else(|| field("region", region), Ok)
+}
+
+fn take_node(node: u64) -> Read<NodeId> {
+    NodeId::new(node).or_else(|_| field("node", node))
+}
+
+fn take_name(name: &str) -> Read<Name> {
+    Name::new(name).or_else(|error| field("name", error))
+}
+
+fn put_lost(lost: Lost) -> v1::MapLost {
+    v1::MapLost {
+        heard_ms: lost.heard_ms,
+        noticed_ms: lost.noticed_ms,
+    }
+}
+
+fn take_lost(lost: v1::MapLost) -> Lost {
+    Lost {
+        heard_ms: lost.heard_ms,
+        noticed_ms: lost.noticed_ms,
+    }
+}
+
+fn put_decision(decision: Decision) -> v1::MapDecision {
+    v1::MapDecision {
+        fenced_ms: decision.fenced_ms,
+        decided_ms: decision.decided_ms,
+        upto: decision.upto.get(),
+        known_upto: decision.known_upto.get(),
+    }
+}
+
+fn take_decision(decision: v1::MapDecision) -> Decision {
+    Decision {
+        fenced_ms: decision.fenced_ms,
+        decided_ms: decision.decided_ms,
+        upto: Seq::new(decision.upto),
+        known_upto: Seq::new(decision.known_upto),
+    }
+}
+
+fn put_command(command: &Command) -> v1::MapCommand {
+    use map_command::Command as Put;
+    let switch = |partition: &PartitionId, from: &Epoch, to: u64| v1::MapSwitch {
+        partition: put_partition(*partition),
+        from: put_epoch(*from),
+        to,
+    };
+    let command = match command {
+        Command::AddRegion {
+            region,
+            name,
+            is_witness,
+        } => Put::AddRegion(v1::MapRegion {
+            region: region.get().into(),
+            name: name.to_string(),
+            witness: *is_witness,
+        }),
+        Command::RemoveRegion { region } => Put::RemoveRegion(region.get().into()),
+        Command::AddNode { node, region } => Put::AddNode(v1::MapNode {
+            node: node.get(),
+            region: region.get().into(),
+            retired: false,
+        }),
+        Command::RetireNode { node } => Put::RetireNode(node.get()),
+        Command::CreateKeyspace(keyspace) => Put::CreateKeyspace(put_keyspace(keyspace)),
+        Command::AlterKeyspace(keyspace) => Put::AlterKeyspace(put_keyspace(keyspace)),
+        Command::BeginTakeOver {
+            partition,
+            from,
+            lost,
+        } => Put::BeginTakeOver(v1::MapBegin {
+            partition: put_partition(*partition),
+            from: put_epoch(*from),
+            lost: Some(put_lost(*lost)),
+        }),
+        Command::TakeOver {
+            partition,
+            from,
+            to,
+            evidence,
+            decision,
+        } => Put::TakeOver(v1::MapTakeOver {
+            partition: put_partition(*partition),
+            from: put_epoch(*from),
+            to: to.get(),
+            decision: Some(put_decision(*decision)),
+            evidence: Some(put_evidence(evidence)),
+        }),
+        Command::Note {
+            partition,
+            epoch,
+            note,
+        } => Put::Note(v1::MapNote {
+            partition: put_partition(*partition),
+            epoch: put_epoch(*epoch),
+            note: Some(put_note(*note)),
+        }),
+        Command::BeginSwitchover {
+            partition,
+            from,
+            to,
+        } => Put::BeginSwitchover(switch(partition, from, to.get())),
+        Command::CommitSwitchover { partition, from } => {
+            Put::CommitSwitchover(switch(partition, from, 0))
+        }
+        Command::AbortSwitchover { partition, from } => {
+            Put::AbortSwitchover(switch(partition, from, 0))
+        }
+    };
+    let command = Some(command);
+    v1::MapCommand { command }
+}
+
+fn take_command(message: v1::MapCommand) -> Read<Command> {
+    use map_command::Command as Put;
+    Ok(match needed("command", message.command)? {
+        Put::AddRegion(it) => Command::AddRegion {
+            region: take_region(it.region)?,
+            name: take_name(&it.name)?,
+            is_witness: it.witness,
+        },
+        Put::RemoveRegion(region) => {
+            let region = take_region(region)?;
+            Command::RemoveRegion { region }
+        }
+        Put::AddNode(it) => Command::AddNode {
+            node: take_node(it.node)?,
+            region: take_region(it.region)?,
+        },
+        Put::RetireNode(node) => {
+            let node = take_node(node)?;
+            Command::RetireNode { node }
+        }
+        Put::CreateKeyspace(it) => Command::CreateKeyspace(Box::new(take_keyspace(it)?)),
+        Put::AlterKeyspace(it) => Command::AlterKeyspace(Box::new(take_keyspace(it)?)),
+        Put::BeginTakeOver(it) => Command::BeginTakeOver {
+            partition: take_partition(&it.partition)?,
+            from: take_epoch(it.from)?,
+            lost: take_lost(needed("lost", it.lost)?),
+        },
+        Put::TakeOver(it) => Command::TakeOver {
+            partition: take_partition(&it.partition)?,
+            from: take_epoch(it.from)?,
+            to: take_node(it.to)?,
+            evidence: take_evidence(needed("evidence", it.evidence)?)?,
+            decision: take_decision(needed("decision", it.decision)?),
+        },
+        Put::Note(it) => Command::Note {
+            partition: take_partition(&it.partition)?,
+            epoch: take_epoch(it.epoch)?,
+            note: take_note(needed("note", it.note)?)?,
+        },
+        Put::BeginSwitchover(it) => Command::BeginSwitchover {
+            partition: take_partition(&it.partition)?,
+            from: take_epoch(it.from)?,
+            to: take_node(it.to)?,
+        },
+        Put::CommitSwitchover(it) => Command::CommitSwitchover {
+            partition: take_partition(&it.partition)?,
+            from: take_epoch(it.from)?,
+        },
+        Put::AbortSwitchover(it) => Command::AbortSwitchover {
+            partition: take_partition(&it.partition)?,
+            from: take_epoch(it.from)?,
+        },
+    })
+}
+
+fn put_evidence(evidence: &Evidence) -> map_take_over::Evidence {
+    use map_take_over::Evidence as Put;
+    match evidence {
+        Evidence::LeaseRanOut => Put::LeaseRanOut(true),
+        Evidence::HomePromised => Put::HomePromised(true),
+        Evidence::AcksRevoked { by } => {
+            let by = by.iter().map(|region| region.get().into()).collect();
+            Put::AcksRevoked(v1::MapRevoked { by })
+        }
+        Evidence::Operator {
+            is_fenced,
+            accepts_split_brain,
+        } => Put::Operator(v1::MapOperator {
+            fenced: *is_fenced,
+            accepts_split_brain: *accepts_split_brain,
+        }),
+    }
+}
+
+fn take_evidence(evidence: map_take_over::Evidence) -> Read<Evidence> {
+    use map_take_over::Evidence as Put;
+    Ok(match evidence {
+        Put::LeaseRanOut(true) => Evidence::LeaseRanOut,
+        Put::HomePromised(true) => Evidence::HomePromised,
+        Put::LeaseRanOut(false) | Put::HomePromised(false) => return field("evidence", false),
+        Put::AcksRevoked(it) => Evidence::AcksRevoked {
+            by: it.by.into_iter().map(take_region).collect::<Read<_>>()?,
+        },
+        Put::Operator(it) => Evidence::Operator {
+            is_fenced: it.fenced,
+            accepts_split_brain: it.accepts_split_brain,
+        },
+    })
+}
+
+fn put_note(note: Note) -> map_note::Note {
+    match note {
+        Note::Opened { at_ms } => map_note::Note::OpenedMs(at_ms),
+        Note::Served { at_ms } => map_note::Note::ServedMs(at_ms),
+        Note::Orphaned {
+            node,
+            records,
+            bytes,
+            by_old_home,
+        } => map_note::Note::Orphaned(v1::MapOrphaned {
+            node: node.get(),
+            records,
+            bytes,
+            by_old_home,
+        }),
+    }
+}
+
+fn take_note(note: map_note::Note) -> Read<Note> {
+    Ok(match note {
+        map_note::Note::OpenedMs(at_ms) => Note::Opened { at_ms },
+        map_note::Note::ServedMs(at_ms) => Note::Served { at_ms },
+        map_note::Note::Orphaned(it) => Note::Orphaned {
+            node: take_node(it.node)?,
+            records: it.records,
+            bytes: it.bytes,
+            by_old_home: it.by_old_home,
+        },
+    })
+}
+
+fn put_keyspace(keyspace: &Keyspace) -> v1::MapKeyspace {
+    use map_keyspace::Placement as Put;
+    let regions = |regions: &[RegionId]| regions.iter().map(|id| id.get().into()).collect();
+    let placement = match &keyspace.placement {
+        Placement::Pinned(region) => Put::Pinned(region.get().into()),
+        Placement::Hash => Put::Hash(true),
+        Placement::Rule {
+            prefixes,
+            otherwise,
+        } => {
+            let prefixes = prefixes.iter().map(|(prefix, region)| v1::MapPrefix {
+                prefix: prefix.clone(),
+                region: region.get().into(),
+            });
+            Put::Rule(v1::MapRule {
+                prefixes: prefixes.collect(),
+                otherwise: otherwise.get().into(),
+            })
+        }
+    };
+    let on_timeout = match keyspace.on_timeout {
+        OnTimeout::Fail => v1::MapOnTimeout::Fail,
+        OnTimeout::Degrade => v1::MapOnTimeout::Degrade,
+        OnTimeout::Block => v1::MapOnTimeout::Block,
+    };
+    let failover = match keyspace.failover {
+        Failover::Promote => v1::MapFailover::Promote,
+        Failover::ReadOnly => v1::MapFailover::ReadOnly,
+    };
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    v1::MapKeyspace {
+        name: keyspace.name.to_string(),
+        regions: regions(&keyspace.regions),
+        placement: Some(placement),
+        delimiter: keyspace.delimiter.into(),
+        buckets: keyspace.buckets.get().into(),
+        ack: keyspace.ack.to_string(),
+        on_timeout: on_timeout.into(),
+        ack_timeout_us: micros(keyspace.ack_timeout),
+        max_rpo_writes: keyspace.max_rpo.writes,
+        max_rpo_bytes: keyspace.max_rpo.bytes,
+        max_rpo_us: keyspace.max_rpo.age.map(micros),
+        failover: failover.into(),
+        successors: regions(&keyspace.successors),
+    }
+}
+
+fn take_keyspace(it: v1::MapKeyspace) -> Read<Keyspace> {
+    use map_keyspace::Placement as Put;
+    let regions = |ids: &[u32]| {
+        ids.iter()
+            .copied()
+            .map(take_region)
+            .collect::<Read<Vec<_>>>()
+    };
+    let on_timeout = match it.on_timeout() {
+        v1::MapOnTimeout::Fail => OnTimeout::Fail,
+        v1::MapOnTimeout::Degrade => OnTimeout::Degrade,
+        v1::MapOnTimeout::Block => OnTimeout::Block,
+        v1::MapOnTimeout::Unspecified => return field("on_timeout", it.on_timeout),
+    };
+    let failover = match it.failover() {
+        v1::MapFailover::Promote => Failover::Promote,
+        v1::MapFailover::ReadOnly => Failover::ReadOnly,
+        v1::MapFailover::Unspecified => return field("failover", it.failover),
+    };
+    let placement = match needed("placement", it.placement)? {
+        Put::Pinned(region) => Placement::Pinned(take_region(region)?),
+        Put::Hash(true) => Placement::Hash,
+        Put::Hash(false) => return field("placement", false),
+        Put::Rule(rule) => {
+            let prefixes = rule.prefixes.into_iter();
+            let prefixes = prefixes.map(|it| Ok((it.prefix, take_region(it.region)?)));
+            Placement::Rule {
+                prefixes: prefixes.collect::<Read<_>>()?,
+                otherwise: take_region(rule.otherwise)?,
+            }
+        }
+    };
+    let buckets = u16::try_from(it.buckets).ok().and_then(NonZeroU16::new);
+    let keyspace = Keyspace {
+        name: take_name(&it.name)?,
+        regions: regions(&it.regions)?,
+        placement,
+        delimiter: u8::try_from(it.delimiter).or_else(|_| field("delimiter", it.delimiter))?,
+        buckets: buckets.map_or_else(|| field("buckets", it.buckets), Ok)?,
+        ack: it.ack.parse().or_else(|error| {
+            let error: domicile_proto::level::AckLevelError = error;
+            field("ack", error)
+        })?,
+        on_timeout,
+        ack_timeout: Duration::from_micros(it.ack_timeout_us),
+        max_rpo: RpoLimit {
+            writes: it.max_rpo_writes,
+            bytes: it.max_rpo_bytes,
+            age: it.max_rpo_us.map(Duration::from_micros),
+        },
+        failover,
+        successors: regions(&it.successors)?,
+    };
+    keyspace
+        .validate()
+        .or_else(|error| field("keyspace", error))
+}
+
+fn put_change(change: &Change) -> v1::MapChange {
+    let (lost, decision) = match change.why {
+        Why::Lost(lost, decision) => (Some(put_lost(lost)), Some(put_decision(decision))),
+        Why::Planned => (None, None),
+    };
+    let orphaned = change.orphaned.iter().map(|(node, records, bytes)| {
+        let counts = (*records, *bytes);
+        v1::MapOrphaned {
+            node: node.get(),
+            records: *records,
+            bytes: *bytes,
+            by_old_home: *node == change.from.node && change.actual == Some(counts),
+        }
+    });
+    v1::MapChange {
+        partition: put_partition(change.partition),
+        from: put_epoch(change.from),
+        to: put_epoch(change.to),
+        lost,
+        decision,
+        opened_ms: change.opened_ms,
+        served_ms: change.served_ms,
+        orphaned: orphaned.collect(),
+    }
+}
+
+fn take_change(it: v1::MapChange) -> Read<Change> {
+    let why = match (it.lost, it.decision) {
+        (Some(lost), Some(decision)) => Why::Lost(take_lost(lost), take_decision(decision)),
+        (None, None) => Why::Planned,
+        _ => return field("change", "half lost"),
+    };
+    let actual = it.orphaned.iter().find(|it| it.by_old_home);
+    let actual = actual.map(|it| (it.records, it.bytes));
+    let orphaned = it.orphaned.iter();
+    let orphaned = orphaned.map(|it| Ok((take_node(it.node)?, it.records, it.bytes)));
+    Ok(Change {
+        partition: take_partition(&it.partition)?,
+        from: take_epoch(it.from)?,
+        to: take_epoch(it.to)?,
+        why,
+        opened_ms: it.opened_ms,
+        served_ms: it.served_ms,
+        orphaned: orphaned.collect::<Read<_>>()?,
+        actual,
+    })
+}
