@@ -324,7 +324,10 @@ impl Replay<'_> {
             return;
         }
         let checked = match self.published.cuts.knows(partition, frame.place) {
-            true => orphans::check_cut(&self.published.tails, cut),
+            true => {
+                let Published { tails, cuts, .. } = &self.published;
+                orphans::check_cut(tails, cuts, cut, frame.place)
+            }
             false => Err(format!(
                 "a cut of {partition} that the list of cuts does not name"
             )),

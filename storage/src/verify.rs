@@ -267,7 +267,7 @@ impl Check<'_> {
         // The log up to the fork may have been deleted with its files.
         let is_whole = !self.is_cut || self.tails.get(partition).is_some();
         let checked = match is_known {
-            true if is_whole => check_cut(&self.tails, cut),
+            true if is_whole => check_cut(&self.tails, self.cuts, cut, frame.place),
             true => Ok(()),
             false => Err(format!(
                 "a cut of {partition} that the list of cuts does not name"

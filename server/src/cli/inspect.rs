@@ -132,6 +132,23 @@ impl InspectCommand {
                 detail: "the log begins anew at a snapshot".to_owned(),
                 ..Row::new("rebase")
             }],
+            Inspected::Cut {
+                place,
+                partition,
+                epoch,
+                seq,
+                chain,
+                end,
+                orphans,
+            } if self.wants(Some(partition)) => vec![Row {
+                place: Some(place.to_string()),
+                partition: Some(partition),
+                epoch: epoch.map(|epoch| epoch.to_string()),
+                last_seq: Some(seq),
+                chain: Some(chain.to_string()),
+                detail: format!("the log goes back to here from {end}, orphan file {orphans}"),
+                ..Row::new("cut")
+            }],
             Inspected::Damage {
                 place,
                 partition,
