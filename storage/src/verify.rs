@@ -92,9 +92,8 @@ impl VerifyReport {
 }
 
 /// Reads the whole journal of `dir` and checks every checksum, every chain and every record; reads
-/// every snapshot and checks that the journal continues it; reads the promised epochs and all that was
-/// cut from logs.
-/// The directory must not be open: its lock is taken meanwhile.
+/// every snapshot and checks that the journal continues it; reads the promised epochs and all that
+/// was cut from logs. The directory must not be open: its lock is taken meanwhile.
 ///
 /// # Errors
 /// [`StoreError::Locked`]; [`StoreError::NotAStore`]; an identity that cannot be read. Damage to

@@ -109,8 +109,8 @@ impl Cuts {
         self.of(partition).iter().any(|mark| mark.place == place)
     }
 
-    /// How far a log that is read without what is void leads before the cut at `place`: to its fork,
-    /// or to that of a later cut that goes back further.
+    /// How far a log that is read without what is void leads before the cut at `place`: to its
+    /// fork, or to that of a later cut that goes back further.
     pub(crate) fn leads_to(&self, partition: PartitionId, place: Place, fork: Seq) -> Seq {
         let later = self.of(partition).iter().filter(|mark| mark.place >= place);
         later.map(|mark| mark.seq).fold(fork, Seq::min)

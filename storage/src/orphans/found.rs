@@ -128,7 +128,8 @@ pub(crate) fn check_cut(tails: &Tails, cuts: &Cuts, cut: &Cut, place: Place) -> 
             "{partition} was cut after {fork}, its log and snapshot end at {last_seq}"
         ));
     }
-    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or behind.
+    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or
+    // behind.
     if last_seq == fork && chain != cut.chain {
         return Err(format!(
             "{partition} was cut after {fork} with chain {}, its log has {chain}",
