@@ -12,7 +12,8 @@
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
 //! - `orphans`: tails that were cut from logs, kept; cells healed after it
-//! - [`recovery`]: the replay of a journal, and what opening found
+//! - [`recovery`]: the replay of a journal
+//! - `recovered`: what opening found
 //! - [`incoming`]: a segment from elsewhere, checked to the last record
 //! - `snapshot`: one partition's cells at a position, in one checksummed file
 //! - [`retention`]: which journal files nobody needs any more
@@ -63,6 +64,7 @@ mod promises;
 mod quarantine;
 pub mod reach;
 pub mod records;
+mod recovered;
 pub mod recovery;
 pub mod retention;
 pub mod scrub;

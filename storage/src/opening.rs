@@ -7,8 +7,8 @@
 //! lock -> identity -> journal synced -> cuts -> engine -> replay -> torn tail cut -> writer
 //!            |                                    ^ |        |
 //!            |                                    | `- without a checkpoint: filled from snapshots
-//!            `-- none: journal made,              `- aside --'  an engine that fails or contradicts
-//!                then the identity                              the journal is put aside, once
+//!            `-- none: journal made,              `- aside --'  an engine that fails or
+//!                then the identity                contradicts the journal is put aside, once
 //! ```
 
 use std::collections::BTreeMap;
@@ -97,27 +97,15 @@ pub(crate) fn open(
     let lock = lock(&**disk, dir)?;
     purpose.check(&**disk, dir)?;
     let known = identity::read(&**disk, dir)?;
-    let node = match known {
-        Some(node) => expected_node(dir, node, options.node_id)?,
-        None => {
-            let node = options.node_id.unwrap_or_else(identity::mint);
-            create(disk, dir, node, options)?
-        }
-    };
+    let node = known_or_new(disk, dir, known, options)?;
     let promises = Promises::read(&**disk, dir, node)?;
     let files = open_journal(disk, dir, node, options)?;
     let mut ledger = Ledger::open(&**disk, dir, node, &files)?;
     let mut snapshots = open_snapshots(disk, dir, &files, options.on_damage, &ledger)?;
     let stalls = Arc::new(Stalls::default());
-    let (cells, replayed, engine_rebuilt) = open_cells(
-        disk,
-        dir,
-        options,
-        &files,
-        &mut snapshots,
-        &stalls,
-        &ledger.cuts(),
-    )?;
+    let cuts = ledger.cuts();
+    let (cells, replayed, engine_rebuilt) =
+        open_cells(disk, dir, options, &files, &mut snapshots, &stalls, &cuts)?;
     let (replayed, condemned) = condemn(disk, dir, node, options.on_damage, &cells, replayed)?;
     let Replayed {
         published,
@@ -130,12 +118,10 @@ pub(crate) fn open(
         records,
         bytes,
     } = replayed;
-    cut(&files, &end)?;
-    files.write_again(end.last.map(|last| last.place), end.end)?;
+    let writer = end_journal(&files, &end)?;
     // Only now is a cut that an ended process wrote known to be durable.
     orphans::settle_all(&**disk, &files, &mut snapshots, &mut ledger, &published)?;
     let wounded = wounded_of(&published, &condemned);
-    let writer = JournalWriter::open(&files, end.end, end.last)?;
     let recovery = Recovery {
         node_id: node,
         created: known.is_none(),
@@ -165,6 +151,22 @@ pub(crate) fn open(
         writer,
         recovery,
     })
+}
+
+/// Whose the directory is; one that is nobody's is made.
+fn known_or_new(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    known: Option<NodeId>,
+    options: &StoreOptions,
+) -> Result<NodeId, StoreError> {
+    match known {
+        Some(node) => expected_node(dir, node, options.node_id),
+        None => {
+            let node = options.node_id.unwrap_or_else(identity::mint);
+            create(disk, dir, node, options)
+        }
+    }
 }
 
 /// Makes a new directory's journal, then its identity.
@@ -400,6 +402,13 @@ fn open_cells(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Cuts what is torn, makes the end of the journal durable, and goes on behind it.
+fn end_journal(files: &FileSet, end: &ScanEnd) -> Result<JournalWriter, StoreError> {
+    cut(files, end)?;
+    files.write_again(end.last.map(|last| last.place), end.end)?;
+    JournalWriter::open(files, end.end, end.last)
 }
 
 fn cut(files: &FileSet, end: &ScanEnd) -> Result<(), StoreError> {

@@ -8,9 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Segment, SegmentHeader, Seq};
+use domicile_proto::{PartitionId, Segment, SegmentHeader, Seq};
 
 use crate::cells::{CellStore, PartitionCells, read_filled};
 use crate::checkpoint;
@@ -18,6 +17,7 @@ use crate::commit::Published;
 use crate::engine::EngineError;
 use crate::error::StoreError;
 use crate::incoming::unapplied_records;
+use crate::journal::Place;
 use crate::journal::cut::Cut;
 use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
@@ -25,62 +25,10 @@ use crate::journal::frame::Frame;
 use crate::journal::probe;
 use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::{self, Damage, ScanEnd, Scanned};
-use crate::journal::{Place, TornTail};
 use crate::options::OnDamage;
 use crate::orphans::{self, Found};
+pub use crate::recovered::{RecoveredPartition, Recovery};
 use crate::snapshot::{SnapshotOrigin, SnapshotSet, fill_again};
-
-/// What opening a store found.
-#[derive(Debug)]
-pub struct Recovery {
-    /// Whose directory it is.
-    pub node_id: NodeId,
-    /// Whether the directory was made just now.
-    pub created: bool,
-    /// Every partition with a record, in order.
-    pub partitions: Vec<RecoveredPartition>,
-    /// The remains of a commit that was never acknowledged; they are cut.
-    pub torn_tail: Option<TornTail>,
-    /// Records folded into the cells anew.
-    pub replayed_records: u64,
-    /// Bytes of the segments that were read.
-    pub replayed_bytes: u64,
-    /// Why the engine was put aside and filled anew, if it was.
-    pub engine_rebuilt: Option<String>,
-    /// Cells that came from snapshots instead of the journal.
-    pub restored_cells: u64,
-    /// Partitions that have lost something, and what: they are not to be served, and have to be
-    /// filled from elsewhere. None of them is among the others.
-    pub damaged: Vec<(PartitionId, StoreError)>,
-    /// Partitions whose log was cut and whose cells may hold what was cut: no read of them is
-    /// answered and nothing taken until they are healed. They are among the others as well.
-    pub wounded: Vec<PartitionId>,
-    /// Records of any partition that is in neither list may be missing: what was damaged.
-    pub unknown_damage: Option<StoreError>,
-    /// Where the journal ends.
-    pub durable_end: Place,
-    /// How long it took.
-    pub elapsed: Duration,
-}
-
-/// A partition as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecoveredPartition {
-    /// Whose log.
-    pub partition: PartitionId,
-    /// The reign of its last record.
-    pub epoch: Epoch,
-    /// Its last record.
-    pub last_seq: Seq,
-    /// The hash over its history.
-    pub chain: ChainHash,
-    /// Up to where its cells are folded now.
-    pub applied_upto: Seq,
-    /// Up to where records are known to have been visible.
-    pub visible_upto: Seq,
-    /// Every reign with its first record.
-    pub epoch_history: Vec<(Epoch, Seq)>,
-}
 
 /// A replay that came to the journal's end.
 #[derive(Debug)]
@@ -324,7 +272,10 @@ impl Replay<'_> {
             return;
         }
         let checked = match self.published.cuts.knows(partition, frame.place) {
-            true => orphans::check_cut(&self.published.tails, cut),
+            true => {
+                let Published { tails, cuts, .. } = &self.published;
+                orphans::check_cut(tails, cuts, cut, frame.place)
+            }
             false => Err(format!(
                 "a cut of {partition} that the list of cuts does not name"
             )),
@@ -523,19 +474,9 @@ impl Replay<'_> {
         }
     }
 
-    fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
-        if self.on_damage == OnDamage::Refuse
-            && let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first()
-        {
-            return Err(misfit);
-        }
-        self.condemn_suspects();
-        let marks = self.cells.marks().iter();
-        let intents: BTreeMap<PartitionId, Seq> = marks
-            .map(|marks| marks.partition)
-            .map(|id| (id, self.cells.partition(id).intent_upto()))
-            .collect();
-        for (partition, intent) in &intents {
+    /// The engine's cells are no newer than what is known to have been.
+    fn check_marks(&self, intents: &BTreeMap<PartitionId, Seq>) -> Result<(), StoreError> {
+        for (partition, intent) in intents {
             let (last_seq, _) = self.published.tails.end_of(*partition);
             let received = self.snapshots.get(*partition);
             let received = received.filter(|it| it.origin == SnapshotOrigin::Received);
@@ -555,6 +496,22 @@ impl Replay<'_> {
                 .into());
             }
         }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
+        if self.on_damage == OnDamage::Refuse
+            && let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first()
+        {
+            return Err(misfit);
+        }
+        self.condemn_suspects();
+        let marks = self.cells.marks().iter();
+        let intents: BTreeMap<PartitionId, Seq> = marks
+            .map(|marks| marks.partition)
+            .map(|id| (id, self.cells.partition(id).intent_upto()))
+            .collect();
+        self.check_marks(&intents)?;
         let mut partitions = Vec::new();
         for (partition, tail) in self.published.tails.iter() {
             let cells = self.cells.partition(partition);

@@ -92,9 +92,8 @@ impl VerifyReport {
 }
 
 /// Reads the whole journal of `dir` and checks every checksum, every chain and every record; reads
-/// every snapshot and checks that the journal continues it; reads the promised epochs and all that was
-/// cut from logs.
-/// The directory must not be open: its lock is taken meanwhile.
+/// every snapshot and checks that the journal continues it; reads the promised epochs and all that
+/// was cut from logs. The directory must not be open: its lock is taken meanwhile.
 ///
 /// # Errors
 /// [`StoreError::Locked`]; [`StoreError::NotAStore`]; an identity that cannot be read. Damage to
@@ -267,7 +266,7 @@ impl Check<'_> {
         // The log up to the fork may have been deleted with its files.
         let is_whole = !self.is_cut || self.tails.get(partition).is_some();
         let checked = match is_known {
-            true if is_whole => check_cut(&self.tails, cut),
+            true if is_whole => check_cut(&self.tails, self.cuts, cut, frame.place),
             true => Ok(()),
             false => Err(format!(
                 "a cut of {partition} that the list of cuts does not name"

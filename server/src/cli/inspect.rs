@@ -117,21 +117,11 @@ impl InspectCommand {
                 }
                 vec![row]
             }
-            Inspected::Rebase {
-                place,
-                partition,
-                epoch,
-                seq,
-                chain,
-            } if self.wants(Some(partition)) => vec![Row {
-                place: Some(place.to_string()),
-                partition: Some(partition),
-                epoch: Some(epoch.to_string()),
-                last_seq: Some(seq),
-                chain: Some(chain.to_string()),
-                detail: "the log begins anew at a snapshot".to_owned(),
-                ..Row::new("rebase")
-            }],
+            turn @ (Inspected::Rebase { partition, .. } | Inspected::Cut { partition, .. })
+                if self.wants(Some(partition)) =>
+            {
+                of_turn(turn).into_iter().collect()
+            }
             Inspected::Damage {
                 place,
                 partition,
@@ -234,4 +224,41 @@ impl Row {
             Cell::Text(self.detail),
         ]
     }
+}
+/// The row of a log that begins anew or goes back; none for anything else.
+fn of_turn(found: Inspected) -> Option<Row> {
+    let (what, place, partition, epoch, seq, chain, detail) = match found {
+        Inspected::Rebase {
+            place,
+            partition,
+            epoch,
+            seq,
+            chain,
+        } => {
+            let detail = "the log begins anew at a snapshot".to_owned();
+            ("rebase", place, partition, Some(epoch), seq, chain, detail)
+        }
+        Inspected::Cut {
+            place,
+            partition,
+            epoch,
+            seq,
+            chain,
+            end,
+            orphans,
+        } => {
+            let detail = format!("the log goes back to here from {end}, orphan file {orphans}");
+            ("cut", place, partition, epoch, seq, chain, detail)
+        }
+        _ => return None,
+    };
+    Some(Row {
+        place: Some(place.to_string()),
+        partition: Some(partition),
+        epoch: epoch.map(|epoch| epoch.to_string()),
+        last_seq: Some(seq),
+        chain: Some(chain.to_string()),
+        detail,
+        ..Row::new(what)
+    })
 }

@@ -109,6 +109,13 @@ impl Cuts {
         self.of(partition).iter().any(|mark| mark.place == place)
     }
 
+    /// How far a log that is read without what is void leads before the cut at `place`: to its
+    /// fork, or to that of a later cut that goes back further.
+    pub(crate) fn leads_to(&self, partition: PartitionId, place: Place, fork: Seq) -> Seq {
+        let later = self.of(partition).iter().filter(|mark| mark.place >= place);
+        later.map(|mark| mark.seq).fold(fork, Seq::min)
+    }
+
     /// Whether a segment that lies at `place` and begins with `first_seq` was cut behind it.
     pub(crate) fn is_void(&self, partition: PartitionId, place: Place, first_seq: Seq) -> bool {
         let mut marks = self.of(partition).iter();
@@ -167,6 +174,11 @@ mod tests {
         assert!(is_void(place(1, 9_500), 11));
         assert!(!is_void(place(2, 9_500), 11));
         assert!(!cuts.is_void(partition(2), place(1, 5_000), Seq::new(11)));
+        let leads_to = |at| cuts.leads_to(partition(1), at, Seq::new(10)).get();
+        assert_eq!(
+            (leads_to(place(1, 9_000)), leads_to(place(2, 9_001))),
+            (8, 10)
+        );
         assert!(cuts.knows(partition(1), place(2, 9_000)));
         assert!(!cuts.knows(partition(1), place(2, 9_001)));
         cuts.forget_before(FileNumber::new(2));

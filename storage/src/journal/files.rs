@@ -116,8 +116,7 @@ impl FileSet {
         self.lock_covered().clone()
     }
 
-    /// A snapshot up to `seq` is enough for a partition from now on, none if that is no record: its
-    /// log began anew with it, or the journal has what follows.
+    /// A snapshot up to `seq`, or none if that is no record, is enough for a partition from now on.
     ///
     /// # Errors
     /// What the operating system says.

@@ -60,9 +60,9 @@ pub struct CutReport {
 
 impl Store {
     /// Cuts a partition's log after `fork`, the last record that it shares with its home's; all of
-    /// it, if that is [`Seq::NONE`]. What is cut is durable in an orphan file before. Nothing of the
-    /// partition may be submitted meanwhile. It may be called again after an error, and after any
-    /// end of the process: what is done already is not done twice.
+    /// it, if that is [`Seq::NONE`]. What is cut is durable in an orphan file before. Nothing of
+    /// the partition may be submitted meanwhile. It may be called again after an error, and after
+    /// any end of the process: what is done already is not done twice.
     ///
     /// # Errors
     /// [`StoreError::BadFork`] if the log has no such fork, [`StoreError::Unfilled`] while a

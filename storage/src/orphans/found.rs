@@ -115,19 +115,21 @@ pub(crate) fn rows_without_orphans(cuts: &Cuts) -> Vec<RowChange> {
     rows.collect()
 }
 
-/// Whether the log before a CUT entry leads to its fork.
+/// Whether the log before a CUT entry, whose frame lies at `place`, leads to its fork, or as far as
+/// a later cut has left of it.
 ///
 /// # Errors
 /// What does not fit: the log has lost records, which is no empty log.
-pub(crate) fn check_cut(tails: &Tails, cut: &Cut) -> Result<(), String> {
+pub(crate) fn check_cut(tails: &Tails, cuts: &Cuts, cut: &Cut, place: Place) -> Result<(), String> {
     let (last_seq, chain) = tails.end_of(cut.partition);
     let (partition, fork) = (cut.partition, cut.seq);
-    if last_seq < fork {
+    if last_seq < cuts.leads_to(partition, place, fork) {
         return Err(format!(
             "{partition} was cut after {fork}, its log and snapshot end at {last_seq}"
         ));
     }
-    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or behind.
+    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or
+    // behind.
     if last_seq == fork && chain != cut.chain {
         return Err(format!(
             "{partition} was cut after {fork} with chain {}, its log has {chain}",

@@ -10,10 +10,10 @@
 //! then the own log from there is folded; reads are answered once it has reached that position
 //! ```
 //! Why that is the state of the log: a key that was not cut is as the log left it at the fork, or
-//! behind, and the log is folded over it. A key that was cut is as the home had it at some position;
-//! folding the log over that in order ends, from that position on, with the last record that touched
-//! it, or with what the home said. Until the healed mark is in the engine the next open finds the
-//! partition wounded, and everything is done again.
+//! behind, and the log is folded over it. A key that was cut is as the home had it at some
+//! position; folding the log over that in order ends, from that position on, with the last record
+//! that touched it, or with what the home said. Until the healed mark is in the engine the next
+//! open finds the partition wounded, and everything is done again.
 
 use std::collections::BTreeSet;
 
@@ -86,13 +86,13 @@ impl Store {
 
     /// Gives the next of [`Store::wounded_keys`] the cells that the home has of them, as it has
     /// applied `at`; `None` for a key that it does not have. With the last of them, or with none if
-    /// there are none left, the partition is whole. An end of the process anywhere means that all of
-    /// it is to be done again. Nothing of the partition may be submitted meanwhile.
+    /// there are none left, the partition is whole. An end of the process anywhere means that all
+    /// of it is to be done again. Nothing of the partition may be submitted meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::BadHeal`] for other keys than those, a position before the fork, or a partition
-    /// that is not wounded; as [`Store::wounded_keys`]; [`StoreError::Engine`]. It may be called
-    /// again.
+    /// [`StoreError::BadHeal`] for other keys than those, a position before the fork, or a
+    /// partition that is not wounded; as [`Store::wounded_keys`]; [`StoreError::Engine`]. It may be
+    /// called again.
     pub fn heal(
         &self,
         partition: PartitionId,

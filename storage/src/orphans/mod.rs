@@ -11,12 +11,12 @@
 //! <data>/orphans/<partition>-<n>.decisions      what became of its records
 //! <data>/cuts                                   where the journal's cuts stand
 //!
-//! tail committed | sealed | cut begun in `cuts` | CUT entry synced | snapshots with orphans removed,
-//!   sealed file gets its last name, cut settled in `cuts` | cells: folded anew, or wounded -> healed
+//! tail committed | sealed | begun in `cuts` | CUT entry synced | snapshots with orphans removed
+//!   | sealed file gets its last name | settled in `cuts` | cells: folded anew, or healed
 //! an end before the CUT entry is synced: nothing happened       an end after it: the open goes on
 //! ```
-//! A tail that is sealed again before it is cut replaces what was sealed: its records are in the log
-//! or in one orphan file, never in two.
+//! A tail that is sealed again before it is cut replaces what was sealed: its records are in the
+//! log or in one orphan file, never in two.
 
 mod cut;
 mod decisions;

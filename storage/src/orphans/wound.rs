@@ -4,11 +4,11 @@
 //! **Does not own**: mending it (`heal`), finding it at open (`recovery`).
 //!
 //! ```text
-//! engine's marks:  applied    intent        cells hold every record up to the one, none above the other
+//! applied mark, intent mark        cells hold every record up to the one, none above the other
 //! intent <= fork                   clean: nothing that is cut was flushed
 //! fork < intent <= last cut record open: the cells of keys that were cut may be orphans
-//! last cut record < intent         lost: the engine has what its own log never had (cells that were
-//!                                        healed or received, and whose log never came)
+//! last cut record < intent         lost: the engine has what its own log never had (cells that
+//!                                        were healed or received, and whose log never came)
 //! ```
 
 use bytes::Bytes;

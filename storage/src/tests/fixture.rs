@@ -130,7 +130,18 @@ impl Author {
     ) -> Result<Seq, StoreError> {
         let seq = self.last_seq(partition).next();
         let key = format!("key-{}", seq.get() % 7);
-        let record = record(key.as_bytes(), value, u128::from(seq.get()));
+        self.write_key(store, partition, key.as_bytes(), value)
+    }
+
+    pub(super) fn write_key(
+        &mut self,
+        store: &Store,
+        partition: PartitionId,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Seq, StoreError> {
+        let seq = self.last_seq(partition).next();
+        let record = record(key, value, u128::from(seq.get()));
         let visible = self.visible.get(&partition).copied().unwrap_or_default();
         store.submit_record(partition, self.epoch(), seq, visible, record.clone())?;
         self.written.entry(partition).or_default().push(record);

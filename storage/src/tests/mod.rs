@@ -9,6 +9,8 @@ mod fixture;
 mod fuzz;
 mod install;
 mod model;
+mod orphans;
+mod orphans_rules;
 mod planted;
 mod power;
 mod reading;

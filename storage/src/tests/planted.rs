@@ -3,7 +3,7 @@
 //! **Owns**: which test answers for which bug.
 //! **Does not own**: the tests.
 
-use super::{damage, model, power, snapshots};
+use super::{damage, model, orphans, power, snapshots};
 use crate::planted::{Bug, is_caught};
 
 #[test]
@@ -36,6 +36,36 @@ fn an_accepted_checksum_is_caught_in_the_journal_and_in_snapshots() {
     assert!(is_caught(Bug::AcceptBadChecksum, test));
     let test = snapshots::a_damaged_snapshot_is_named_where_the_engine_needs_it;
     assert!(is_caught(Bug::AcceptBadChecksum, test));
+}
+
+#[test]
+fn a_log_cut_before_its_tail_is_durable_elsewhere_is_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::CutBeforeSealed, test));
+}
+
+#[test]
+fn a_tail_that_is_sealed_twice_is_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::SealTwice, test));
+}
+
+#[test]
+fn cells_that_are_not_healed_are_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::SkipHeal, test));
+}
+
+#[test]
+fn a_snapshot_that_keeps_orphans_is_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::KeepOrphanSnapshot, test));
+}
+
+#[test]
+fn a_cut_that_an_open_ignores_is_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::IgnoreCut, test));
 }
 
 /// Found by chance, without a script that leads there.
