@@ -38,8 +38,8 @@ pub use domicile_proto::{
 };
 pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
 pub use domicile_replication::{
-    Change, Changes, Consistency, Detail, Direction, Engine, Entry, Error, Expected, Forwarding,
-    NodeOptions, NodeStatus, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall,
-    ScanPage, SessionMark, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages,
-    WatchStatus, WriteCall,
+    Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry, Error,
+    Expected, Forwarding, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord, OrphanRecord,
+    Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage, SessionMark,
+    WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus, WriteCall,
 };

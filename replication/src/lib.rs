@@ -41,10 +41,10 @@ pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,
 };
-pub use domicile_core::control::{Haste, VOTERS_MIN};
+pub use domicile_core::control::{Haste, OperatorWord, VOTERS_MIN};
 pub use error::Error;
 pub use node::status::{Detail, NodeStatus, PeerStatus};
-pub use node::{KeyspaceHandle, Node, NodeBuilder};
+pub use node::{HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord, orphan_state};
 pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;
 pub use watching::{

@@ -247,10 +247,10 @@ mod tests {
     fn a_promise_only_grows() {
         let disk = disk();
         let mut promises = read(&disk).unwrap();
-        promises.raise(&disk, id(1), epoch(5)).unwrap();
-        promises.raise(&disk, id(1), epoch(5)).unwrap();
-        promises.raise(&disk, id(2), epoch(1)).unwrap();
-        let lower = promises.raise(&disk, id(1), epoch(4)).unwrap_err();
+        promises.raise(&disk, &[(id(1), epoch(5))]).unwrap();
+        promises.raise(&disk, &[(id(1), epoch(5))]).unwrap();
+        promises.raise(&disk, &[(id(2), epoch(1))]).unwrap();
+        let lower = promises.check(id(1), epoch(4)).unwrap_err();
         assert_eq!(
             lower.to_string(),
             format!("{} has promised {}, refused {}", id(1), epoch(5), epoch(4))
@@ -265,18 +265,18 @@ mod tests {
         let prepared = || {
             let disk = disk();
             let mut promises = read(&disk).unwrap();
-            promises.raise(&disk, id(1), epoch(1)).unwrap();
+            promises.raise(&disk, &[(id(1), epoch(1))]).unwrap();
             (disk, promises)
         };
         let (whole, mut promises) = prepared();
         let before = whole.operations();
-        promises.raise(&whole, id(1), epoch(2)).unwrap();
+        promises.raise(&whole, &[(id(1), epoch(2))]).unwrap();
         let operations = whole.operations() - before;
         assert!(operations >= 4, "{operations}");
         for dies_at in 1..=operations {
             let (disk, mut promises) = prepared();
             disk.freeze_at_operation(dies_at);
-            let told = promises.raise(&disk, id(1), epoch(2));
+            let told = promises.raise(&disk, &[(id(1), epoch(2))]);
             let ends = (0..16)
                 .map(|seed| disk.power_loss(seed))
                 .chain([disk.crash()]);

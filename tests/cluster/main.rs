@@ -16,6 +16,7 @@ mod reads;
 mod restarts;
 mod retention;
 mod rig;
+mod takeover;
 mod watch;
 mod watch_doors;
 mod watch_ends;

@@ -25,7 +25,6 @@ mod timers;
 mod watchers;
 mod work;
 
-pub(crate) use lease::NodeLease;
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
 pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, lock};

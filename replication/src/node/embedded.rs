@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use domicile_core::control::OperatorWord;
 use domicile_proto::{Keyspace, Name, NodeId, Reason, RegionId, RequestId};
 use tokio::sync::mpsc;
 
 use super::builder::NodeBuilder;
 use super::handle::KeyspaceHandle;
+use super::homes::{HomeChange, OrphanRecord};
 use super::interior::NodeCore;
 use super::open::Threads;
 use super::status::{Detail, NodeStatus};
@@ -113,6 +115,36 @@ impl Node {
     #[must_use]
     pub fn keyspaces(&self) -> Vec<Arc<Keyspace>> {
         self.core().topology.keyspaces()
+    }
+
+    /// Every change of home that the control plane remembers, oldest first.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static.
+    pub fn home_changes(&self) -> Result<Vec<HomeChange>, Error> {
+        self.core().home_changes()
+    }
+
+    /// Gives up all homes of a region, by an operator's word; how many. Their successors are chosen
+    /// by the control plane. Only at the node that leads it.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static; `NO_HOME` with the leader's region at another
+    /// node.
+    pub async fn give_up_homes(
+        &self,
+        region: RegionId,
+        word: OperatorWord,
+    ) -> Result<usize, Error> {
+        self.core().give_up_homes(region, word).await
+    }
+
+    /// The records here that a new home never had, file by file.
+    ///
+    /// # Errors
+    /// What the disk says; a damaged file.
+    pub async fn orphans(&self) -> Result<Vec<OrphanRecord>, Error> {
+        self.core().orphans().await
     }
 
     /// A keyspace's policy.

@@ -244,7 +244,10 @@ fn recover(
             driver.quarantine(&slot, damage);
         }
     }
-    show_unconfigured(&driver, &found);
+    if matches!(seats, Seats::Static) {
+        // Else the map may yet tell of them.
+        show_unconfigured(&driver, &found);
+    }
     let out_of_service = driver.slots().filter(|slot| slot.is_damaged());
     let out_of_service: Vec<PartitionId> = out_of_service.map(|slot| slot.partition).collect();
     // Before anything is flushed: a later checkpoint would lie behind the damage.

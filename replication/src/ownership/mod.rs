@@ -18,7 +18,7 @@ mod seating;
 mod state;
 mod wire;
 
-pub(crate) use lead::{answer_promises, run_lead};
+pub(crate) use lead::{LeadInput, answer_promises, run_lead};
 pub(crate) use leases::{answer_renewal, run_enrolment, run_leases};
 pub(crate) use plane::Plane;
 pub(crate) use rejoin::{HEAL_KEYS_MAX, cells_here, rejoin, run_mender};

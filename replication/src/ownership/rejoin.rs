@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_core::control::{Command, Note};
 use domicile_core::{Partition, fork};
-use domicile_proto::{PartitionId, Seq, v1};
+use domicile_proto::{Epoch, PartitionId, Seq, v1};
 use domicile_storage::cells::Cell;
 use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, StoreError};
 
+use super::leases::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
 use crate::clock::Clock;
 use crate::driver::Slot;
@@ -100,7 +102,7 @@ async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<A
     };
     let store = Arc::clone(&node.store);
     let report = blocking(move || store.cut(partition, at, plan)).await?;
-    note(partition, &report);
+    note(node, partition, tail.epoch, &report);
     reopen(node, slot)?;
     Ok(report.cells)
 }
@@ -149,7 +151,8 @@ pub(crate) async fn run_mender(node: Arc<NodeCore>) {
     }
 }
 
-fn note(partition: PartitionId, report: &CutReport) {
+/// Tells the map what the change of home that ended `reign` has cost.
+fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &CutReport) {
     let Some(orphans) = &report.orphans else {
         return;
     };
@@ -158,6 +161,32 @@ fn note(partition: PartitionId, report: &CutReport) {
         %partition, %fork, records, bytes,
         "records that the new home never had were sealed as orphans"
     );
+    let Some(plane) = node.plane.clone() else {
+        return;
+    };
+    let map = plane.map();
+    let mut changes = map.history().iter();
+    let change = changes.find(|it| it.partition == partition && it.from == reign);
+    let Some(epoch) = change.map(|change| change.to) else {
+        return;
+    };
+    let own = node.store.node_id();
+    let note = Note::Orphaned {
+        node: own,
+        records,
+        bytes,
+        by_old_home: reign.node == own,
+    };
+    tokio::spawn(async move {
+        let command = Command::Note {
+            partition,
+            epoch,
+            note,
+        };
+        if let Err(error) = tell(&plane, command).await {
+            tracing::warn!(%partition, %error, "the report of a takeover lacks these orphans");
+        }
+    });
 }
 
 /// Gives every key that the cut records touched what the home has of it.

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::control::{Assignment, ControlMap, Fencing};
+use domicile_core::control::{Assignment, Command, ControlMap, Fencing, Note};
 use domicile_core::{Input, LeaseNeed, Partition, PartitionConfig, Recovered, RememberedRequest};
 use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::StoreError;
 use tokio::sync::watch;
 
+use super::leases::tell;
 use crate::driver::{Slot, remembered_requests};
 use crate::error::Error;
 use crate::node::NodeCore;
@@ -330,10 +331,40 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
         node.driver.reseat(slot, core);
         let (home, is_here) = (seat.home, seat.is_here);
         tracing::info!(%partition, %home, is_here, "the partition's home has changed");
+        if let (true, Some(epoch)) = (is_here, seat.epoch) {
+            tokio::spawn(tell_opened(Arc::clone(node), Arc::clone(slot), epoch));
+        }
     }
     drop(closed);
     node.begin_streams_anew();
     Ok(applied)
+}
+
+/// How long a new home may take until it serves before nobody is told when it did.
+const OPENING_MAX: Duration = Duration::from_secs(30);
+
+/// Tells the map when a new home began to serve.
+async fn tell_opened(node: Arc<NodeCore>, slot: Arc<Slot>, epoch: Epoch) {
+    let Some(plane) = node.plane.clone() else {
+        return;
+    };
+    let deadline = tokio::time::Instant::now() + OPENING_MAX;
+    while slot.epoch() == Some(epoch) && tokio::time::Instant::now() < deadline {
+        if slot.check_reads_open(node.clock.now()).is_ok() {
+            let partition = slot.partition;
+            let at_ms = crate::clock::Clock::wall_ms();
+            let command = Command::Note {
+                partition,
+                epoch,
+                note: Note::Opened { at_ms },
+            };
+            if let Err(error) = tell(&plane, command).await {
+                tracing::warn!(%partition, %error, "the report of a takeover lacks its end");
+            }
+            return;
+        }
+        tokio::time::sleep(QUIESCE_POLL).await;
+    }
 }
 
 /// The request ids that new homes remember, read in one pass.

@@ -38,7 +38,9 @@ impl Ownership {
         state.holder.granted(grant, times, version);
         let until = state.holder.until();
         drop(state);
-        until.map(|until| driver.renew_lease(until));
+        if let Some(until) = until {
+            driver.renew_lease(until);
+        }
     }
 
     /// No core of this node goes on in a reign that the map of this version has ended.
@@ -48,11 +50,8 @@ impl Ownership {
         state.holder.applied(version);
         let until = state.holder.until();
         drop(state);
-        until.map(|until| driver.renew_lease(until));
-    }
-
-    /// The version of the map that is applied here.
-    pub(crate) fn applied_version(&self) -> u64 {
-        lock(&self.state).applied_version
+        if let Some(until) = until {
+            driver.renew_lease(until);
+        }
     }
 }

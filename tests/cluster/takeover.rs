@@ -1,0 +1,252 @@
+//! Homes that are agreed on: a lost one is succeeded, and what it had alone is kept and counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use domicile::{AckLevel, Consistency, ControlOptions, Haste, Keyspace, Reason, RequestId};
+
+use crate::rig::{Cluster, PATIENCE, REGIONS, keyspace, until};
+
+const RTT: Duration = Duration::from_millis(10);
+
+async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
+    let control = ControlOptions {
+        rtt_max: 2 * RTT,
+        haste: Haste::Aggressive,
+    };
+    let agreed = |options: &mut domicile::NodeOptions| options.control = Some(control);
+    Cluster::start_with(RTT, keyspaces, agreed).await
+}
+
+/// Puts a key at a node until that works: the cluster forms, or a home is succeeded.
+async fn put_at_last(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Duration {
+    let started = Instant::now();
+    loop {
+        let put = async {
+            let keyspace = cluster.node(node).keyspace(keyspace)?;
+            keyspace
+                .put(key, node)
+                .timeout(Duration::from_secs(1))
+                .await
+        };
+        let error = match put.await {
+            Ok(_) => return started.elapsed(),
+            Err(error) => error,
+        };
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{keyspace} at {node}: {error}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What a client was told of its writes.
+#[derive(Default)]
+struct Ledger {
+    acked: BTreeMap<RequestId, String>,
+    unknown: BTreeSet<RequestId>,
+}
+
+impl Ledger {
+    /// Writes to a home that nobody else can reach, until it refuses.
+    async fn fill(&mut self, cluster: &Cluster, node: &str, keyspace: &str, wait: Duration) {
+        let handle = cluster.node(node).keyspace(keyspace).unwrap();
+        let end = Instant::now() + wait;
+        for number in 0.. {
+            if Instant::now() >= end {
+                return;
+            }
+            let id = RequestId::new(u128::from(u64::MAX) + number).unwrap();
+            let key = format!("alone/{number}");
+            let put = handle.put(key.clone(), "lost").request_id(id);
+            match put.timeout(Duration::from_millis(300)).await {
+                Ok(_) => {
+                    self.acked.insert(id, key);
+                }
+                Err(error) if error.reason() == Reason::Indeterminate => {
+                    self.unknown.insert(id);
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn value_at(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<String> {
+    let keyspace = cluster.node(node).keyspace(keyspace).unwrap();
+    let answer = keyspace.get(key.to_owned()).await.unwrap();
+    let value = answer.entry.map(|entry| entry.value);
+    value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+/// The home is cut off and goes on for as long as its lease lets it. What it acknowledged alone is
+/// gone at its successor, listed as orphans once it is back, and counted: exactly as many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
+    let levels = [
+        ("fast", AckLevel::Async),
+        ("semi", AckLevel::SEMI_SYNC),
+        ("safe", AckLevel::SYNC),
+    ];
+    let keyspaces = levels.map(|(name, ack)| keyspace(name, ack, "eu"));
+    let mut cluster = start(keyspaces.to_vec()).await;
+    for (name, _) in levels {
+        put_at_last(&cluster, "us", name, "before").await;
+    }
+    cluster.wan.isolate("eu").unwrap();
+    let mut ledgers: Vec<Ledger> = levels.iter().map(|_| Ledger::default()).collect();
+    let wait = Duration::from_millis(1500);
+    for (ledger, (name, _)) in ledgers.iter_mut().zip(levels) {
+        // One after the other: only the first is within the lease.
+        ledger.fill(&cluster, "eu", name, wait / 3).await;
+    }
+    for (name, _) in levels {
+        put_at_last(&cluster, "us", name, "after").await;
+        assert_eq!(
+            value_at(&cluster, "ap", name, "before").await.as_deref(),
+            Some("us")
+        );
+    }
+    assert!(!ledgers[0].acked.is_empty(), "nothing was written alone");
+    for key in ledgers[0].acked.values() {
+        assert_eq!(value_at(&cluster, "us", "fast", key).await, None);
+    }
+    assert!(ledgers[1].acked.is_empty() && ledgers[2].acked.is_empty());
+
+    cluster.wan.heal("eu").unwrap();
+    let mut found = BTreeMap::<String, BTreeSet<RequestId>>::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        found.clear();
+        for record in cluster.node("eu").orphans().await.unwrap() {
+            let keyspaces = cluster.node("eu").keyspaces();
+            let id = record.file.partition.keyspace;
+            let keyspace = keyspaces.iter().find(|it| it.id() == id).unwrap();
+            let ids = found.entry(keyspace.name.to_string()).or_default();
+            let is_new = ids.insert(record.orphan.record.head.request_id);
+            assert!(is_new, "an orphan that is listed twice");
+        }
+        let fast = found.get("fast").cloned().unwrap_or_default();
+        if ledgers[0].acked.keys().all(|id| fast.contains(id)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "orphans so far: {found:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (ledger, (name, _)) in ledgers.iter().zip(levels) {
+        let orphans = found.get(name).cloned().unwrap_or_default();
+        let acked: BTreeSet<RequestId> = ledger.acked.keys().copied().collect();
+        assert!(acked.is_subset(&orphans), "{name}");
+        let others: BTreeSet<_> = orphans.difference(&acked).copied().collect();
+        assert!(others.is_subset(&ledger.unknown), "{name}: {others:?}");
+    }
+    let orphans: usize = found.values().map(BTreeSet::len).sum();
+    until("the report counts what was lost", || {
+        let changes = cluster.node("us").home_changes().unwrap();
+        let counted: u64 = changes.iter().filter_map(|it| it.actual_writes).sum();
+        counted == orphans as u64
+    })
+    .await;
+    let changes = cluster.node("ap").home_changes().unwrap();
+    assert!(changes.iter().all(|it| it.from.0 == "eu" && !it.is_planned));
+    // The one that was home follows, and shows nothing of what it had alone.
+    for key in ledgers[0].acked.values() {
+        until_local(&cluster, "eu", "fast", key, None).await;
+    }
+    put_at_last(&cluster, "eu", "fast", "again").await;
+    until_local(&cluster, "eu", "fast", "again", Some("eu")).await;
+    for name in REGIONS {
+        cluster.close(name).await;
+    }
+}
+
+async fn until_local(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    key: &str,
+    expected: Option<&str>,
+) {
+    let handle = cluster.node(node).keyspace(keyspace).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let read = handle
+            .get(key.to_owned())
+            .consistency(Consistency::Local)
+            .await;
+        let value = read.as_ref().ok().map(|answer| {
+            let value = answer.entry.as_ref().map(|entry| entry.value.clone());
+            value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+        });
+        if value
+            .as_ref()
+            .is_some_and(|value| value.as_deref() == expected)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{key} at {node}: {read:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The home is taken by one, then by the next, before the first is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_is_lost_twice_before_the_first_one_is_back() {
+    let mut cluster = start(vec![keyspace("fast", AckLevel::Async, "eu")]).await;
+    put_at_last(&cluster, "us", "fast", "before").await;
+    cluster.wan.isolate("eu").unwrap();
+    let mut first = Ledger::default();
+    first
+        .fill(&cluster, "eu", "fast", Duration::from_millis(300))
+        .await;
+    put_at_last(&cluster, "us", "fast", "second").await;
+    // Back, and the second is gone at once: the first may not have caught up.
+    cluster.wan.heal("eu").unwrap();
+    let second = cluster.node("us").home_changes().unwrap();
+    let home = second.last().unwrap().to.0.clone();
+    cluster.wan.isolate(&home).unwrap();
+    let left = REGIONS.into_iter().find(|it| *it != "eu" && *it != home);
+    put_at_last(&cluster, left.unwrap(), "fast", "third").await;
+    cluster.wan.heal(&home).unwrap();
+    for node in REGIONS {
+        put_at_last(&cluster, node, "fast", &format!("end/{node}")).await;
+    }
+    for node in REGIONS {
+        for key in ["end/eu", "end/us", "end/ap", "before"] {
+            let expected = key.strip_prefix("end/").unwrap_or("us");
+            until_local(&cluster, node, "fast", key, Some(expected)).await;
+        }
+    }
+    for key in first.acked.values() {
+        until_local(&cluster, "eu", "fast", key, None).await;
+    }
+    cluster.stop().await;
+}
+
+/// A node that was down while its home was taken, and one that restarts, are what the map says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn homes_are_kept_over_restarts() {
+    let mut cluster = start(vec![keyspace("safe", AckLevel::SYNC, "eu")]).await;
+    put_at_last(&cluster, "us", "safe", "a").await;
+    cluster.close("eu").await;
+    // Two of three are left: the level asks for all regions, so nothing can be acknowledged.
+    let safe = cluster.node("us").keyspace("safe").unwrap();
+    let refused = safe.put("b", "v").timeout(Duration::from_secs(1)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    cluster.open("eu").await;
+    put_at_last(&cluster, "eu", "safe", "c").await;
+    for node in ["us", "ap"] {
+        cluster.close(node).await;
+        cluster.open(node).await;
+        put_at_last(&cluster, node, "safe", node).await;
+    }
+    for node in REGIONS {
+        assert_eq!(
+            value_at(&cluster, node, "safe", "a").await.as_deref(),
+            Some("us")
+        );
+    }
+    cluster.stop().await;
+}
