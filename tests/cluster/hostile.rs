@@ -101,6 +101,7 @@ impl Impostor {
             bytes,
             compression: 0,
             plain_len,
+            older: Vec::new(),
         });
         self.frames
             .send(v1::ShipFrame { frame: Some(frame) })

@@ -167,16 +167,23 @@ impl Cluster {
     }
 }
 
-fn alarms(cluster: &Cluster, node: &str) -> String {
+pub(crate) fn alarms(cluster: &Cluster, node: &str) -> String {
     let partitions = cluster.node(node).status(Detail::Partitions).partitions;
     let shown = partitions
         .iter()
         .filter(|it| it.durable_upto > Seq::NONE || !it.alarm.is_empty());
     let line = |it: &PartitionStatus| {
         let (durable, applied) = (it.durable_upto, it.applied_upto);
-        format!("{node} {} {durable}/{applied} {}\n", it.partition, it.alarm)
+        let (partition, home, alarm) = (&it.partition, &it.home_region, &it.alarm);
+        format!("{node} {partition} of {home} {durable}/{applied} {alarm}\n")
     };
-    shown.map(line).collect()
+    let lines: String = shown.map(line).collect();
+    let peers = cluster.node(node).status(Detail::Summary).peers;
+    let links = peers.iter().map(|it| {
+        let (peer, ships, receives) = (&it.region, it.connected, it.receiving);
+        format!("{node}-{peer}: {ships}/{receives} {}\n", it.last_error)
+    });
+    lines + &links.collect::<String>()
 }
 
 /// Waits for a condition, with a deadline.

@@ -1,11 +1,12 @@
 //! Homes that are agreed on: a lost one is succeeded, and what it had alone is kept and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU8;
 use std::time::{Duration, Instant};
 
 use domicile::{AckLevel, Consistency, ControlOptions, Haste, Keyspace, Reason, RequestId};
 
-use crate::rig::{Cluster, PATIENCE, REGIONS, keyspace, until};
+use crate::rig::{Cluster, PATIENCE, REGIONS, alarms, keyspace, until};
 
 const RTT: Duration = Duration::from_millis(10);
 
@@ -25,7 +26,7 @@ async fn put_at_last(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -
         let put = async {
             let keyspace = cluster.node(node).keyspace(keyspace)?;
             keyspace
-                .put(key, node)
+                .put(key, node.to_owned())
                 .timeout(Duration::from_secs(1))
                 .await
         };
@@ -76,9 +77,31 @@ impl Ledger {
 
 async fn value_at(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<String> {
     let keyspace = cluster.node(node).keyspace(keyspace).unwrap();
-    let answer = keyspace.get(key.to_owned()).await.unwrap();
-    let value = answer.entry.map(|entry| entry.value);
+    let answer = keyspace.get(key).await.unwrap();
+    let value = answer.map(|entry| entry.value);
     value.map(|value| String::from_utf8(value.to_vec()).unwrap())
+}
+
+/// The requests that are orphans at a node, each listed once, by keyspace.
+async fn orphans_at(cluster: &Cluster, node: &str) -> BTreeMap<String, BTreeSet<RequestId>> {
+    let mut found = BTreeMap::<String, BTreeSet<RequestId>>::new();
+    let keyspaces = cluster.node(node).keyspaces();
+    for record in cluster.node(node).orphans().await.unwrap() {
+        let id = record.file.partition.keyspace;
+        let keyspace = keyspaces.iter().find(|it| it.id() == id).unwrap();
+        let ids = found.entry(keyspace.name.to_string()).or_default();
+        let is_new = ids.insert(record.orphan.record.head.request_id);
+        assert!(is_new, "an orphan that is listed twice");
+    }
+    found
+}
+
+/// Every write that was acknowledged is an orphan, and no other is but those of an unknown fate.
+fn check_orphans(ledger: &Ledger, orphans: &BTreeSet<RequestId>) {
+    let acked: BTreeSet<RequestId> = ledger.acked.keys().copied().collect();
+    assert!(acked.is_subset(orphans), "{acked:?} in {orphans:?}");
+    let others: BTreeSet<_> = orphans.difference(&acked).copied().collect();
+    assert!(others.is_subset(&ledger.unknown), "{others:?}");
 }
 
 /// The home is cut off and goes on for as long as its lease lets it. What it acknowledged alone is
@@ -88,12 +111,20 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     let levels = [
         ("fast", AckLevel::Async),
         ("semi", AckLevel::SEMI_SYNC),
-        ("safe", AckLevel::SYNC),
+        (
+            "safe",
+            AckLevel::Sync {
+                quorum: NonZeroU8::new(2),
+            },
+        ),
     ];
     let keyspaces = levels.map(|(name, ack)| keyspace(name, ack, "eu"));
     let mut cluster = start(keyspaces.to_vec()).await;
     for (name, _) in levels {
         put_at_last(&cluster, "us", name, "before").await;
+        for node in REGIONS {
+            until_local(&cluster, node, name, "before", Some("us")).await;
+        }
     }
     cluster.wan.isolate("eu").unwrap();
     let mut ledgers: Vec<Ledger> = levels.iter().map(|_| Ledger::default()).collect();
@@ -116,31 +147,20 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     assert!(ledgers[1].acked.is_empty() && ledgers[2].acked.is_empty());
 
     cluster.wan.heal("eu").unwrap();
-    let mut found = BTreeMap::<String, BTreeSet<RequestId>>::new();
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        found.clear();
-        for record in cluster.node("eu").orphans().await.unwrap() {
-            let keyspaces = cluster.node("eu").keyspaces();
-            let id = record.file.partition.keyspace;
-            let keyspace = keyspaces.iter().find(|it| it.id() == id).unwrap();
-            let ids = found.entry(keyspace.name.to_string()).or_default();
-            let is_new = ids.insert(record.orphan.record.head.request_id);
-            assert!(is_new, "an orphan that is listed twice");
-        }
+    let found = loop {
+        let found = orphans_at(&cluster, "eu").await;
         let fast = found.get("fast").cloned().unwrap_or_default();
         if ledgers[0].acked.keys().all(|id| fast.contains(id)) {
-            break;
+            break found;
         }
-        assert!(Instant::now() < deadline, "orphans so far: {found:?}");
+        let seen = || REGIONS.map(|node| alarms(&cluster, node)).concat();
+        let is_late = Instant::now() >= deadline;
+        assert!(!is_late, "orphans so far: {found:?}\n{}", seen());
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    };
     for (ledger, (name, _)) in ledgers.iter().zip(levels) {
-        let orphans = found.get(name).cloned().unwrap_or_default();
-        let acked: BTreeSet<RequestId> = ledger.acked.keys().copied().collect();
-        assert!(acked.is_subset(&orphans), "{name}");
-        let others: BTreeSet<_> = orphans.difference(&acked).copied().collect();
-        assert!(others.is_subset(&ledger.unknown), "{name}: {others:?}");
+        check_orphans(ledger, &found.get(name).cloned().unwrap_or_default());
     }
     let orphans: usize = found.values().map(BTreeSet::len).sum();
     until("the report counts what was lost", || {
@@ -162,6 +182,14 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     }
 }
 
+/// What a node has of a key; `None`: it answers no reads now.
+async fn local(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<Option<String>> {
+    let handle = cluster.node(node).keyspace(keyspace).unwrap();
+    let read = handle.get(key).consistency(Consistency::Local).await;
+    let value = read.ok()?.map(|entry| entry.value);
+    Some(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
+}
+
 async fn until_local(
     cluster: &Cluster,
     node: &str,
@@ -169,24 +197,14 @@ async fn until_local(
     key: &str,
     expected: Option<&str>,
 ) {
-    let handle = cluster.node(node).keyspace(keyspace).unwrap();
     let deadline = Instant::now() + PATIENCE;
+    let expected = Some(expected.map(str::to_owned));
     loop {
-        let read = handle
-            .get(key.to_owned())
-            .consistency(Consistency::Local)
-            .await;
-        let value = read.as_ref().ok().map(|answer| {
-            let value = answer.entry.as_ref().map(|entry| entry.value.clone());
-            value.map(|value| String::from_utf8(value.to_vec()).unwrap())
-        });
-        if value
-            .as_ref()
-            .is_some_and(|value| value.as_deref() == expected)
-        {
+        let value = local(cluster, node, keyspace, key).await;
+        if value == expected {
             return;
         }
-        assert!(Instant::now() < deadline, "{key} at {node}: {read:?}");
+        assert!(Instant::now() < deadline, "{key} at {node}: {value:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -194,8 +212,11 @@ async fn until_local(
 /// The home is taken by one, then by the next, before the first is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_home_is_lost_twice_before_the_first_one_is_back() {
-    let mut cluster = start(vec![keyspace("fast", AckLevel::Async, "eu")]).await;
+    let cluster = start(vec![keyspace("fast", AckLevel::Async, "eu")]).await;
     put_at_last(&cluster, "us", "fast", "before").await;
+    for node in REGIONS {
+        until_local(&cluster, node, "fast", "before", Some("us")).await;
+    }
     cluster.wan.isolate("eu").unwrap();
     let mut first = Ledger::default();
     first
@@ -219,8 +240,27 @@ async fn a_home_is_lost_twice_before_the_first_one_is_back() {
             until_local(&cluster, node, "fast", key, Some(expected)).await;
         }
     }
-    for key in first.acked.values() {
-        until_local(&cluster, "eu", "fast", key, None).await;
+    // Either the first home was chosen again with what it had, and all have it, or nobody has it
+    // and it is listed.
+    let deadline = Instant::now() + PATIENCE;
+    while let Some((id, key)) = first.acked.pop_first() {
+        loop {
+            let orphans = orphans_at(&cluster, "eu").await;
+            let is_orphan = orphans.get("fast").is_some_and(|ids| ids.contains(&id));
+            let expected = Some((!is_orphan).then(|| "lost".to_owned()));
+            let mut others = Vec::new();
+            for node in REGIONS {
+                let value = local(&cluster, node, "fast", &key).await;
+                others.extend((value != expected).then_some((node, value)));
+            }
+            if others.is_empty() {
+                break;
+            }
+            let seen = || REGIONS.map(|node| alarms(&cluster, node)).concat();
+            let is_late = Instant::now() >= deadline;
+            assert!(!is_late, "{key}, not {expected:?}: {others:?}\n{}", seen());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
     cluster.stop().await;
 }

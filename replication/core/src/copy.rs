@@ -89,8 +89,9 @@ impl Copy {
             Input::Received {
                 header,
                 chain,
+                reign,
                 awaited,
-            } => self.on_segment(&header, chain, awaited, effects),
+            } => self.on_segment(&header, chain, reign, awaited, effects),
             _ if self.phase == Phase::Poisoned => {}
             Input::Durable { upto } => {
                 let received = self.received;
@@ -151,10 +152,11 @@ impl Copy {
         &mut self,
         header: &SegmentHeader,
         chain: ChainHash,
+        reign: Epoch,
         awaited: Awaited,
         effects: &mut Vec<Effect>,
     ) {
-        if let Err(cause) = self.check(header, chain) {
+        if let Err(cause) = self.check(header, chain, reign) {
             self.counters.rejected += 1;
             effects.push(Effect::Reject { cause });
             if matches!(cause, RejectCause::Duplicate { .. }) {
@@ -169,6 +171,7 @@ impl Copy {
             self.epoch
         );
         self.epoch = Some(epoch);
+        self.promised = self.promised.max(Some(reign));
         self.chain = chain;
         self.received.raise(last_seq);
         // Its chain holds, so this log is a prefix of the home's and the mark is about it. Nothing
@@ -192,7 +195,12 @@ impl Copy {
         self.send_ack(Urgency::of(awaited.received), effects);
     }
 
-    fn check(&self, header: &SegmentHeader, chain: ChainHash) -> Result<(), RejectCause> {
+    fn check(
+        &self,
+        header: &SegmentHeader,
+        chain: ChainHash,
+        reign: Epoch,
+    ) -> Result<(), RejectCause> {
         if self.phase == Phase::Poisoned {
             return Err(RejectCause::Poisoned);
         }
@@ -200,12 +208,16 @@ impl Copy {
         if actual != expected {
             return Err(RejectCause::WrongPartition { actual, expected });
         }
-        let lowest = self.epoch.max(self.promised);
-        if let Some(promised) = lowest.filter(|lowest| header.epoch < *lowest) {
-            return Err(RejectCause::StaleEpoch {
-                actual: header.epoch,
-                promised,
-            });
+        // Who sends counts, not who wrote: a new home ships what older ones have left it.
+        let stale = |actual, promised| Err(RejectCause::StaleEpoch { actual, promised });
+        if let Some(promised) = self.promised.filter(|promised| reign < *promised) {
+            return stale(reign, promised);
+        }
+        if let Some(present) = self.epoch.filter(|present| header.epoch < *present) {
+            return stale(header.epoch, present);
+        }
+        if reign < header.epoch {
+            return stale(reign, header.epoch);
         }
         let (upto, first_seq, last_seq) =
             (self.received.upto(), header.first_seq, header.last_seq());

@@ -29,12 +29,12 @@ pub enum RejectCause {
         /// This one.
         expected: PartitionId,
     },
-    /// A later reign has written here.
-    #[error("stale epoch: segment of {actual}, promised {promised}")]
+    /// A later reign was promised, or has written here.
+    #[error("stale epoch: {actual}, and {promised} is known")]
     StaleEpoch {
-        /// The segment's.
+        /// The sender's, or the segment's.
         actual: Epoch,
-        /// The latest reign taken from.
+        /// The latest one promised, or that wrote here.
         promised: Epoch,
     },
     /// Records before it are missing; ship from `expected` on.

@@ -64,6 +64,8 @@ pub enum Input {
         header: SegmentHeader,
         /// The chain hash after it.
         chain: ChainHash,
+        /// The reign of the home that sent it: what it sends may be of an older one.
+        reign: Epoch,
         /// What its records' callers wait for.
         awaited: Awaited,
     },

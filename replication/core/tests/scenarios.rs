@@ -422,9 +422,11 @@ impl World {
         );
         let segment = builder.finish(previous, visible_upto);
         self.chain_given = segment.chain();
+        let reign = command.option("reign").unwrap_or(counter);
         Input::Received {
             header: *segment.header(),
             chain: segment.chain(),
+            reign: epoch(reign),
             awaited: Awaited::by(level, copies),
         }
     }

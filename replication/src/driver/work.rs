@@ -210,11 +210,16 @@ impl Driver {
         self.deliver(outbox);
     }
 
-    /// Takes a segment from its home.
+    /// Takes a segment from its home, which sends it in the reign `reign`.
     ///
     /// # Errors
     /// Why it is refused; a duplicate is refused too, and acknowledged again.
-    pub(crate) fn receive(&self, slot: &Slot, segment: CheckedSegment) -> Result<(), Refused> {
+    pub(crate) fn receive(
+        &self,
+        slot: &Slot,
+        segment: CheckedSegment,
+        reign: Epoch,
+    ) -> Result<(), Refused> {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
         if state.installing {
@@ -228,6 +233,7 @@ impl Driver {
         let input = Input::Received {
             header,
             chain,
+            reign,
             awaited: awaited.fold(Awaited::default(), Awaited::or),
         };
         let rejected = self.step(

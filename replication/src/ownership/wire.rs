@@ -543,14 +543,12 @@ fn put_change(change: &Change) -> v1::MapChange {
         Why::Lost(lost, decision) => (Some(put_lost(lost)), Some(put_decision(decision))),
         Why::Planned => (None, None),
     };
-    let orphaned = change.orphaned.iter().map(|(node, records, bytes)| {
-        let counts = (*records, *bytes);
-        v1::MapOrphaned {
-            node: node.get(),
-            records: *records,
-            bytes: *bytes,
-            by_old_home: *node == change.from.node && change.actual == Some(counts),
-        }
+    let orphaned = change.orphaned.iter();
+    let orphaned = orphaned.map(|(node, records, bytes)| v1::MapOrphaned {
+        node: node.get(),
+        records: *records,
+        bytes: *bytes,
+        by_old_home: false,
     });
     v1::MapChange {
         partition: put_partition(change.partition),
@@ -561,6 +559,8 @@ fn put_change(change: &Change) -> v1::MapChange {
         opened_ms: change.opened_ms,
         served_ms: change.served_ms,
         orphaned: orphaned.collect(),
+        actual_records: change.actual.map(|(records, _)| records),
+        actual_bytes: change.actual.map(|(_, bytes)| bytes),
     }
 }
 
@@ -570,8 +570,7 @@ fn take_change(it: v1::MapChange) -> Read<Change> {
         (None, None) => Why::Planned,
         _ => return field("change", "half lost"),
     };
-    let actual = it.orphaned.iter().find(|it| it.by_old_home);
-    let actual = actual.map(|it| (it.records, it.bytes));
+    let actual = it.actual_records.zip(it.actual_bytes);
     let orphaned = it.orphaned.iter();
     let orphaned = orphaned.map(|it| Ok((take_node(it.node)?, it.records, it.bytes)));
     Ok(Change {

@@ -11,7 +11,7 @@ use domicile_core::{Input, Standing};
 use domicile_proto::{AckLevel, ChainHash, Epoch, PartitionId, Seq, v1};
 use domicile_storage::StoreError;
 
-use super::cursor::{ShipCursor, Shipped};
+use super::cursor::{ShipCursor, ShipNext, Shipped};
 use super::shipper::Failure;
 use crate::driver::{HeldMark, Slot};
 use crate::node::NodeCore;
@@ -99,7 +99,10 @@ pub(super) fn attach(
             _ if mark.is_damaged => left_out.behind.push(*partition),
             _ => {
                 slot.keep_all(region);
-                next.insert(*partition, mark.received_upto.next());
+                if let Some(reign) = slot.epoch() {
+                    let from = mark.received_upto.next();
+                    next.insert(*partition, ShipNext { from, reign });
+                }
             }
         }
     }
@@ -137,21 +140,26 @@ fn forked(node: &NodeCore, slot: &Slot, mark: &HeldMark) -> Option<v1::Forked> {
     if mark.epoch.is_none_or(|epoch| epoch >= own) {
         return None;
     }
-    let tail = node.store.tail(slot.partition)?;
+    let mut reigns = Vec::new();
+    let mut last_seq = Seq::NONE;
+    // A home that has nothing so far has no log either: all that the copy has is beyond the fork.
+    if let Some(tail) = node.store.tail(slot.partition) {
+        last_seq = tail.last_seq;
+        reigns = tail.epoch_history;
+    }
+    if reigns.last().is_none_or(|(epoch, _)| *epoch < own) {
+        // Its mark is not durable yet.
+        reigns.push((own, last_seq.next()));
+    }
     let reign = |(epoch, first_seq): (Epoch, Seq)| v1::Reign {
         epoch_counter: epoch.counter,
         epoch_node: epoch.node.get(),
         first_seq: first_seq.get(),
     };
-    let mut reigns: Vec<v1::Reign> = tail.epoch_history.into_iter().map(reign).collect();
-    if tail.epoch < own {
-        // Its mark is not durable yet.
-        reigns.push(reign((own, tail.last_seq.next())));
-    }
     Some(v1::Forked {
         partition: Bytes::copy_from_slice(&slot.partition.to_bytes()),
-        reigns,
-        last_seq: tail.last_seq.get(),
+        reigns: reigns.into_iter().map(reign).collect(),
+        last_seq: last_seq.get(),
     })
 }
 

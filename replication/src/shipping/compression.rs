@@ -31,6 +31,7 @@ impl Compressor {
             bytes,
             compression: Compression::None.into(),
             plain_len,
+            older: Vec::new(),
         };
         if link_is_slow == LinkPace::Free || plain.len() < COMPRESS_BYTES_MIN {
             return none(plain);
@@ -44,6 +45,7 @@ impl Compressor {
                 bytes: packed.into(),
                 compression: Compression::Zstd.into(),
                 plain_len,
+                older: Vec::new(),
             },
             _ => {
                 self.skip = SKIP_AFTER_POOR;
@@ -141,6 +143,7 @@ mod tests {
                 bytes: Bytes::copy_from_slice(bytes),
                 compression: i32::from_le_bytes([c0, c1, c2, c3]),
                 plain_len: u32::from_le_bytes([l0, l1, l2, l3]),
+                older: Vec::new(),
             };
             if let Ok(plain) = plain_bytes(frame, FRAME_BYTES_MAX) {
                 assert!(plain.len() <= FRAME_BYTES_MAX.max(bytes.len()));

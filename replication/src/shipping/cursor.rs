@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use domicile_proto::{PartitionId, Seq};
+use domicile_proto::{Epoch, PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, Store, StoreError};
 
 /// Bytes that one read of the journal asks for, and so about the size of a frame in catch-up.
@@ -18,10 +18,19 @@ pub(super) const READ_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct ShipCursor {
     place: Place,
-    next: BTreeMap<PartitionId, Seq>,
+    next: BTreeMap<PartitionId, ShipNext>,
     shipped: Shipped,
     /// Partitions that lack what is damaged here, from that record on.
     left_out: BTreeMap<PartitionId, Seq>,
+}
+
+/// What the peer lacks of a partition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShipNext {
+    /// From this record on.
+    pub(super) from: Seq,
+    /// The home's reign when the stream began.
+    pub(super) reign: Epoch,
 }
 
 /// Whether the peer gets all partitions that it is to hold.
@@ -40,13 +49,19 @@ pub(super) struct Picked {
     pub(super) bytes: Bytes,
     /// How many records they hold.
     pub(super) records: u64,
+    /// The home's reign, of partitions with segments of older ones.
+    pub(super) older: BTreeMap<PartitionId, Epoch>,
     /// A partition whose records from here on are not where the cursor came by.
     pub(super) missing: Option<(PartitionId, Seq)>,
 }
 
 impl ShipCursor {
     /// A cursor at the first segment that any of `next` lacks.
-    pub(super) fn new(store: &Store, next: BTreeMap<PartitionId, Seq>, shipped: Shipped) -> Self {
+    pub(super) fn new(
+        store: &Store,
+        next: BTreeMap<PartitionId, ShipNext>,
+        shipped: Shipped,
+    ) -> Self {
         // The end first: what becomes durable after it lies behind it. And the store's own tails: a
         // core hears of a commit a moment after the end has moved, and would hide its records.
         let end = store.durable_end();
@@ -57,9 +72,9 @@ impl ShipCursor {
         };
         let lacking = next
             .iter()
-            .filter(|(partition, seq)| **seq <= last(**partition));
+            .filter(|(partition, next)| next.from <= last(**partition));
         let start = store.journal_start();
-        let starts = lacking.map(|(id, seq)| store.locate(*id, *seq).unwrap_or(start));
+        let starts = lacking.map(|(id, next)| store.locate(*id, next.from).unwrap_or(start));
         let place = starts.min().unwrap_or(end).min(end);
         Self {
             place,
@@ -72,7 +87,7 @@ impl ShipCursor {
     /// Goes back for a partition whose copy lacks records from `seq` on.
     pub(super) fn rewind(&mut self, store: &Store, partition: PartitionId, seq: Seq) {
         if let Some(next) = self.next.get_mut(&partition) {
-            *next = seq;
+            next.from = seq;
             let place = store
                 .locate(partition, seq)
                 .unwrap_or(store.journal_start());
@@ -121,17 +136,21 @@ impl ShipCursor {
     /// Takes what the peer lacks out of a chunk that was read at [`ShipCursor::place`].
     pub(super) fn pick(&mut self, chunk: &JournalChunk) -> Picked {
         let (mut wanted, mut missing) = (Vec::new(), None);
+        let mut older = BTreeMap::new();
         for (_, segment) in &chunk.segments {
             let header = segment.header();
             let Some(next) = self.next.get_mut(&header.partition) else {
                 continue;
             };
             // Not `!=`: after a rewind for one partition the others' segments come by again.
-            if header.first_seq == *next {
-                *next = header.last_seq().next();
+            if header.first_seq == next.from {
+                next.from = header.last_seq().next();
                 wanted.push(segment);
-            } else if header.first_seq > *next {
-                missing = Some((header.partition, *next));
+                if header.epoch != next.reign {
+                    older.insert(header.partition, next.reign);
+                }
+            } else if header.first_seq > next.from {
+                missing = Some((header.partition, next.from));
             }
         }
         self.place = chunk.next;
@@ -153,6 +172,7 @@ impl ShipCursor {
         Picked {
             bytes,
             records,
+            older,
             missing,
         }
     }

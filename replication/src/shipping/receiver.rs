@@ -3,13 +3,14 @@
 //! **Owns**: one task a stream; residency at the receiver; the answer to each kind of damage.
 //! **Does not own**: accepting or refusing by epoch and sequence (the core).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_core::{Input, RejectCause, Urgency};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{Hlc, PartitionId, Segment, Seq};
+use domicile_proto::{Epoch, Hlc, PartitionId, Segment, Seq};
 use domicile_storage::{CheckedSegment, SOON_INTERVAL};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -227,6 +228,14 @@ impl Receiver {
 
     async fn take_segments(&self, source: &RegionSpec, frame: v1::Segments) -> Result<(), Status> {
         let corrupt = |error: domicile_proto::WireError| Status::data_loss(error.to_string());
+        let mut reigns = BTreeMap::new();
+        for sent in &frame.older {
+            let partition = partition_of_bytes(&sent.partition);
+            let partition = partition.map_err(|error| Status::data_loss(error.to_string()))?;
+            let reign = read_epoch(sent.epoch_counter, sent.epoch_node);
+            let reign = reign.ok_or_else(|| Status::data_loss("a reign without a node"))?;
+            reigns.insert(partition, reign);
+        }
         let mut bytes: Bytes = plain_bytes(frame, FRAME_BYTES_MAX).map_err(corrupt)?;
         // Meanwhile nothing is read, and the sender's window fills.
         let frame_bytes = bytes.len();
@@ -236,7 +245,10 @@ impl Receiver {
             let segment = Segment::decode_front(&mut bytes).map_err(corrupt)?;
             let segment = CheckedSegment::new(segment, frame_bytes)
                 .map_err(|error| Status::data_loss(error.to_string()))?;
-            self.take_segment(source, segment).await?;
+            let header = segment.header();
+            let reign = reigns.get(&header.partition).copied();
+            let reign = reign.unwrap_or(header.epoch);
+            self.take_segment(source, segment, reign).await?;
         }
         Ok(())
     }
@@ -245,6 +257,7 @@ impl Receiver {
         &self,
         source: &RegionSpec,
         segment: CheckedSegment,
+        reign: Epoch,
     ) -> Result<(), Status> {
         let header = *segment.header();
         let Some(slot) = self.held_slot(source, header.partition) else {
@@ -255,7 +268,7 @@ impl Receiver {
                 .reject(partition, "RESIDENCY", message, Seq::NONE)
                 .await;
         };
-        let cause = match self.node.driver.receive(&slot, segment) {
+        let cause = match self.node.driver.receive(&slot, segment, reign) {
             Ok(()) | Err(Refused::ByCore(RejectCause::Duplicate { .. })) => return Ok(()),
             Err(Refused::ByCore(cause)) => cause,
             Err(Refused::Installing) => {

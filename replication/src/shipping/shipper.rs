@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domicile_core::{Input, Standing};
 use domicile_proto::v1::{self, copy_frame, ship_frame};
-use domicile_proto::{NodeId, PartitionId, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Seq};
 use domicile_storage::{JournalChunk, Place, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -303,7 +303,13 @@ async fn send_segments(
     } else {
         LinkPace::Free
     };
-    let frame = compressor.frame(picked.bytes, pace);
+    let mut frame = compressor.frame(picked.bytes, pace);
+    let sent = |(partition, reign): (PartitionId, Epoch)| v1::SentReign {
+        partition: bytes::Bytes::copy_from_slice(&partition.to_bytes()),
+        epoch_counter: reign.counter,
+        epoch_node: reign.node.get(),
+    };
+    frame.older = picked.older.into_iter().map(sent).collect();
     send(frames, ship_frame::Frame::Segments(frame)).await?;
     link.update(|status| {
         status.shipped_bytes += bytes;
