@@ -66,7 +66,7 @@ impl Impostor {
         let (frames, receiver) = mpsc::channel(16);
         let digest = us.policy_digest();
         let hello = v1::ShipHello {
-            protocol: 2,
+            protocol: 3,
             cluster: "domicile".to_owned(),
             region: "eu".to_owned(),
             node: 77,

@@ -10,6 +10,11 @@ use crate::rig::{Cluster, PATIENCE, REGIONS, alarms, keyspace, until};
 
 const RTT: Duration = Duration::from_millis(10);
 
+/// Durable at home and in one more region.
+const SYNC_IN_TWO: AckLevel = AckLevel::Sync {
+    quorum: NonZeroU8::new(2),
+};
+
 async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
     let control = ControlOptions {
         rtt_max: 2 * RTT,
@@ -96,6 +101,27 @@ async fn orphans_at(cluster: &Cluster, node: &str) -> BTreeMap<String, BTreeSet<
     found
 }
 
+/// Waits until all that a client was told of is listed; what is, by keyspace.
+async fn until_listed(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    ledger: &Ledger,
+) -> BTreeMap<String, BTreeSet<RequestId>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = orphans_at(cluster, node).await;
+        let listed = found.get(keyspace).cloned().unwrap_or_default();
+        if ledger.acked.keys().all(|id| listed.contains(id)) {
+            return found;
+        }
+        let seen = || REGIONS.map(|node| alarms(cluster, node)).concat();
+        let is_late = Instant::now() >= deadline;
+        assert!(!is_late, "orphans so far: {found:?}\n{}", seen());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Every write that was acknowledged is an orphan, and no other is but those of an unknown fate.
 fn check_orphans(ledger: &Ledger, orphans: &BTreeSet<RequestId>) {
     let acked: BTreeSet<RequestId> = ledger.acked.keys().copied().collect();
@@ -111,12 +137,7 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     let levels = [
         ("fast", AckLevel::Async),
         ("semi", AckLevel::SEMI_SYNC),
-        (
-            "safe",
-            AckLevel::Sync {
-                quorum: NonZeroU8::new(2),
-            },
-        ),
+        ("safe", SYNC_IN_TWO),
     ];
     let keyspaces = levels.map(|(name, ack)| keyspace(name, ack, "eu"));
     let mut cluster = start(keyspaces.to_vec()).await;
@@ -147,18 +168,7 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     assert!(ledgers[1].acked.is_empty() && ledgers[2].acked.is_empty());
 
     cluster.wan.heal("eu").unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let found = loop {
-        let found = orphans_at(&cluster, "eu").await;
-        let fast = found.get("fast").cloned().unwrap_or_default();
-        if ledgers[0].acked.keys().all(|id| fast.contains(id)) {
-            break found;
-        }
-        let seen = || REGIONS.map(|node| alarms(&cluster, node)).concat();
-        let is_late = Instant::now() >= deadline;
-        assert!(!is_late, "orphans so far: {found:?}\n{}", seen());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let found = until_listed(&cluster, "eu", "fast", &ledgers[0]).await;
     for (ledger, (name, _)) in ledgers.iter().zip(levels) {
         check_orphans(ledger, &found.get(name).cloned().unwrap_or_default());
     }

@@ -135,12 +135,7 @@ impl Home {
     /// One step.
     pub(crate) fn step(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Opened {
-            self.phase = Phase::Running;
-            if self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first {
-                self.append_mark(RecordKind::ReignBegin, now, effects);
-            }
-            self.ship(effects);
-            self.settle(now, effects);
+            self.begin(now, effects);
         }
         match input {
             // Known requests are answered even when nothing else is done any more.
@@ -180,8 +175,7 @@ impl Home {
                     own_chain,
                     log_start,
                 };
-                let event = self.acks.attach(claim, end, &self.epochs, self.durable);
-                effects.extend(event.map(Effect::Event));
+                self.on_attached(claim, end, effects);
             }
             Input::CopyDetached { region } => {
                 effects.extend(self.acks.detach(region).map(Effect::Event));
@@ -207,6 +201,20 @@ impl Home {
             Input::Tick => {}
         }
         self.settle(now, effects);
+    }
+
+    fn begin(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Running;
+        if self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first {
+            self.append_mark(RecordKind::ReignBegin, now, effects);
+        }
+        self.ship(effects);
+        self.settle(now, effects);
+    }
+
+    fn on_attached(&mut self, claim: Claim, end: LogEnd, effects: &mut Vec<Effect>) {
+        let event = self.acks.attach(claim, end, &self.epochs, self.durable);
+        effects.extend(event.map(Effect::Event));
     }
 
     fn on_ack(&mut self, claim: Claim, epoch: Epoch, effects: &mut Vec<Effect>) {

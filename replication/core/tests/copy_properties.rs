@@ -83,7 +83,9 @@ fn open(ack: AckLevel) -> Partition {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Next { later: u64 },
+    Next {
+        later: u64,
+    },
     Any {
         index: usize,
     },

@@ -12,7 +12,7 @@ use domicile_core::{Input, Moment, Recovered};
 use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
 use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::digests::run_digests;
 use super::expiry::run_expiry;
@@ -26,8 +26,8 @@ use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
 use crate::ownership::{
-    Ownership, Plane, Seat, Seats, blocking, config_of, open_core, run_enrolment, run_lead,
-    run_leases, run_mender, run_seating,
+    LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, open_core, run_enrolment,
+    run_lead, run_leases, run_mender, run_seating,
 };
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
@@ -66,8 +66,6 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         None => None,
     };
     let peer_address = listener.as_ref().map(|listener| listener.address);
-    let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
-    let own = topology.own.id;
     // Less than what is being written and made ahead would cut and flush without end.
     let journal_keep_bytes = options
         .journal_keep_bytes
@@ -75,35 +73,29 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let (bytes, age) = (options.copy_keep_bytes, options.copy_keep);
     let copy_budget = CopyBudget { bytes, age };
     let watches = WatchCount::new(options.watches_max);
-    let scrubbing = Scrubbing {
-        bytes_per_s: options.scrub_bytes_per_s,
-        pause: options.scrub_pause,
-        ..Scrubbing::default()
-    };
+    let scrubbing = scrubbing(&options);
     let store_options = store_options(&options);
     let data = options.data.clone();
     let opened = blocking(move || Store::open(Arc::new(OsDisk::new()), &data, store_options));
     let (store, recovery) = opened.await?;
     report(&recovery);
-    let mut plane = None;
-    let mut seats = Seats::Static;
-    if let Some(control) = &options.control {
-        let is_created = recovery.created;
-        let (started, inputs) = Plane::start(control, &topology, &store, is_created).await?;
-        let map = started.map();
+    let plane = match &options.control {
+        None => None,
+        Some(control) => {
+            let started = Plane::start(control, &topology, &store, recovery.created).await?;
+            let (plane, inputs) = started;
+            Some((Arc::new(plane), inputs))
+        }
+    };
+    let seats = plane.as_ref().map_or(Seats::Static, |(plane, _)| {
+        let map = plane.map();
         topology.forget_keyspaces();
         for keyspace in map.keyspaces() {
             topology.learn(Arc::new(keyspace.clone()));
         }
-        seats = Seats::Map(map);
-        plane = Some((Arc::new(started), inputs));
-    }
-    let held = topology.partitions();
-    let recover = move || recover(store, recovery, &held, &peers, own, &seats);
-    let recovered = tokio::task::spawn_blocking(recover).await;
-    let (driver, damage, uncovered) = recovered.map_err(|error| {
-        Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}"))
-    })??;
+        Seats::Map(map)
+    });
+    let (driver, damage, uncovered) = seated(store, recovery, &topology, seats).await?;
     let driver = Arc::new(driver);
     let links = links(&topology, &driver)?;
     let core = Arc::new(NodeCore {
@@ -132,13 +124,42 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let threads = start_threads(&core)?;
     start_tasks(&core, listener);
     if let Some((plane, inputs)) = plane {
-        let maps = plane.maps.clone();
-        tokio::spawn(run_seating(Arc::clone(&core), maps));
-        tokio::spawn(run_lead(Arc::clone(&core), Arc::clone(&plane), inputs));
-        tokio::spawn(run_enrolment(Arc::clone(&core), Arc::clone(&plane)));
-        tokio::spawn(run_leases(Arc::clone(&core), plane));
+        start_ownership(&core, plane, inputs);
     }
     Ok((core, threads, Opened { peer_address }))
+}
+
+fn scrubbing(options: &NodeOptions) -> Scrubbing {
+    Scrubbing {
+        bytes_per_s: options.scrub_bytes_per_s,
+        pause: options.scrub_pause,
+        ..Scrubbing::default()
+    }
+}
+
+/// What lets homes change.
+fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiver<LeadInput>) {
+    let maps = plane.maps.clone();
+    tokio::spawn(run_seating(Arc::clone(core), maps));
+    tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
+    tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
+    tokio::spawn(run_leases(Arc::clone(core), plane));
+}
+
+/// A store with its partitions as they are to be seated.
+async fn seated(
+    store: Arc<Store>,
+    recovery: Recovery,
+    topology: &Topology,
+    seats: Seats,
+) -> Result<Found, Error> {
+    let held = topology.partitions();
+    let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
+    let own = topology.own.id;
+    let recover = move || recover(store, recovery, &held, &peers, own, &seats);
+    let recovered = tokio::task::spawn_blocking(recover).await;
+    recovered
+        .map_err(|error| Error::new(Reason::StorePoisoned, format!("recovery panicked: {error}")))?
 }
 
 /// A link to every peer.
@@ -191,6 +212,9 @@ pub(super) struct Opened {
     pub(super) peer_address: Option<std::net::SocketAddr>,
 }
 
+/// Its cores, what is damaged, and what the engine lacks.
+type Found = (Driver, Damage, Vec<PartitionId>);
+
 type Held = [(Arc<domicile_proto::Keyspace>, PartitionId)];
 
 fn recover(
@@ -200,7 +224,7 @@ fn recover(
     peers: &[RegionId],
     own: RegionId,
     seats: &Seats,
-) -> Result<(Driver, Damage, Vec<PartitionId>), Error> {
+) -> Result<Found, Error> {
     let damaged = Damage::found(&recovery);
     let found = recovery
         .partitions

@@ -3,8 +3,9 @@
 //! **Owns**: one supervisor for each lead, and carrying out what it decides.
 //! **Does not own**: the decisions (core), being leader (control).
 //!
-//! What is proposed here is not forwarded to another leader, and only if this very lead is confirmed
-//! first: what a supervisor knows of leases is all there is to know only while it is the only one.
+//! What is proposed here is not forwarded to another leader, and only if this very lead is
+//! confirmed first: what a supervisor knows of leases is all there is to know only while it is the
+//! only one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -130,13 +131,13 @@ async fn look(node: &NodeCore, plane: &Plane, lead: &mut Option<Lead>) {
 }
 
 fn step(
-    node: &Arc<NodeCore>,
+    core: &Arc<NodeCore>,
     plane: &Arc<Plane>,
     lead: &mut Lead,
     map: &ControlMap,
     input: Option<LeadInput>,
 ) {
-    let (now, wall_ms) = (node.clock.now(), Clock::wall_ms());
+    let (now, wall_ms) = (core.clock.now(), Clock::wall_ms());
     let mut effects = Vec::new();
     let supervisor = &mut lead.supervisor;
     let mut step = |input, effects: &mut Vec<SupervisorEffect>| {
@@ -145,82 +146,76 @@ fn step(
     match input {
         None => step(SupervisorInput::Tick, &mut effects),
         Some(LeadInput::Ask {
-            node: from,
+            node,
             incarnation,
             ask,
             reply,
         }) => {
-            let heard = SupervisorInput::Heard {
-                node: from,
-                incarnation,
-            };
-            step(heard, &mut effects);
+            step(SupervisorInput::Heard { node, incarnation }, &mut effects);
+            let (term, heard) = (lead.term, now);
             let confirmed = LeadInput::Confirmed {
-                term: lead.term,
-                node: from,
+                term,
+                node,
                 ask,
-                heard: now,
+                heard,
                 reply,
             };
-            confirm(plane, lead.term, confirmed);
+            confirm(plane, term, confirmed);
+        }
+        // What an older lead of this node asked for.
+        Some(LeadInput::Confirmed { term, .. } | LeadInput::Promised { term, .. })
+            if term != lead.term =>
+        {
+            return;
         }
         Some(LeadInput::Confirmed {
-            term,
-            node: from,
+            node,
             ask,
             heard,
             reply,
+            ..
         }) => {
-            if term != lead.term {
-                return;
-            }
-            let input = SupervisorInput::Grant {
-                node: from,
-                ask,
-                heard,
-            };
-            step(input, &mut effects);
-            let mut granted = None;
-            effects.retain(|effect| match effect {
-                SupervisorEffect::Grant { grant, .. } => {
-                    granted = Some(*grant);
-                    false
-                }
-                _ => true,
-            });
+            step(SupervisorInput::Grant { node, ask, heard }, &mut effects);
             // Whoever asked may have given up waiting: then the lease is of no use to anybody.
-            granted.map(|grant| reply.send(grant));
+            take_grant(&mut effects).map(|grant| reply.send(grant));
         }
-        Some(LeadInput::Promised {
-            term,
-            node: from,
-            promised,
-        }) => {
-            if term != lead.term {
-                return;
-            }
-            for (partition, floor, end) in promised {
-                let input = SupervisorInput::Promised {
-                    node: from,
-                    partition,
-                    floor,
-                    end,
-                };
-                step(input, &mut effects);
-            }
+        Some(LeadInput::Promised { node, promised, .. }) => {
+            let promised = promised.into_iter().map(|it| promise_of(node, it));
+            promised.for_each(|input| step(input, &mut effects));
         }
         Some(LeadInput::GiveUp {
             partitions,
             word,
             reply,
         }) => {
-            for partition in partitions {
-                step(SupervisorInput::GiveUp { partition, word }, &mut effects);
-            }
+            let give_up = |partition| SupervisorInput::GiveUp { partition, word };
+            let inputs = partitions.into_iter().map(give_up);
+            inputs.for_each(|input| step(input, &mut effects));
             let _ = reply.send(());
         }
     }
-    carry_out(node, plane, lead.term, effects);
+    carry_out(core, plane, lead.term, effects);
+}
+
+fn promise_of(node: NodeId, (partition, floor, end): Promised) -> SupervisorInput {
+    SupervisorInput::Promised {
+        node,
+        partition,
+        floor,
+        end,
+    }
+}
+
+fn take_grant(effects: &mut Vec<SupervisorEffect>) -> Option<Grant> {
+    let mut granted = None;
+    effects.retain(|effect| match effect {
+        SupervisorEffect::Grant { grant, .. } => {
+            granted = Some(*grant);
+            false
+        }
+        _ => true,
+    });
+    granted
 }
 
 /// Asks for a confirmation of this very lead, and says so if it comes.

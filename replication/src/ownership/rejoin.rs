@@ -85,7 +85,8 @@ async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<A
     }
     let (superseded_by, _) = *home.reigns.last().ok_or("a home without a reign")?;
     // A home that has been succeeded, or is about to be, has no say: what is here may be what its
-    // successor is chosen for. A promise made from now on is answered once the intake is open again.
+    // successor is chosen for. A promise made from now on is answered once the intake is open
+    // again.
     if let Some(promised) = node.store.promised(partition)
         && promised > superseded_by
     {

@@ -239,13 +239,16 @@ fn take_decision(decision: v1::MapDecision) -> Decision {
     }
 }
 
+fn put_switch(partition: PartitionId, from: Epoch, to: u64) -> v1::MapSwitch {
+    v1::MapSwitch {
+        partition: put_partition(partition),
+        from: put_epoch(from),
+        to,
+    }
+}
+
 fn put_command(command: &Command) -> v1::MapCommand {
     use map_command::Command as Put;
-    let switch = |partition: &PartitionId, from: &Epoch, to: u64| v1::MapSwitch {
-        partition: put_partition(*partition),
-        from: put_epoch(*from),
-        to,
-    };
     let command = match command {
         Command::AddRegion {
             region,
@@ -300,12 +303,12 @@ fn put_command(command: &Command) -> v1::MapCommand {
             partition,
             from,
             to,
-        } => Put::BeginSwitchover(switch(partition, from, to.get())),
+        } => Put::BeginSwitchover(put_switch(*partition, *from, to.get())),
         Command::CommitSwitchover { partition, from } => {
-            Put::CommitSwitchover(switch(partition, from, 0))
+            Put::CommitSwitchover(put_switch(*partition, *from, 0))
         }
         Command::AbortSwitchover { partition, from } => {
-            Put::AbortSwitchover(switch(partition, from, 0))
+            Put::AbortSwitchover(put_switch(*partition, *from, 0))
         }
     };
     let command = Some(command);

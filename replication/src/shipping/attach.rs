@@ -110,15 +110,7 @@ pub(super) fn attach(
         status.connected = true;
         status.last_error = left_out.text();
     });
-    // A copy that restarted knows only the watermarks that segments carried; one that was on its
-    // way when the last stream broke is lost. So every stream begins with all of them.
-    for (partition, slot) in slots {
-        if let Some((epoch, visible_upto)) = slot.watermark()
-            && slot.keyspace.ack != AckLevel::Async
-        {
-            link.ship.watermark(*partition, epoch, visible_upto);
-        }
-    }
+    tell_watermarks(link, slots);
     let shipped = match left_out.is_empty() {
         true => Shipped::All,
         false => Shipped::Some,
@@ -131,6 +123,18 @@ pub(super) fn attach(
         behind,
         forked,
     })
+}
+
+/// A copy that restarted knows only the watermarks that segments carried; one that was on its way
+/// when the last stream broke is lost. So every stream begins with all of them.
+fn tell_watermarks(link: &PeerLink, slots: &BTreeMap<PartitionId, Arc<Slot>>) {
+    for (partition, slot) in slots {
+        if let Some((epoch, visible_upto)) = slot.watermark()
+            && slot.keyspace.ack != AckLevel::Async
+        {
+            link.ship.watermark(*partition, epoch, visible_upto);
+        }
+    }
 }
 
 /// What tells a copy of an older reign where its log leaves this home's.

@@ -289,13 +289,10 @@ impl Supervisor {
             };
             let (watchman, book, times) = (&self.watchman, &self.book, &self.times);
             let takeover = self.takeovers.entry(partition).or_insert_with(|| {
-                let ends = [Some(assignment.home), assignment.moving_to];
-                let ends = ends
-                    .into_iter()
-                    .flatten()
-                    .map(|node| book.ends(node, times));
-                let leases_end = ends.max().unwrap_or(now);
-                TakeOver::new(assignment.epoch, now, leases_end)
+                let homes = [Some(assignment.home), assignment.moving_to];
+                let ends = homes.into_iter().flatten();
+                let leases_end = ends.map(|node| book.ends(node, times)).max();
+                TakeOver::new(assignment.epoch, now, leases_end.unwrap_or(now))
             });
             let scene = Scene {
                 map,
