@@ -203,15 +203,15 @@ async fn a_snapshot_is_sent_to_no_region_that_may_not_hold_it() {
         header: Bytes::new(),
         offset: 0,
     };
-    let refused = client.fetch_snapshot(request("ap", 2)).await.unwrap_err();
+    let refused = client.fetch_snapshot(request("ap", 3)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
-    let refused = client.fetch_snapshot(request("xx", 2)).await.unwrap_err();
+    let refused = client.fetch_snapshot(request("xx", 3)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound, "{refused}");
-    let refused = client.fetch_snapshot(request("us", 1)).await.unwrap_err();
+    let refused = client.fetch_snapshot(request("us", 2)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
     // Whoever may hold it gets it, and it holds the value.
     let mut chunks = client
-        .fetch_snapshot(request("us", 2))
+        .fetch_snapshot(request("us", 3))
         .await
         .unwrap()
         .into_inner();

@@ -167,7 +167,7 @@ mod tests {
         );
         let stranger = refused("[cluster]\ncolour = 1\n");
         assert!(
-            stranger.contains("unknown key `colour`, expected `name`"),
+            stranger.contains("unknown key `colour`, expected one of `name`"),
             "{stranger}"
         );
         let nested = refused("[[keyspace]]\nname = \"a\"\nplacement = { pined = \"eu\" }\n");
