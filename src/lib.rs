@@ -41,5 +41,6 @@ pub use domicile_replication::{
     Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry, Error,
     Expected, Forwarding, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord, OrphanRecord,
     Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage, SessionMark,
-    WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus, WriteCall,
+    Switchover, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,
+    WriteCall,
 };

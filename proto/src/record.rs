@@ -53,6 +53,8 @@ pub enum RecordKind {
     Expiry,
     /// A home begins its reign behind the records of an older one.
     ReignBegin,
+    /// The last record of a reign: its home has handed on. Its id names the node that follows.
+    ReignEnd,
 }
 
 impl RecordKind {
@@ -69,6 +71,7 @@ impl RecordKind {
             Self::DegradeEnd => 3,
             Self::Expiry => 4,
             Self::ReignBegin => 5,
+            Self::ReignEnd => 6,
         }
     }
 
@@ -79,6 +82,7 @@ impl RecordKind {
             3 => Ok(Self::DegradeEnd),
             4 => Ok(Self::Expiry),
             5 => Ok(Self::ReignBegin),
+            6 => Ok(Self::ReignEnd),
             _ => Err(WireError::Invalid {
                 what: "record kind",
                 actual: byte.into(),

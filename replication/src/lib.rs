@@ -44,7 +44,9 @@ pub use call::{
 pub use domicile_core::control::{Haste, OperatorWord, VOTERS_MIN};
 pub use error::Error;
 pub use node::status::{Detail, NodeStatus, PeerStatus};
-pub use node::{HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord, orphan_state};
+pub use node::{
+    HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord, Switchover, orphan_state,
+};
 pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;
 pub use watching::{

@@ -16,6 +16,7 @@ mod reads;
 mod restarts;
 mod retention;
 mod rig;
+mod switchover;
 mod takeover;
 mod watch;
 mod watch_doors;

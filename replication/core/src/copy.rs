@@ -119,6 +119,7 @@ impl Copy {
             Input::CopyAttached { .. }
             | Input::CopyDetached { .. }
             | Input::Ack { .. }
+            | Input::HandOn { .. }
             | Input::Lease { .. } => {
                 effects.push(Effect::Event(Event::Misdirected {
                     input: input.name(),

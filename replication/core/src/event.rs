@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use domicile_proto::{Epoch, RegionId, Seq};
+use domicile_proto::{Epoch, NodeId, RegionId, Seq};
 
 use crate::refusal::RpoMeasure;
 
@@ -138,6 +138,13 @@ pub enum Event {
     Misdirected {
         /// Its name.
         input: &'static str,
+    },
+    /// This home has ended its reign: that node follows once it has its last record.
+    HandedOn {
+        /// The last record.
+        at: Seq,
+        /// The node.
+        to: NodeId,
     },
     /// This home has been succeeded: it does nothing any more.
     Fenced {

@@ -4,7 +4,9 @@
 //! **Does not own**: letting writes in (`admission`), what marks set free (`settlement`), what is
 //! shown (`overview`).
 
-use domicile_proto::{AckLevel, Epoch, Position, RecordHead, RecordKind, RequestId, Seq, Version};
+use domicile_proto::{
+    AckLevel, Epoch, NodeId, Position, RecordHead, RecordKind, RequestId, Seq, Version,
+};
 
 use crate::ack_tracker::{AckTracker, Claim, LogEnd, Needs, OwnMarks};
 use crate::config::{ConfigError, LeaseNeed, PartitionConfig};
@@ -67,6 +69,9 @@ pub(crate) enum Phase {
     Opened,
     /// The normal course.
     Running,
+    /// The last record of the reign is appended: nothing is added, and what is there is still
+    /// acknowledged, as the node that follows begins with all of it.
+    HandedOn(NodeId),
     /// A later reign was promised: another home takes this one's place.
     Fenced(Epoch),
     /// The store failed.
@@ -96,16 +101,24 @@ impl Home {
             epoch_history,
             last_seq,
             requests,
+            handed_to,
+            visible_upto,
+            degraded_since,
+            bytes,
             ..
         } = recovered;
         let epoch = epoch.ok_or(ConfigError::NoEpoch)?;
         // It was succeeded, or is about to be: what it has stays, nothing is added.
         let succeeded = promised.filter(|promised| *promised > epoch);
-        let phase = succeeded.map_or(Phase::Opened, Phase::Fenced);
+        let phase = match (succeeded, handed_to) {
+            (Some(promised), _) => Phase::Fenced(promised),
+            (None, Some(to)) => Phase::HandedOn(to),
+            (None, None) => Phase::Opened,
+        };
         let epochs = Epochs::new(epoch_history, epoch, last_seq)?;
         // From disk: a mark beyond the log's end means no more than the end.
-        let visible_upto = recovered.visible_upto.min(last_seq);
-        let degraded_since = recovered.degraded_since.filter(|since| *since <= last_seq);
+        let visible_upto = visible_upto.min(last_seq);
+        let degraded_since = degraded_since.filter(|since| *since <= last_seq);
         let copies = config.copies();
         let needs = Needs::of(config.ack, copies);
         Ok(Self {
@@ -123,7 +136,7 @@ impl Home {
             delayed: Delayed::default(),
             in_flight: InFlight::new(config.window, last_seq),
             requests: Requests::recover(requests, last_seq),
-            lag: Lag::new(last_seq, recovered.bytes, now, copies),
+            lag: Lag::new(last_seq, bytes, now, copies),
             guard: RpoGuard::new(config.max_rpo),
             degrade: Degrade::new(config.ack_timeout, degraded_since, now),
             counters: Counters::default(),
@@ -153,6 +166,7 @@ impl Home {
                 return self.stop(Phase::Fenced(epoch), effects);
             }
             Input::Promised { .. } => {}
+            Input::HandOn { to } => self.hand_on(to, now, effects),
             Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
             Input::CopyAttached {
@@ -212,6 +226,16 @@ impl Home {
         self.settle(now, effects);
     }
 
+    /// Ends the reign, if it goes on: whoever has its last record may begin the next one.
+    fn hand_on(&mut self, to: NodeId, now: Moment, effects: &mut Vec<Effect>) {
+        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
+        if self.phase == Phase::Running && has_lease {
+            let at = self.append_mark_of(RecordKind::ReignEnd, to, now, effects);
+            self.phase = Phase::HandedOn(to);
+            effects.push(Effect::Event(Event::HandedOn { at, to }));
+        }
+    }
+
     fn on_attached(&mut self, claim: Claim, end: LogEnd, effects: &mut Vec<Effect>) {
         let event = self.acks.attach(claim, end, &self.epochs, self.durable);
         effects.extend(event.map(Effect::Event));
@@ -252,7 +276,9 @@ impl Home {
     fn ship(&self, effects: &mut Vec<Effect>) {
         let upto = self.durable.upto();
         if self.config.copies() > 0 && upto > Seq::NONE {
-            let is_awaited = self.needs.received > 0 || self.waiters.await_copies();
+            let is_awaited = self.needs.received > 0
+                || self.waiters.await_copies()
+                || matches!(self.phase, Phase::HandedOn(_));
             effects.push(Effect::Ship {
                 upto,
                 urgency: Urgency::of(is_awaited),
@@ -318,6 +344,17 @@ impl Home {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) -> Seq {
+        let node = self.epochs.present().node;
+        self.append_mark_of(kind, node, now, effects)
+    }
+
+    fn append_mark_of(
+        &mut self,
+        kind: RecordKind,
+        node: NodeId,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> Seq {
         let seq = self.appended.upto().next();
         self.appended.raise(seq);
         self.in_flight.push(seq, MARK_BYTES, Vec::new(), now);
@@ -327,7 +364,7 @@ impl Home {
             level: self.config.ack,
             hlc: self.requests.newest(),
             generation: 0,
-            request_id: mark_id(self.epochs.present(), seq),
+            request_id: mark_id(node, seq),
         };
         effects.push(Effect::AppendMark {
             seq,
@@ -379,8 +416,17 @@ pub(crate) enum Origin {
     Remembered,
 }
 
-/// A mark is nobody's request, yet a record has an id: its place, which no client library makes.
-fn mark_id(epoch: Epoch, seq: Seq) -> RequestId {
-    let id = u128::from(epoch.node.get()) << 64 | u128::from(seq.get());
+/// A mark is nobody's request, yet a record has an id: a node and its place, which no client
+/// library makes.
+fn mark_id(node: NodeId, seq: Seq) -> RequestId {
+    let id = u128::from(node.get()) << 64 | u128::from(seq.get());
     RequestId::new(id).expect("a node id is not zero")
+}
+
+/// The node that follows as home, if this is the last record of a reign that was handed on.
+#[must_use]
+pub fn handed_to(head: &RecordHead) -> Option<NodeId> {
+    let node = (head.request_id.get() >> 64) as u64;
+    let is_end = head.kind == RecordKind::ReignEnd;
+    NodeId::new(node).ok().filter(|_| is_end)
 }

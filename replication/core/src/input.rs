@@ -3,7 +3,7 @@
 //! **Owns**: the closed list of inputs, who sends each and what must hold.
 //! **Does not own**: what follows from them (`home`, `copy`).
 
-use domicile_proto::{AckLevel, ChainHash, Epoch, RegionId, SegmentHeader, Seq};
+use domicile_proto::{AckLevel, ChainHash, Epoch, NodeId, RegionId, SegmentHeader, Seq};
 
 use crate::moment::Moment;
 use crate::write::Write;
@@ -98,6 +98,13 @@ pub enum Input {
         /// Up to where its records are visible.
         visible_upto: Seq,
     },
+    /// Sent by whoever moves the partition, to a home: it ends its reign with a mark, and `to`
+    /// begins the next one once it has that. Nothing happens where the reign is over already or the
+    /// lease has run out.
+    HandOn {
+        /// The node that follows.
+        to: NodeId,
+    },
     /// Sent by the driver when [`next_timeout`](crate::Partition::next_timeout) is due, and once
     /// after opening: what recovery allows at once comes out of that first one.
     Tick,
@@ -149,6 +156,7 @@ impl Input {
             Self::Installed { .. } => "installed",
             Self::Promised { .. } => "promised",
             Self::Lease { .. } => "lease",
+            Self::HandOn { .. } => "hand on",
             Self::Watermark { .. } => "watermark",
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",

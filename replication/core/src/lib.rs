@@ -79,6 +79,7 @@ pub use config::{ConfigError, LeaseNeed, PartitionConfig, Window};
 pub use effect::{Effect, RejectCause, Urgency};
 pub use epochs::fork;
 pub use event::{AckFault, Event};
+pub use home::handed_to;
 pub use input::{Awaited, Input};
 pub use moment::Moment;
 pub use partition::Partition;

@@ -33,6 +33,7 @@ impl Home {
                 let epoch = self.epochs.present();
                 Err(Refusal::Fenced { epoch, promised })
             }
+            Phase::HandedOn(to) => Err(Refusal::HandedOn { to }),
             Phase::Opened | Phase::Running => Ok(()),
         }
     }
@@ -63,7 +64,7 @@ impl Home {
         match self.phase {
             Phase::Opened => Some(self.opened),
             Phase::Fenced(_) | Phase::Poisoned => None,
-            Phase::Running => {
+            Phase::Running | Phase::HandedOn(_) => {
                 let (waiter, held) = (self.waiters.next_timeout(), self.delayed.next_due());
                 [waiter, held, self.degraded_due()]
                     .into_iter()

@@ -3,7 +3,7 @@
 //! **Owns**: the entrance to both roles, the rule that time does not go back.
 //! **Does not own**: what the roles do (`home`, `copy`).
 
-use domicile_proto::{ChainHash, Epoch, RegionId, RequestId, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, RegionId, RequestId, Seq};
 
 use crate::config::{ConfigError, PartitionConfig};
 use crate::copy::Copy;
@@ -203,6 +203,18 @@ impl Partition {
         match &self.state {
             State::Home(home) => home.phase == Phase::Poisoned,
             State::Copy(copy) => copy.is_poisoned(),
+        }
+    }
+
+    /// At a home that has ended its reign: the node that follows.
+    #[must_use]
+    pub fn handed_to(&self) -> Option<NodeId> {
+        match &self.state {
+            State::Home(home) => match home.phase {
+                Phase::HandedOn(to) => Some(to),
+                _ => None,
+            },
+            State::Copy(_) => None,
         }
     }
 

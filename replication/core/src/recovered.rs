@@ -3,7 +3,7 @@
 //! **Owns**: the shape of it.
 //! **Does not own**: finding it (storage), minting an epoch (the driver).
 
-use domicile_proto::{AckLevel, ChainHash, Epoch, Hlc, RequestId, Seq};
+use domicile_proto::{AckLevel, ChainHash, Epoch, Hlc, NodeId, RequestId, Seq};
 
 /// A request whose record is in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Recovered {
     pub bytes: u64,
     /// At a home that stopped while degraded: the begin mark that no end mark follows.
     pub degraded_since: Option<Seq>,
+    /// At a home: the node that it has handed on to, if its last record says so.
+    pub handed_to: Option<NodeId>,
     /// The requests of the last records of kind write, in the order of their places.
     pub requests: Vec<RememberedRequest>,
 }

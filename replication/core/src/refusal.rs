@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use domicile_proto::{Achieved, AckLevel, Epoch, Position, Reason, RegionId, Seq, Version};
+use domicile_proto::{Achieved, AckLevel, Epoch, NodeId, Position, Reason, RegionId, Seq, Version};
 
 use crate::region_set::RegionSet;
 
@@ -134,6 +134,12 @@ pub enum Refusal {
         /// The one promised.
         promised: Epoch,
     },
+    /// It has ended its reign in favour of another node.
+    #[error("handed on to {to}")]
+    HandedOn {
+        /// The node that follows.
+        to: NodeId,
+    },
     /// The home's lease has run out, or it has none yet: another may be home by now.
     #[error("{}", lease_text(.late_ms))]
     NoLease {
@@ -167,7 +173,7 @@ impl Refusal {
             Self::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
             Self::NotHome { .. } => Reason::WrongHome,
             Self::Fenced { .. } => Reason::StaleEpoch,
-            Self::NoLease { .. } => Reason::NoHome,
+            Self::NoLease { .. } | Self::HandedOn { .. } => Reason::NoHome,
             Self::Poisoned => Reason::StorePoisoned,
             Self::Recovering { .. } => Reason::Recovering,
         }

@@ -28,7 +28,9 @@ impl Home {
         let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
         self.degrade.sample(self.durable.upto(), now);
         if has_lease {
-            self.end_degraded(now, effects);
+            if self.phase == Phase::Running {
+                self.end_degraded(now, effects);
+            }
             self.raise_visible(effects);
             self.answer_met(now, effects);
             while let Some(waiter) = self.delayed.take_due(now) {
@@ -38,7 +40,7 @@ impl Home {
         while let Some(waiter) = self.waiters.take_expired(now) {
             self.give_up(waiter, effects);
         }
-        if has_lease {
+        if has_lease && self.phase == Phase::Running {
             self.begin_degraded(now, effects);
         }
         let (visible, durable, appended) = (self.visible, self.durable, self.appended);
@@ -159,7 +161,8 @@ impl Home {
     /// When the degraded state begins if nothing else happens: the oldest record that is durable
     /// here and not visible has then waited for `ack_timeout`. A slow disk of our own is no reason.
     pub(crate) fn degraded_due(&self) -> Option<Moment> {
-        let applies = self.config.on_timeout == OnTimeout::Degrade
+        let applies = self.phase == Phase::Running
+            && self.config.on_timeout == OnTimeout::Degrade
             && self.needs.received > 0
             && self.degrade.began().is_none()
             && self.visible < self.durable;

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use domicile_core::{
     Awaited, Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition,
     PartitionConfig, Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket,
-    Urgency, Window, Write,
+    Urgency, Window, Write, handed_to,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
@@ -244,6 +244,9 @@ impl World {
             "lease" => Input::Lease {
                 until: Moment::from_micros(1_000_000).plus(duration(command.word(1))),
             },
+            "hand_on" => Input::HandOn {
+                to: NodeId::new(command.number(1)).unwrap(),
+            },
             "tick" => Input::Tick,
             "poison" => Input::Poisoned,
             word => panic!("unknown command {word}"),
@@ -312,6 +315,9 @@ impl World {
             bytes: 100 * last_seq.get(),
             degraded_since: command.option("degraded_since").map(Seq::new),
             requests: requests.copied().collect(),
+            handed_to: command
+                .option("handed_to")
+                .map(|to| NodeId::new(to).unwrap()),
         };
         let opened = if config.own_region == config.home_region {
             Partition::home(config, recovered, self.now)
@@ -472,12 +478,9 @@ impl World {
                 head,
                 visible_upto,
             } => {
-                writeln!(
-                    output,
-                    "mark {:?} at {seq} visible={visible_upto}",
-                    head.kind
-                )
-                .unwrap();
+                let to = handed_to(head).map_or(String::new(), |to| format!(" to={to}"));
+                let kind = head.kind;
+                writeln!(output, "mark {kind:?} at {seq} visible={visible_upto}{to}").unwrap();
             }
             Effect::Reply {
                 ticket,

@@ -12,7 +12,7 @@ use domicile_core::{
     CopyStatus, Effect, LeaseNeed, Moment, Partition, PartitionConfig, PartitionStatus, Role,
     Standing, Ticket,
 };
-use domicile_proto::{Epoch, Hlc, Keyspace, PartitionId, Position, Reason, RegionId, Seq};
+use domicile_proto::{Epoch, Hlc, Keyspace, NodeId, PartitionId, Position, Reason, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
 use domicile_storage::retention::NOTHING;
 use tokio::sync::Notify;
@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     home: AtomicU16,
     /// Whether it is this node.
     is_home: AtomicBool,
+    /// The region that follows on this home, which has ended its reign; 0: it has not.
+    handed_on: AtomicU16,
     lease: Arc<NodeLease>,
     /// Whether reads of the newest need it.
     needs_lease: AtomicBool,
@@ -161,6 +163,7 @@ impl Slot {
             keyspace,
             home: AtomicU16::new(home.get()),
             is_home: AtomicBool::new(is_home),
+            handed_on: AtomicU16::new(0),
             lease,
             needs_lease: AtomicBool::new(need > LeaseNeed::Nothing),
             cells,
@@ -190,6 +193,7 @@ impl Slot {
         self.home.store(config.home_region.get(), Ordering::Release);
         let is_home = core.role() == Role::Home;
         self.is_home.store(is_home, Ordering::Release);
+        self.handed_on.store(0, Ordering::Release);
         let needs_lease = config.lease > LeaseNeed::Nothing;
         self.needs_lease.store(needs_lease, Ordering::Release);
         (state.core, state.armed, state.stalled) = (core, None, false);
@@ -199,6 +203,22 @@ impl Slot {
     /// Whether this node is its home, as far as it knows: the core knows better.
     pub(crate) fn is_home(&self) -> bool {
         self.is_home.load(Ordering::Acquire)
+    }
+
+    /// The node that follows, once this home has ended its reign.
+    pub(crate) fn handed_to(&self) -> Option<NodeId> {
+        self.lock().core.handed_to()
+    }
+
+    /// This home has ended its reign: that region follows.
+    pub(crate) fn set_handed_on(&self, region: RegionId) {
+        self.handed_on.store(region.get(), Ordering::Release);
+        self.close_reads();
+    }
+
+    /// The region that follows on this home, which has ended its reign.
+    pub(crate) fn handed_on(&self) -> Option<RegionId> {
+        RegionId::new(self.handed_on.load(Ordering::Acquire)).ok()
     }
 
     /// Whether the home may answer linearizable reads.

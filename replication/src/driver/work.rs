@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::receipt::Receipt;
 
 /// A write that has passed every check that needs no lock.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PreparedWrite {
     pub(crate) purpose: Purpose,
     pub(crate) request_id: RequestId,

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::control::OperatorWord;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::builder::NodeBuilder;
 use super::handle::KeyspaceHandle;
-use super::homes::{HomeChange, OrphanRecord};
+use super::homes::{HomeChange, OrphanRecord, Switchover};
 use super::interior::NodeCore;
 use super::open::Threads;
 use super::status::{Detail, NodeStatus};
@@ -123,6 +124,24 @@ impl Node {
     /// `INVALID_ARGUMENT` where homes are static.
     pub fn home_changes(&self) -> Result<Vec<HomeChange>, Error> {
         self.core().home_changes()
+    }
+
+    /// Hands partitions on to the region `to`, as planned and with nothing lost: those of a region,
+    /// or of all; of a keyspace, or of all that may be there. From any node. Each partition's
+    /// writes stop for about a round trip, and it stays where it is if the other region does not
+    /// keep up.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static or no node of the region is known; `NO_HOME` while
+    /// the control plane has no leader.
+    pub async fn switch_over(
+        &self,
+        from: Option<RegionId>,
+        to: RegionId,
+        keyspace: Option<&Name>,
+        within: Duration,
+    ) -> Result<Switchover, Error> {
+        self.core().switch_over(from, to, keyspace, within).await
     }
 
     /// Gives up all homes of a region, by an operator's word; how many. Their successors are chosen

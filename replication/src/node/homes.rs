@@ -3,20 +3,25 @@
 //! **Owns**: the shapes shown, which partitions an operator's word is about.
 //! **Does not own**: deciding (the leader), orphan files (storage).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::control::{Change, OperatorWord, Why};
-use domicile_proto::{PartitionId, Reason, RegionId};
+use domicile_core::control::{Change, Command, OperatorWord, Why};
+use domicile_proto::{Epoch, Name, NodeId, PartitionId, Reason, RegionId};
 use domicile_storage::{Orphan, OrphanFile, OrphanState};
 use tokio::sync::oneshot;
 
 use super::interior::NodeCore;
 use crate::error::Error;
-use crate::ownership::{LeadInput, blocking};
+use crate::ownership::{LeadInput, Plane, blocking};
 
 /// How long the leader's task may take to hear an operator.
 const HEARING_MAX: Duration = Duration::from_secs(2);
+
+/// Partitions handed on at once: each stops for about a round trip, and they share a disk and a
+/// link. Twice as many make the pause of each longer.
+const SWITCHED_AT_ONCE: usize = 64;
 
 /// A change of home, for people. Times are in ms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,15 @@ pub struct HomeChange {
     pub actual_writes: Option<u64>,
     /// Their bytes on disk.
     pub actual_bytes: Option<u64>,
+}
+
+/// What became of a planned change of homes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Switchover {
+    /// These have their new home.
+    pub moved: Vec<PartitionId>,
+    /// These have not, and why.
+    pub stayed: Vec<(PartitionId, String)>,
 }
 
 /// A record that a new home never had.
@@ -87,6 +101,54 @@ impl NodeCore {
             }
         };
         Ok(map.history().iter().map(shown).collect())
+    }
+
+    pub(super) async fn switch_over(
+        &self,
+        from: Option<RegionId>,
+        to: RegionId,
+        keyspace: Option<&Name>,
+        within: Duration,
+    ) -> Result<Switchover, Error> {
+        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
+        let map = plane.map();
+        let mut nodes = map.live_nodes();
+        let (follower, _) = nodes.find(|(_, region)| *region == to).ok_or_else(|| {
+            let message = format!("no node of region {to} is in the cluster");
+            Error::new(Reason::InvalidArgument, message)
+        })?;
+        let moved = map.assignments().filter(|(partition, it)| {
+            let home = map.node(it.home).map(|node| node.region);
+            let policy = map.keyspace(partition.keyspace);
+            let is_meant = policy.is_some_and(|policy| {
+                let is_named = keyspace.is_none_or(|name| policy.name == *name);
+                is_named && policy.regions.contains(&to)
+            });
+            is_meant && home != Some(to) && from.is_none_or(|from| home == Some(from))
+        });
+        let moved: Vec<(PartitionId, Epoch)> = moved.map(|(id, it)| (id, it.epoch)).collect();
+        let begin = |(partition, from): &(PartitionId, Epoch)| Command::BeginSwitchover {
+            partition: *partition,
+            from: *from,
+            to: follower,
+        };
+        let deadline = tokio::time::Instant::now() + within;
+        let mut outcome = Switchover::default();
+        for chunk in moved.chunks(SWITCHED_AT_ONCE) {
+            let commands: Vec<Command> = chunk.iter().map(begin).collect();
+            let refused = plane.propose(&commands, within).await?;
+            let refused = chunk.iter().zip(refused).filter(|(_, why)| !why.is_empty());
+            let refused: BTreeMap<PartitionId, String> =
+                refused.map(|((id, _), why)| (*id, why)).collect();
+            for (partition, from) in chunk.iter().filter(|(id, _)| !refused.contains_key(id)) {
+                match switched(plane, *partition, *from, follower, deadline).await {
+                    Ok(()) => outcome.moved.push(*partition),
+                    Err(why) => outcome.stayed.push((*partition, why.to_owned())),
+                }
+            }
+            outcome.stayed.extend(refused);
+        }
+        Ok(outcome)
     }
 
     pub(super) async fn give_up_homes(
@@ -137,6 +199,39 @@ impl NodeCore {
             Ok(all)
         });
         read.await
+    }
+}
+
+/// Waits for the end of one switchover.
+async fn switched(
+    plane: &Plane,
+    partition: PartitionId,
+    from: Epoch,
+    to: NodeId,
+    deadline: tokio::time::Instant,
+) -> Result<(), &'static str> {
+    let mut maps = plane.maps.clone();
+    loop {
+        let found = maps.borrow_and_update().assignment(partition);
+        let Some(found) = found else {
+            return Err("its keyspace is gone");
+        };
+        if found.epoch != from {
+            let is_there = found.home == to;
+            return is_there.then_some(()).ok_or("it has another home by now");
+        }
+        if found.lost.is_some() {
+            return Err("its home was lost meanwhile");
+        }
+        if found.moving_to.is_none() {
+            return Err("called off: the region does not keep up, or the home has no lease");
+        }
+        let changed = tokio::time::timeout_at(deadline, maps.changed()).await;
+        match changed {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err("the node closes"),
+            Err(_) => return Err("not done in time: it goes on"),
+        }
     }
 }
 

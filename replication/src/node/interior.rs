@@ -141,10 +141,11 @@ impl NodeCore {
             )
         };
         let slot = self.driver.slot(partition).ok_or_else(missing)?;
-        if slot.is_home() {
+        let handed_on = slot.handed_on();
+        if slot.is_home() && handed_on.is_none() {
             return Ok(Route::Here(slot));
         }
-        let home = slot.home();
+        let home = handed_on.unwrap_or_else(|| slot.home());
         if home == self.topology.own.id {
             let message = format!("{partition}: its home is gone and has no successor so far");
             return Err(Error::new(Reason::NoHome, message));

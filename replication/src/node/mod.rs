@@ -1,6 +1,7 @@
 //! The node: the embedded database, and what the server's doors stand on.
 
 mod builder;
+mod chase;
 mod close;
 mod digest_round;
 mod digests;
@@ -22,7 +23,7 @@ mod write;
 pub use builder::NodeBuilder;
 pub use embedded::Node;
 pub use handle::{KeyspaceHandle, Read, Scan, Write};
-pub use homes::{HomeChange, OrphanRecord, orphan_state};
+pub use homes::{HomeChange, OrphanRecord, Switchover, orphan_state};
 pub(crate) use interior::NodeCore;
 pub(crate) use scan::{PartitionRows, PartitionScan, partitions_of};
 pub use watch::Watch;

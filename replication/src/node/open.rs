@@ -26,8 +26,8 @@ use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
 use crate::ownership::{
-    LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, open_core, run_enrolment,
-    run_lead, run_leases, run_mender, run_seating,
+    LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, open_core,
+    run_enrolment, run_lead, run_leases, run_mender, run_seating, run_switchovers,
 };
 use crate::peers::{PeerLink, PeerListener};
 use crate::shipping::run_shipper;
@@ -141,6 +141,7 @@ fn scrubbing(options: &NodeOptions) -> Scrubbing {
 fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiver<LeadInput>) {
     let maps = plane.maps.clone();
     tokio::spawn(run_seating(Arc::clone(core), maps));
+    tokio::spawn(run_switchovers(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
     tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_leases(Arc::clone(core), plane));
@@ -257,6 +258,10 @@ fn recover(
         let recovered = Recovered {
             requests: requests.remove(&partition).unwrap_or_default(),
             promised: driver.store.promised(partition),
+            handed_to: match seat.is_here {
+                true => handed_on(&driver.store, partition, seat)?,
+                false => None,
+            },
             ..recovered_state(found.remove(&partition), seat, recovery.node_id)
         };
         let config = config_of(keyspace, partition, own, seat);

@@ -15,12 +15,22 @@ use crate::driver::Slot;
 use crate::error::Error;
 
 impl NodeCore {
-    /// Reads one key.
+    /// Reads one key. While its home changes, it is looked for again until the time is up.
     pub(crate) async fn read(&self, call: ReadCall) -> Result<ReadAnswer, Error> {
         domicile_proto::limits::check_key(&call.key)?;
         self.check_residency(&call.keyspace)?;
+        let mut chase = self.chase(call.timeout.unwrap_or(TIMEOUT_DEFAULT), call.forwarding);
+        loop {
+            let outcome = self.read_once(call.clone(), chase.left()).await;
+            match chase.settle(outcome) {
+                Some(outcome) => return outcome,
+                None => chase.pause().await,
+            }
+        }
+    }
+
+    async fn read_once(&self, call: ReadCall, timeout: Duration) -> Result<ReadAnswer, Error> {
         let partition = call.keyspace.partition_of(&call.key);
-        let timeout = call.timeout.unwrap_or(TIMEOUT_DEFAULT);
         if self
             .may_answer(partition, &call.consistency, timeout)
             .await?
@@ -59,6 +69,9 @@ impl NodeCore {
         let Some(slot) = self.driver.slot(partition) else {
             return Ok(false);
         };
+        if slot.handed_on().is_some() {
+            return Ok(false);
+        }
         if slot.is_home() {
             slot.check_reads_open(self.clock.now())?;
         } else if slot.is_damaged() || !slot.cells.is_readable() {

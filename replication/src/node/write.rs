@@ -75,7 +75,33 @@ impl NodeCore {
             timeout,
             write,
         } = checked;
-        match self.route(partition, forwarding)? {
+        if self.plane.is_none() {
+            let route = self.route(partition, forwarding)?;
+            return self.write_by(keyspace, route, write, timeout).await;
+        }
+        // The id is the same each time: at most one of the attempts takes effect at its home.
+        let mut chase = self.chase(timeout, forwarding);
+        loop {
+            let (write, left) = (write.clone(), chase.left());
+            let outcome = match self.route(partition, forwarding) {
+                Ok(route) => self.write_by(keyspace, route, write, left).await,
+                Err(error) => Err(error),
+            };
+            match chase.settle(outcome) {
+                Some(outcome) => return outcome,
+                None => chase.pause().await,
+            }
+        }
+    }
+
+    async fn write_by(
+        &self,
+        keyspace: &Keyspace,
+        route: Route,
+        write: PreparedWrite,
+        timeout: Duration,
+    ) -> Result<Receipt, Error> {
+        match route {
             Route::Here(slot) => self.write_here(&slot, write, timeout).await,
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();

@@ -5,6 +5,7 @@
 //!                                                          then leases count, then exchange cores
 //!   leases: ask the leader --> lead: confirmed, granted; homes of silent nodes succeeded
 //!   lead: asks "promise" --> promises: durable, all that came before on disk, what is here
+//!   switchover: the home's last record --shipped--> the node that follows begins; the map is told
 //!   a new home finds a copy forked --> rejoin: seal, cut, heal, go on
 //! ```
 
@@ -16,11 +17,13 @@ mod promises;
 mod rejoin;
 mod seating;
 mod state;
+mod switchover;
 mod wire;
 
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
 pub(crate) use leases::{answer_renewal, run_enrolment, run_leases};
 pub(crate) use plane::Plane;
 pub(crate) use rejoin::{HEAL_KEYS_MAX, cells_here, rejoin, run_mender};
-pub(crate) use seating::{Seat, Seats, blocking, config_of, open_core, run_seating};
+pub(crate) use seating::{Seat, Seats, blocking, config_of, handed_on, open_core, run_seating};
 pub(crate) use state::Ownership;
+pub(crate) use switchover::run_switchovers;

@@ -11,10 +11,11 @@ use std::time::Duration;
 use domicile_core::control::{Assignment, Command, ControlMap, Fencing, Note};
 use domicile_core::{Input, LeaseNeed, Partition, PartitionConfig, Recovered, RememberedRequest};
 use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
-use domicile_storage::StoreError;
+use domicile_storage::{Store, StoreError};
 use tokio::sync::watch;
 
 use super::leases::tell;
+use super::switchover::reign_end;
 use crate::driver::{Slot, remembered_requests};
 use crate::error::Error;
 use crate::node::NodeCore;
@@ -130,6 +131,7 @@ pub(crate) async fn run_seating(node: Arc<NodeCore>, mut maps: watch::Receiver<A
         tokio::select! {
             () = node.closed() => return,
             changed = maps.changed() => if changed.is_err() { return },
+            () = node.ownership.handed.notified() => {}
             () = tokio::time::sleep(retry.unwrap_or(Duration::MAX)), if retry.is_some() => {}
         }
     }
@@ -177,7 +179,23 @@ async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, E
 
 fn seat_of(node: &NodeCore, seats: &Seats, slot: &Slot) -> Option<Seat> {
     let own = (node.topology.own.id, node.store.node_id());
-    seats.of(&slot.keyspace, slot.partition, own)
+    let seat = seats.of(&slot.keyspace, slot.partition, own)?;
+    let Seats::Map(map) = seats else {
+        return Some(seat);
+    };
+    // Given up, both reigns are over.
+    let is_lost = seat.floor > seat.epoch;
+    let handed = node.ownership.handed(slot.partition);
+    let Some(epoch) = handed.filter(|epoch| Some(*epoch) > seat.epoch && !is_lost) else {
+        return Some(seat);
+    };
+    Some(Seat {
+        home: map.node(epoch.node)?.region,
+        is_here: epoch.node == own.1,
+        epoch: Some(epoch),
+        floor: Some(epoch),
+        lease: seat.lease,
+    })
 }
 
 /// Whether a slot's core was opened for another place. One whose home is given up stays where it
@@ -237,7 +255,7 @@ async fn learn_keyspaces(
         let is_found = node.store.tail(partition).is_some();
         let requests = requests.remove(&partition).unwrap_or_default();
         let config = config_of(&keyspace, partition, own, seat);
-        let recovered = recovered_of(node, partition, seat, requests, None);
+        let recovered = recovered_of(node, partition, seat, requests, None)?;
         let core = open_core(config, recovered, seat, node.clock.now())?;
         let slot = node.driver.add(keyspace, core);
         if let Some(damage) = node.damage.of(partition, is_found) {
@@ -288,17 +306,32 @@ fn recovered_of(
     seat: Seat,
     requests: Vec<RememberedRequest>,
     visible_upto: Option<Seq>,
-) -> Recovered {
+) -> Result<Recovered, Error> {
     let copy = recovered_copy(node, partition);
-    Recovered {
+    Ok(Recovered {
         epoch: match seat.is_here {
             true => seat.epoch,
             false => copy.epoch,
         },
         visible_upto: visible_upto.unwrap_or(copy.visible_upto),
+        handed_to: match seat.is_here {
+            true => handed_on(&node.store, partition, seat)?,
+            false => None,
+        },
         requests,
         ..copy
-    }
+    })
+}
+
+/// The node that the home of this reign has handed on to, if it has.
+pub(crate) fn handed_on(
+    store: &Store,
+    partition: PartitionId,
+    seat: Seat,
+) -> Result<Option<NodeId>, StoreError> {
+    let end = reign_end(store, partition)?;
+    let end = end.filter(|(epoch, _)| Some(*epoch) == seat.epoch);
+    Ok(end.map(|(_, to)| to))
 }
 
 /// Exchanges the cores of these partitions, and lets the streams begin anew.
@@ -324,7 +357,7 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
         let config = config_of(&slot.keyspace, partition, node.topology.own.id, *seat);
         let requests = requests.remove(&partition).unwrap_or_default();
         let visible_upto = slot.visible_upto();
-        let recovered = recovered_of(node, partition, *seat, requests, Some(visible_upto));
+        let recovered = recovered_of(node, partition, *seat, requests, Some(visible_upto))?;
         let newest = recovered.requests.iter().map(|request| request.hlc).max();
         newest.map(|hlc| node.clock.observe(hlc));
         let core = open_core(config, recovered, *seat, node.clock.now())?;

@@ -22,6 +22,9 @@ use crate::receipt::Receipt;
 /// its own answer (INDETERMINATE with the position) says more than a cut connection.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// Marks a write of which nobody knows what its home made of it: it may be asked for again.
+pub(crate) const ANSWER_LOST: &str = "answer_lost";
+
 impl PeerLink {
     /// Has the home do a write.
     pub(crate) async fn forward_write(
@@ -50,6 +53,7 @@ impl PeerLink {
         let unknown = |error: Error| {
             Error::new(Reason::Indeterminate, error.to_string())
                 .with("request_id", request_id)
+                .with(ANSWER_LOST, true)
                 .caused_by(error)
         };
         match self.forward(from, request, timeout).await {

@@ -6,6 +6,7 @@ mod link;
 mod listener;
 mod messages;
 
+pub(crate) use forward::ANSWER_LOST;
 pub(crate) use link::{PeerLink, lazy_client};
 pub(crate) use listener::PeerListener;
 pub(crate) use messages::{

@@ -139,6 +139,9 @@ fn tell_watermarks(link: &PeerLink, slots: &BTreeMap<PartitionId, Arc<Slot>>) {
 
 /// What tells a copy of an older reign where its log leaves this home's.
 fn forked(node: &NodeCore, slot: &Slot, mark: &HeldMark) -> Option<v1::Forked> {
+    // Where homes are static no change of home explains it: this one was restored from a backup, or
+    // has lost its disk, and the copies may have what it lost.
+    node.plane.as_ref()?;
     let own = slot.epoch()?;
     // One of this reign or a later one is not explained by a change of home: nothing is cut then.
     if mark.epoch.is_none_or(|epoch| epoch >= own) {

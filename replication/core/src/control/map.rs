@@ -445,6 +445,10 @@ impl ControlMap {
     fn switching(&self, partition: PartitionId, from: Epoch) -> Result<NodeId, CommandRefused> {
         let problem = "no switchover is under way";
         let before = self.check_epoch(partition, from)?;
+        if before.lost.is_some() {
+            let problem = "its home is being given up, and whoever follows with it";
+            return Err(CommandRefused::Switchover { partition, problem });
+        }
         let to = before.moving_to;
         to.ok_or(CommandRefused::Switchover { partition, problem })
     }

@@ -23,7 +23,7 @@ pub use fencing::{Fencing, VOTERS_MIN, revokes};
 pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
 pub use lease::{Grant, LeaseBook, LeaseHolder};
 pub use map::{Assignment, ControlMap, MapParts, Node, Region};
-pub use supervisor::{Supervisor, SupervisorEffect, SupervisorInput};
+pub use supervisor::{SWITCH_PATIENCE, Supervisor, SupervisorEffect, SupervisorInput};
 pub use takeover::{OperatorWord, PromisedEnd};
 pub use times::{ControlTimes, DRIFT_MAX_PERCENT, Haste};
 pub use watchman::Watchman;

@@ -24,6 +24,10 @@ use crate::moment::Moment;
 /// What was proposed or asked and not answered is repeated after this long, and two round trips.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
+/// How long a home may take to call a switchover off, and twice as long as it does take: by then
+/// it has ended its reign, or it goes on.
+pub const SWITCH_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a leader hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SupervisorInput {
@@ -201,7 +205,11 @@ impl Supervisor {
         let mut commands = Vec::new();
         for (partition, assignment) in map.assignments() {
             let home = assignment.home;
-            if assignment.lost.is_some() || !self.watchman.is_lost(home, now, &self.times) {
+            let is_silent = self.watchman.is_lost(home, now, &self.times)
+                || assignment
+                    .moving_to
+                    .is_some_and(|to| self.is_stranded(to, now));
+            if assignment.lost.is_some() || !is_silent {
                 continue;
             }
             let asked = self.given_up.get(&partition);
@@ -223,6 +231,13 @@ impl Supervisor {
         if !commands.is_empty() {
             effects.push(SupervisorEffect::Propose(commands));
         }
+    }
+
+    /// Whether a partition that is being handed to this node may have no home any more: the old one
+    /// would have called it off by now, unless it had ended its reign.
+    fn is_stranded(&self, to: NodeId, now: Moment) -> bool {
+        let lost_at = self.watchman.lost_at(to, &self.times);
+        now >= lost_at.plus(SWITCH_PATIENCE)
     }
 
     /// Whether giving the home up now could lead to a successor: else it would only stop a home

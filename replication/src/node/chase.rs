@@ -1,0 +1,126 @@
+//! Looking for a home that changes, until the caller's time is up.
+//!
+//! **Owns**: which failures mean "ask again", how soon, and what is said when the time is up.
+//! **Does not own**: where the home is (slots), doing the request.
+
+use std::time::{Duration, Instant};
+
+use domicile_proto::Reason;
+
+use super::interior::NodeCore;
+use crate::call::Forwarding;
+use crate::error::Error;
+use crate::peers::ANSWER_LOST;
+
+/// How soon a home is looked for again: a change of home is known here within a round trip of its
+/// end. Half of it is what a caller waits longer than it must, on average.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// One request, over all its attempts.
+#[derive(Debug)]
+pub(super) struct Chase {
+    deadline: Instant,
+    /// Homes do not change here, or no other node may be asked: whatever fails has failed.
+    is_over: bool,
+    /// What an attempt said of which nobody knows what became of it: a later one that was not done
+    /// does not undo it.
+    unknown: Option<Error>,
+}
+
+impl NodeCore {
+    pub(super) fn chase(&self, timeout: Duration, forwarding: Forwarding) -> Chase {
+        Chase {
+            deadline: Instant::now() + timeout,
+            is_over: self.plane.is_none() || forwarding == Forwarding::LocalOnly,
+            unknown: None,
+        }
+    }
+}
+
+impl Chase {
+    /// How long the next attempt may take.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// What the caller is told after an attempt; `None`: another one is worth it.
+    pub(super) fn settle<T>(&mut self, outcome: Result<T, Error>) -> Option<Result<T, Error>> {
+        let error = match outcome {
+            Ok(done) => return Some(Ok(done)),
+            Err(error) => error,
+        };
+        let is_worth_it = !self.is_over && may_end(&error) && self.left() > PAUSE;
+        let is_unknown = error.reason() == Reason::Indeterminate;
+        match (is_worth_it, is_unknown) {
+            (true, true) => self.unknown = Some(error),
+            (true, false) => {}
+            (false, true) => return Some(Err(error)),
+            // An earlier attempt may still arrive.
+            (false, false) => return Some(Err(self.unknown.take().unwrap_or(error))),
+        }
+        None
+    }
+
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether this failure ends by itself once the home is settled.
+fn may_end(error: &Error) -> bool {
+    match error.reason() {
+        Reason::NoHome | Reason::WrongHome | Reason::StaleEpoch | Reason::Recovering => true,
+        Reason::Indeterminate => error.metadata().contains_key(ANSWER_LOST),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chase(left: Duration) -> Chase {
+        Chase {
+            deadline: Instant::now() + left,
+            is_over: false,
+            unknown: None,
+        }
+    }
+
+    fn failed(reason: Reason) -> Result<(), Error> {
+        Err(Error::new(reason, "failed"))
+    }
+
+    fn reason(outcome: Option<Result<(), Error>>) -> Option<Reason> {
+        outcome.map(|outcome| outcome.unwrap_err().reason())
+    }
+
+    #[test]
+    fn an_attempt_of_unknown_fate_is_not_undone_by_a_later_refusal() {
+        let mut chase = chase(Duration::from_secs(60));
+        assert_eq!(reason(chase.settle(failed(Reason::NoHome))), None);
+        let lost = Error::new(Reason::Indeterminate, "lost").with(ANSWER_LOST, true);
+        assert_eq!(reason(chase.settle::<()>(Err(lost))), None);
+        assert_eq!(reason(chase.settle(failed(Reason::StaleEpoch))), None);
+        let refused = chase.settle(failed(Reason::VersionMismatch));
+        assert_eq!(reason(refused), Some(Reason::Indeterminate));
+    }
+
+    #[test]
+    fn what_ends_an_attempt_ends_the_chase() {
+        let ends = [
+            Reason::VersionMismatch,
+            Reason::RpoExceeded,
+            Reason::Indeterminate,
+        ];
+        for ends in ends {
+            let mut chase = chase(Duration::from_secs(60));
+            assert_eq!(reason(chase.settle(failed(ends))), Some(ends));
+        }
+        let mut late = chase(Duration::ZERO);
+        assert_eq!(
+            reason(late.settle(failed(Reason::NoHome))),
+            Some(Reason::NoHome)
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! A partition is handed on by its home, as planned: nothing is lost, and nobody else is asked.
+//!
+//! **Owns**: when the home may end its reign, when the node that follows may begin, telling the
+//! map.
+//! **Does not own**: the mark itself (core), the exchange of cores (`seating`).
+//!
+//! ```text
+//! map: moving_to = T   home: waits until T keeps up, else calls it off; nothing has happened
+//!                      home: appends the end of its reign. From here on it must be finished
+//!                      T: has the mark on disk, promises (n + 1, T), begins
+//!                      home: knows that T has it, follows T
+//! map: T is home       told by T, again and again
+//! ```
+//! The mark is the only thing that decides. Whoever restarts finds it at the end of the log. A node
+//! that follows and is lost before it begins is waited for by the control plane's leader, whose
+//! takeover ends both reigns.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use domicile_core::control::{Assignment, Command, ControlMap, SWITCH_PATIENCE};
+use domicile_core::{Input, Standing, handed_to};
+use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, Seq};
+use domicile_storage::{Store, StoreError};
+
+use super::leases::tell;
+use super::plane::Plane;
+use super::seating::wait_quiet;
+use crate::driver::Slot;
+use crate::node::NodeCore;
+
+/// How often it is looked whether the other side has come further. The pause of a switchover is
+/// longer by half of this on average.
+const POLL: Duration = Duration::from_millis(1);
+
+/// How often the map is told again that a node has begun.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+
+/// Does this node's part in every switchover that the map speaks of, until the node closes.
+pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
+    let mut maps = plane.maps.clone();
+    loop {
+        let map = Arc::clone(&maps.borrow_and_update());
+        let own = node.store.node_id();
+        for (partition, assignment) in moving(&map) {
+            let is_here = [Some(assignment.home), assignment.moving_to].contains(&Some(own));
+            if is_here && node.ownership.begin_switch(partition, assignment.epoch) {
+                tokio::spawn(take_part(Arc::clone(&node), Arc::clone(&plane), partition));
+            }
+        }
+        tokio::select! {
+            () = node.closed() => return,
+            changed = maps.changed() => if changed.is_err() { return },
+            // The next one may have begun meanwhile.
+            () = node.ownership.switch_ended.notified() => {}
+        }
+    }
+}
+
+fn moving(map: &ControlMap) -> impl Iterator<Item = (PartitionId, Assignment)> {
+    map.assignments()
+        .filter(|(_, it)| it.moving_to.is_some() && it.lost.is_none())
+}
+
+/// One switchover, as long as the map speaks of it.
+#[derive(Clone)]
+struct Switch {
+    node: Arc<NodeCore>,
+    plane: Arc<Plane>,
+    slot: Arc<Slot>,
+    from: Epoch,
+    to: NodeId,
+    to_region: RegionId,
+}
+
+/// How the node that follows stands.
+enum Progress {
+    /// It does not follow the log now.
+    Away,
+    Behind,
+    /// It has all but the last moments, and this on disk.
+    KeepsUp(Seq),
+}
+
+async fn take_part(node: Arc<NodeCore>, plane: Arc<Plane>, partition: PartitionId) {
+    let map = plane.map();
+    let assignment = map.assignment(partition);
+    let to = assignment.and_then(|it| it.moving_to);
+    let to_region = to.and_then(|to| map.node(to)).map(|it| it.region);
+    if let (Some(assignment), Some(to), Some(to_region)) = (assignment, to, to_region)
+        && let Some(slot) = node.driver.slot(partition)
+    {
+        let switch = Switch {
+            node: Arc::clone(&node),
+            plane,
+            slot,
+            from: assignment.epoch,
+            to,
+            to_region,
+        };
+        let is_home = assignment.home == node.store.node_id();
+        tokio::select! {
+            () = node.closed() => return,
+            () = hand_on(&switch), if is_home => {}
+            () = follow(&switch), if !is_home => {}
+        }
+    }
+    node.ownership.end_switch(partition);
+}
+
+impl Switch {
+    /// Whether the map still speaks of it.
+    fn is_on(&self) -> bool {
+        self.is_in(&self.plane.map())
+    }
+
+    fn is_in(&self, map: &ControlMap) -> bool {
+        let assignment = map.assignment(self.slot.partition);
+        assignment.is_some_and(|it| {
+            it.epoch == self.from && it.moving_to == Some(self.to) && it.lost.is_none()
+        })
+    }
+
+    /// The reign that follows.
+    fn next(&self) -> Epoch {
+        Epoch {
+            counter: self.from.counter.saturating_add(1),
+            node: self.to,
+        }
+    }
+
+    /// How the node that follows stands.
+    fn progress(&self) -> Progress {
+        let (status, _) = self.slot.status(self.node.clock.now());
+        let mut copies = status.copies.iter();
+        let copy = copies.find(|copy| copy.region == self.to_region);
+        let Some(copy) = copy.filter(|copy| copy.standing == Standing::Attached) else {
+            return Progress::Away;
+        };
+        // What is under way for a round trip is what the pause has to wait for anyway.
+        match copy.potential.age <= self.plane.times.pause_max / 2 {
+            true => Progress::KeepsUp(copy.durable_upto),
+            false => Progress::Behind,
+        }
+    }
+
+    /// From here on this node takes the one that follows for the home.
+    fn begin(&self) {
+        let partition = self.slot.partition;
+        self.node.ownership.hand(partition, self.next());
+    }
+}
+
+/// The home's part.
+async fn hand_on(switch: &Switch) {
+    let Switch { slot, node, to, .. } = switch;
+    let partition = slot.partition;
+    let begun = Instant::now();
+    let mut last_there = begun;
+    while slot.handed_to() != Some(*to) {
+        if !switch.is_on() {
+            return;
+        }
+        match switch.progress() {
+            Progress::Away => {}
+            Progress::Behind => last_there = Instant::now(),
+            Progress::KeepsUp(_) => {
+                last_there = Instant::now();
+                node.driver.input(slot, Input::HandOn { to: *to });
+                if slot.handed_to() == Some(*to) {
+                    break;
+                }
+                // It has no lease right now.
+            }
+        }
+        let is_away = last_there.elapsed() >= switch.plane.times.lost_after;
+        if is_away || begun.elapsed() >= SWITCH_PATIENCE / 2 {
+            return call_off(switch).await;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    slot.set_handed_on(switch.to_region);
+    let mark = slot.held_mark().received_upto;
+    tracing::info!(%partition, to = %switch.to, %mark, "the partition is handed on");
+    while switch.is_on() {
+        if matches!(switch.progress(), Progress::KeepsUp(durable) if durable >= mark) {
+            return switch.begin();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Nothing has happened: the home stays what it is.
+async fn call_off(switch: &Switch) {
+    let partition = switch.slot.partition;
+    tracing::warn!(%partition, to = %switch.to, "not handed on: the other region does not keep up");
+    let command = Command::AbortSwitchover {
+        partition,
+        from: switch.from,
+    };
+    if let Err(error) = tell(&switch.plane, command).await {
+        tracing::warn!(%partition, %error, "a switchover that was called off stays in the map");
+    }
+}
+
+/// The part of the node that follows.
+async fn follow(switch: &Switch) {
+    let Switch { slot, node, .. } = switch;
+    let partition = slot.partition;
+    let mut looked_at = None;
+    while switch.is_on() {
+        let last = node.store.tail(partition).map(|tail| tail.last_seq);
+        if last != looked_at && slot.is_quiet() {
+            looked_at = last;
+            let found = reign_end(&node.store, partition);
+            match found {
+                Ok(Some((epoch, to))) if epoch == switch.from && to == switch.to => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%partition, %error, "its log's end cannot be read");
+                }
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    if !switch.is_on() || !wait_quiet(slot).await {
+        return;
+    }
+    tracing::info!(%partition, "the partition was handed on to this node");
+    switch.begin();
+    while switch.is_on() {
+        let command = Command::CommitSwitchover {
+            partition,
+            from: switch.from,
+        };
+        if let Err(error) = tell(&switch.plane, command).await {
+            tracing::debug!(%partition, %error, "the map does not know its new home so far");
+        }
+        let mut maps = switch.plane.maps.clone();
+        let known = maps.wait_for(|map| !switch.is_in(map));
+        let _ = tokio::time::timeout(TELL_AGAIN, known).await;
+    }
+}
+
+/// The reign that the last record of a log ends, and in whose favour.
+pub(super) fn reign_end(
+    store: &Store,
+    partition: PartitionId,
+) -> Result<Option<(Epoch, NodeId)>, StoreError> {
+    let Some(tail) = store.tail(partition) else {
+        return Ok(None);
+    };
+    let last = store.records(partition, tail.last_seq).next().transpose()?;
+    Ok(last.and_then(|(epoch, _, record)| Some((epoch, handed_to(&record.head)?))))
+}
