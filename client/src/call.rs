@@ -79,6 +79,10 @@ methods! {
     kv.outcome(v1::OutcomeRequest) -> v1::OutcomeResponse;
     admin.status(v1::StatusRequest) -> v1::StatusResponse;
     admin.list_keyspaces(v1::ListKeyspacesRequest) -> v1::ListKeyspacesResponse;
+    admin.plan_failover(v1::PlanFailoverRequest) -> v1::PlanFailoverResponse;
+    admin.give_up_homes(v1::GiveUpHomesRequest) -> v1::GiveUpHomesResponse;
+    admin.switch_over(v1::SwitchOverRequest) -> v1::SwitchOverResponse;
+    admin.list_home_changes(v1::ListHomeChangesRequest) -> v1::ListHomeChangesResponse;
 }
 
 fn id_of(options: Option<&v1::WriteOptions>) -> Option<RequestId> {

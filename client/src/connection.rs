@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use domicile_proto::v1;
 use tonic::transport::Channel;
@@ -124,6 +125,45 @@ impl Client {
     pub async fn keyspaces(&self) -> Result<Vec<v1::KeyspaceDescription>, ClientError> {
         let answer = call(self, v1::ListKeyspacesRequest {}, None).await?;
         Ok(answer.keyspaces)
+    }
+
+    /// What would become of a region's homes if it were lost now, a partition each.
+    ///
+    /// # Errors
+    /// Homes are static there, an unknown region or keyspace, no answer.
+    pub async fn plan_failover(
+        &self,
+        request: v1::PlanFailoverRequest,
+    ) -> Result<Vec<v1::PlannedFailover>, ClientError> {
+        Ok(call(self, request, None).await?.partitions)
+    }
+
+    /// Gives the homes of a region up; how many partitions.
+    ///
+    /// # Errors
+    /// Homes are static there, the fencing is not proven, no leader, no answer.
+    pub async fn give_up_homes(&self, request: v1::GiveUpHomesRequest) -> Result<u32, ClientError> {
+        Ok(call(self, request, None).await?.partitions)
+    }
+
+    /// Hands homes on to another region, with nothing lost.
+    ///
+    /// # Errors
+    /// Homes are static there, no node of the region is known, no leader, no answer in time.
+    pub async fn switch_over(
+        &self,
+        request: v1::SwitchOverRequest,
+        within: Duration,
+    ) -> Result<v1::SwitchOverResponse, ClientError> {
+        call(self, request, Some(within)).await
+    }
+
+    /// What changed hands, oldest first.
+    ///
+    /// # Errors
+    /// Homes are static there, no answer.
+    pub async fn home_changes(&self) -> Result<v1::ListHomeChangesResponse, ClientError> {
+        call(self, v1::ListHomeChangesRequest {}, None).await
     }
 
     /// Begins a backup of the node that answers; the caller keeps its pieces.

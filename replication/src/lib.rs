@@ -41,11 +41,12 @@ pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,
 };
-pub use domicile_core::control::{Haste, OperatorWord, VOTERS_MIN};
+pub use domicile_core::control::{Fencing, Haste, OperatorWord, VOTERS_MIN};
 pub use error::Error;
 pub use node::status::{Detail, NodeStatus, PeerStatus};
 pub use node::{
-    HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord, Switchover, orphan_state,
+    FailoverPlan, HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord, Switchover,
+    orphan_state,
 };
 pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
 pub use receipt::Receipt;

@@ -4,7 +4,7 @@
 //! **Does not own**: carrying out effects (`work`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(crate) struct Slot {
     is_home: AtomicBool,
     /// The region that follows on this home, which has ended its reign; 0: it has not.
     handed_on: AtomicU16,
+    /// When this core acknowledged its first write, in ms since 1970; 0: it has not.
+    served_ms: AtomicU64,
     lease: Arc<NodeLease>,
     /// Whether reads of the newest need it.
     needs_lease: AtomicBool,
@@ -164,6 +166,7 @@ impl Slot {
             home: AtomicU16::new(home.get()),
             is_home: AtomicBool::new(is_home),
             handed_on: AtomicU16::new(0),
+            served_ms: AtomicU64::new(0),
             lease,
             needs_lease: AtomicBool::new(need > LeaseNeed::Nothing),
             cells,
@@ -194,6 +197,7 @@ impl Slot {
         let is_home = core.role() == Role::Home;
         self.is_home.store(is_home, Ordering::Release);
         self.handed_on.store(0, Ordering::Release);
+        self.served_ms.store(0, Ordering::Release);
         let needs_lease = config.lease > LeaseNeed::Nothing;
         self.needs_lease.store(needs_lease, Ordering::Release);
         (state.core, state.armed, state.stalled) = (core, None, false);
@@ -203,6 +207,17 @@ impl Slot {
     /// Whether this node is its home, as far as it knows: the core knows better.
     pub(crate) fn is_home(&self) -> bool {
         self.is_home.load(Ordering::Acquire)
+    }
+
+    pub(super) fn served(&self) {
+        if self.served_ms.load(Ordering::Relaxed) == 0 {
+            self.served_ms.store(Clock::wall_ms(), Ordering::Release);
+        }
+    }
+
+    /// When this core acknowledged its first write, in ms since 1970.
+    pub(crate) fn served_ms(&self) -> Option<u64> {
+        Some(self.served_ms.load(Ordering::Acquire)).filter(|at_ms| *at_ms > 0)
     }
 
     /// The node that follows, once this home has ended its reign.

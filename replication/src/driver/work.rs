@@ -397,7 +397,12 @@ impl Driver {
                         break;
                     }
                 }
-                Effect::Reply { ticket, result } => reply(slot, state, ticket, result, outbox),
+                Effect::Reply { ticket, result } => {
+                    if result.is_ok() {
+                        slot.served();
+                    }
+                    reply(slot, state, ticket, result, outbox);
+                }
                 Effect::Reject { cause } => rejected = Some(cause),
                 Effect::Ship { urgency, .. } => outbox.ship(urgency),
                 Effect::Visible { upto } => self.make_visible(slot, state, upto, outbox),

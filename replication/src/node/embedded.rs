@@ -14,6 +14,7 @@ use domicile_proto::{Keyspace, Name, NodeId, Reason, RegionId, RequestId};
 use tokio::sync::mpsc;
 
 use super::builder::NodeBuilder;
+use super::failover::FailoverPlan;
 use super::handle::KeyspaceHandle;
 use super::homes::{HomeChange, OrphanRecord, Switchover};
 use super::interior::NodeCore;
@@ -144,18 +145,41 @@ impl Node {
         self.core().switch_over(from, to, keyspace, within).await
     }
 
-    /// Gives up all homes of a region, by an operator's word; how many. Their successors are chosen
-    /// by the control plane. Only at the node that leads it.
+    /// How many older changes of home are not remembered any more.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` where homes are static; `NO_HOME` with the leader's region at another
+    /// `INVALID_ARGUMENT` where homes are static.
+    pub fn home_changes_forgotten(&self) -> Result<u64, Error> {
+        self.core().home_changes_forgotten()
+    }
+
+    /// What would become of a region's homes if it were lost now, a partition each: of a keyspace,
+    /// or of all. The home itself knows best what would be lost.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static.
+    pub fn failover_plan(
+        &self,
+        region: RegionId,
+        keyspace: Option<&Name>,
+    ) -> Result<Vec<FailoverPlan>, Error> {
+        self.core().failover_plan(region, keyspace)
+    }
+
+    /// Gives up the homes of a region, by an operator's word; how many. Their successors are chosen
+    /// by the control plane. What the word says beyond that is heard only at the node that leads it.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static, or where nothing proves that the old homes are
+    /// off and the operator does not say so; `DATA_RESIDENCY`; `NO_HOME` with the leader's region at another
     /// node.
     pub async fn give_up_homes(
         &self,
         region: RegionId,
+        keyspace: Option<&Name>,
         word: OperatorWord,
     ) -> Result<usize, Error> {
-        self.core().give_up_homes(region, word).await
+        self.core().give_up_homes(region, keyspace, word).await
     }
 
     /// The records here that a new home never had, file by file.

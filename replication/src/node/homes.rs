@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::control::{Change, Command, OperatorWord, Why};
-use domicile_proto::{Epoch, Name, NodeId, PartitionId, Reason, RegionId};
+use domicile_core::control::{Change, Command, ControlMap, Fencing, Lost, OperatorWord, Why};
+use domicile_proto::{Epoch, Keyspace, Name, NodeId, PartitionId, Reason, RegionId};
 use domicile_storage::{Orphan, OrphanFile, OrphanState};
 use tokio::sync::oneshot;
 
 use super::interior::NodeCore;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::ownership::{LeadInput, Plane, blocking};
 
@@ -42,6 +43,10 @@ pub struct HomeChange {
     pub fence_ms: Option<u64>,
     /// Until its successor served.
     pub promote_ms: Option<u64>,
+    /// Until it acknowledged a write.
+    pub route_ms: Option<u64>,
+    /// When it was noticed or done, in ms since 1970; `None`: not known so far.
+    pub at_ms: Option<u64>,
     /// Records that were known to be lost when the successor was chosen: the old home may have had
     /// more.
     pub estimated_writes_min: u64,
@@ -95,12 +100,22 @@ impl NodeCore {
                 detect_ms: times.map(|times| ms(times.detect)),
                 fence_ms: times.map(|times| ms(times.fence)),
                 promote_ms: times.map(|times| ms(times.promote)),
+                route_ms: times.and_then(|times| times.route).map(ms),
+                at_ms: match change.why {
+                    Why::Lost(lost, _) => Some(lost.noticed_ms),
+                    Why::Planned => change.opened_ms,
+                },
                 estimated_writes_min: estimated,
                 actual_writes: change.actual.map(|(records, _)| records),
                 actual_bytes: change.actual.map(|(_, bytes)| bytes),
             }
         };
         Ok(map.history().iter().map(shown).collect())
+    }
+
+    pub(super) fn home_changes_forgotten(&self) -> Result<u64, Error> {
+        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
+        Ok(plane.map().history().forgotten())
     }
 
     pub(super) async fn switch_over(
@@ -154,23 +169,43 @@ impl NodeCore {
     pub(super) async fn give_up_homes(
         &self,
         region: RegionId,
+        keyspace: Option<&Name>,
         word: OperatorWord,
     ) -> Result<usize, Error> {
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
-        if !plane.consensus.is_leader() {
+        let map = plane.map();
+        check_word(&map, region, keyspace, word)?;
+        let partitions = homes_in(&map, region, keyspace);
+        let partitions: Vec<PartitionId> = partitions.map(|(partition, _)| partition).collect();
+        let count = partitions.len();
+        let is_said = word.is_fenced || word.accepts_split_brain || word.to.is_some();
+        if !plane.consensus.is_leader() && is_said {
             let leader = plane.consensus.leader().and_then(|leader| leader.member);
             let leader = leader.and_then(|member| self.topology.region(member.region));
             let leader = leader.map_or_else(|| "unknown".to_owned(), |it| it.name.to_string());
-            let message = format!("this node does not lead the control plane; leader: {leader}");
+            let message = format!(
+                "this node does not lead the control plane and what you say of the old homes must \
+                 be said where it is led: in region {leader}"
+            );
             return Err(Error::new(Reason::NoHome, message).with("leader", leader));
         }
-        let map = plane.map();
-        let homes = map.assignments().filter(|(_, it)| {
-            let home = map.node(it.home).map(|node| node.region);
-            home == Some(region)
-        });
-        let partitions: Vec<PartitionId> = homes.map(|(partition, _)| partition).collect();
-        let count = partitions.len();
+        if !plane.consensus.is_leader() {
+            let now_ms = Clock::wall_ms();
+            let begin = |partition: &PartitionId| {
+                let from = map.assignment(*partition)?.epoch;
+                Some(Command::BeginTakeOver {
+                    partition: *partition,
+                    from,
+                    lost: Lost {
+                        heard_ms: now_ms,
+                        noticed_ms: now_ms,
+                    },
+                })
+            };
+            let commands: Vec<Command> = partitions.iter().filter_map(begin).collect();
+            let refused = plane.propose(&commands, HEARING_MAX).await?;
+            return Ok(refused.iter().filter(|why| why.is_empty()).count());
+        }
         let (reply, heard) = oneshot::channel();
         let input = LeadInput::GiveUp {
             partitions,
@@ -202,6 +237,45 @@ impl NodeCore {
     }
 }
 
+/// The partitions that are homed in a region.
+fn homes_in<'map>(
+    map: &'map ControlMap,
+    region: RegionId,
+    keyspace: Option<&'map Name>,
+) -> impl Iterator<Item = (PartitionId, &'map Keyspace)> {
+    map.assignments().filter_map(move |(partition, it)| {
+        let home = map.node(it.home).map(|node| node.region);
+        let policy = map.keyspace(partition.keyspace)?;
+        let is_meant = home == Some(region) && keyspace.is_none_or(|name| policy.name == *name);
+        is_meant.then_some((partition, policy))
+    })
+}
+
+/// Refuses what an operator has not said enough about.
+fn check_word(
+    map: &ControlMap,
+    region: RegionId,
+    keyspace: Option<&Name>,
+    word: OperatorWord,
+) -> Result<(), Error> {
+    let invalid = |message: String| Err(Error::new(Reason::InvalidArgument, message));
+    for (partition, policy) in homes_in(map, region, keyspace) {
+        let name = &policy.name;
+        if let Some(to) = word.to.filter(|to| !policy.regions.contains(to)) {
+            let message = format!("region {to} may not hold keyspace {name}");
+            return Err(Error::new(Reason::DataResidency, message));
+        }
+        let is_proven = map.fencing(policy) != Fencing::Operator;
+        if !(is_proven || word.is_fenced || word.accepts_split_brain) {
+            return invalid(format!(
+                "nothing proves that the home of {partition} ({name}) is off: say that you have \
+                 seen it (fenced), or accept two homes at once (accept_split_brain)"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Waits for the end of one switchover.
 async fn switched(
     plane: &Plane,
@@ -211,6 +285,12 @@ async fn switched(
     deadline: tokio::time::Instant,
 ) -> Result<(), &'static str> {
     let mut maps = plane.maps.clone();
+    // It was agreed on, which may be known elsewhere first.
+    let is_known = |map: &Arc<ControlMap>| {
+        let found = map.assignment(partition);
+        found.is_none_or(|it| it.epoch != from || it.moving_to == Some(to))
+    };
+    let _ = tokio::time::timeout(HEARING_MAX, maps.wait_for(is_known)).await;
     loop {
         let found = maps.borrow_and_update().assignment(partition);
         let Some(found) = found else {
@@ -245,7 +325,7 @@ pub fn orphan_state(state: OrphanState) -> &'static str {
     }
 }
 
-fn homes_are_static() -> Error {
+pub(super) fn homes_are_static() -> Error {
     let message = "homes are static here: set cluster.homes to agreed at every node";
     Error::new(Reason::InvalidArgument, message)
 }

@@ -7,6 +7,7 @@ mod digest_round;
 mod digests;
 mod embedded;
 mod expiry;
+mod failover;
 mod handle;
 mod homes;
 mod interior;
@@ -22,6 +23,7 @@ mod write;
 
 pub use builder::NodeBuilder;
 pub use embedded::Node;
+pub use failover::FailoverPlan;
 pub use handle::{KeyspaceHandle, Read, Scan, Write};
 pub use homes::{HomeChange, OrphanRecord, Switchover, orphan_state};
 pub(crate) use interior::NodeCore;

@@ -166,8 +166,11 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
         return;
     };
     let map = plane.map();
-    let mut changes = map.history().iter();
-    let change = changes.find(|it| it.partition == partition && it.from == reign);
+    // The change that ended the reign. One that was handed on and lost before the map knew of it is
+    // ended by the next change that the map does know.
+    let changes = map.history().iter();
+    let mut changes = changes.filter(|it| it.partition == partition && it.to > reign);
+    let change = changes.next();
     let Some(epoch) = change.map(|change| change.to) else {
         return;
     };

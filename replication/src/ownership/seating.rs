@@ -15,7 +15,9 @@ use domicile_storage::{Store, StoreError};
 use tokio::sync::watch;
 
 use super::leases::tell;
+use super::plane::Plane;
 use super::switchover::reign_end;
+use crate::clock::Clock;
 use crate::driver::{Slot, remembered_requests};
 use crate::error::Error;
 use crate::node::NodeCore;
@@ -376,27 +378,61 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
 /// How long a new home may take until it serves before nobody is told when it did.
 const OPENING_MAX: Duration = Duration::from_secs(30);
 
-/// Tells the map when a new home began to serve.
+/// Tells the map when a new home began to serve, and when it acknowledged its first write.
 async fn tell_opened(node: Arc<NodeCore>, slot: Arc<Slot>, epoch: Epoch) {
     let Some(plane) = node.plane.clone() else {
         return;
     };
     let deadline = tokio::time::Instant::now() + OPENING_MAX;
+    let opened_ms = || {
+        let is_open = slot.check_reads_open(node.clock.now()).is_ok();
+        is_open.then(Clock::wall_ms)
+    };
+    let Some(at_ms) = when(&slot, epoch, deadline, QUIESCE_POLL, opened_ms).await else {
+        return;
+    };
+    // A planned change is in the map a moment later.
+    let knows = |map: &Arc<ControlMap>| {
+        let assignment = map.assignment(slot.partition);
+        assignment.is_some_and(|it| it.epoch >= epoch)
+    };
+    let mut maps = plane.maps.clone();
+    let known = tokio::time::timeout_at(deadline, maps.wait_for(knows)).await;
+    if !known.is_ok_and(|known| known.is_ok()) {
+        return;
+    }
+    tell_note(&plane, slot.partition, epoch, Note::Opened { at_ms }).await;
+    let served_ms = || slot.served_ms();
+    if let Some(at_ms) = when(&slot, epoch, deadline, RETRY, served_ms).await {
+        tell_note(&plane, slot.partition, epoch, Note::Served { at_ms }).await;
+    }
+}
+
+/// When something came about in a reign; `None`: not before its end or the deadline.
+async fn when(
+    slot: &Slot,
+    epoch: Epoch,
+    deadline: tokio::time::Instant,
+    poll: Duration,
+    at_ms: impl Fn() -> Option<u64>,
+) -> Option<u64> {
     while slot.epoch() == Some(epoch) && tokio::time::Instant::now() < deadline {
-        if slot.check_reads_open(node.clock.now()).is_ok() {
-            let partition = slot.partition;
-            let at_ms = crate::clock::Clock::wall_ms();
-            let command = Command::Note {
-                partition,
-                epoch,
-                note: Note::Opened { at_ms },
-            };
-            if let Err(error) = tell(&plane, command).await {
-                tracing::warn!(%partition, %error, "the report of a takeover lacks its end");
-            }
-            return;
+        if let Some(at_ms) = at_ms() {
+            return Some(at_ms);
         }
-        tokio::time::sleep(QUIESCE_POLL).await;
+        tokio::time::sleep(poll).await;
+    }
+    None
+}
+
+async fn tell_note(plane: &Plane, partition: PartitionId, epoch: Epoch, note: Note) {
+    let command = Command::Note {
+        partition,
+        epoch,
+        note,
+    };
+    if let Err(error) = tell(plane, command).await {
+        tracing::warn!(%partition, %error, "the report of a change of home is not complete");
     }
 }
 

@@ -10,6 +10,7 @@ use super::bench::BenchCommand;
 use super::completions::CompletionsCommand;
 use super::configuration::ConfigCommand;
 use super::demo::DemoCommand;
+use super::failover::{FailoverCommand, SwitchoverCommand};
 use super::inspect::InspectCommand;
 use super::keyspaces::KeyspaceCommand;
 use super::kv::KvCommand;
@@ -45,6 +46,10 @@ pub(crate) enum Verb {
     Verify(VerifyCommand),
     /// Shows what lies in a data directory, entry by entry, damage included.
     Inspect(InspectCommand),
+    /// Plans, runs and reports takeovers of a region's homes.
+    Failover(FailoverCommand),
+    /// Moves homes to another region, as planned: nothing is lost.
+    Switchover(SwitchoverCommand),
     /// Takes, shows, checks and restores backups.
     Backup(BackupCommand),
     /// Writes, checks and explains configurations.
@@ -88,6 +93,10 @@ mod tests {
             "domicile backup check --from somewhere --backup 3",
             "domicile backup restore --from somewhere --data new --at-time 2026-11-24T15:00:00Z",
             "domicile backup restore --from somewhere --data new --at 1a2b/7/0=42 --at 1a2b/7/1=9",
+            "domicile failover plan --region eu --keyspace users -o json",
+            "domicile failover run --region eu --to us --fenced --yes",
+            "domicile failover report --last 8",
+            "domicile switchover --to us --from eu --within-ms 5000",
             "domicile config init",
             "domicile config check domicile.toml",
             "domicile config show --config domicile.toml",
@@ -108,6 +117,10 @@ mod tests {
             "domicile kv cas users key value",
             "domicile kv cas users key value --expected absent --delete",
             "domicile kv get users key --consistency bounded",
+            "domicile failover plan",
+            "domicile failover run --to us",
+            "domicile switchover --from eu",
+            "domicile switchover --to us --within-ms 600001",
             "domicile backup create",
             "domicile backup restore --from somewhere",
             "domicile backup restore --from somewhere --data new --at-time yesterday",

@@ -18,6 +18,7 @@ mod connect;
 mod demo;
 mod entries;
 mod export;
+mod failover;
 mod failure;
 mod import;
 mod import_checkpoint;

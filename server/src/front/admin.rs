@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::refusal::refuse;
-use super::{backup_stream, posture, status_report};
+use super::{backup_stream, failover, posture, status_report};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
@@ -52,6 +52,38 @@ impl Admin for AdminService {
         Ok(Response::new(status_report::message(
             self.node.status(detail),
         )))
+    }
+
+    async fn plan_failover(
+        &self,
+        request: Request<v1::PlanFailoverRequest>,
+    ) -> Result<Response<v1::PlanFailoverResponse>, Status> {
+        let plan = failover::plan(&self.node, request.get_ref());
+        plan.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn give_up_homes(
+        &self,
+        request: Request<v1::GiveUpHomesRequest>,
+    ) -> Result<Response<v1::GiveUpHomesResponse>, Status> {
+        let given = failover::give_up(&self.node, request.into_inner()).await;
+        given.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn switch_over(
+        &self,
+        request: Request<v1::SwitchOverRequest>,
+    ) -> Result<Response<v1::SwitchOverResponse>, Status> {
+        let switched = failover::switch_over(&self.node, request.into_inner()).await;
+        switched.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn list_home_changes(
+        &self,
+        _request: Request<v1::ListHomeChangesRequest>,
+    ) -> Result<Response<v1::ListHomeChangesResponse>, Status> {
+        let changes = failover::changes(&self.node);
+        changes.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn list_keyspaces(

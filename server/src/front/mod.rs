@@ -18,6 +18,7 @@ mod budget;
 mod deadline;
 mod door;
 mod error;
+mod failover;
 mod kv;
 mod limits;
 pub(crate) mod listener;
