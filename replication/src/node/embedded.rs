@@ -166,13 +166,13 @@ impl Node {
         self.core().failover_plan(region, keyspace)
     }
 
-    /// Gives up the homes of a region, by an operator's word; how many. Their successors are chosen
-    /// by the control plane. What the word says beyond that is heard only at the node that leads it.
+    /// Gives up the homes of a region, by an operator's word; how many. Whoever else has most takes
+    /// over, as soon as the old home is fenced. From any node.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` where homes are static, or where nothing proves that the old homes are
-    /// off and the operator does not say so; `DATA_RESIDENCY`; `NO_HOME` with the leader's region at another
-    /// node.
+    /// off and the operator does not say so; `DATA_RESIDENCY`; `NO_HOME` while the control plane
+    /// has no leader.
     pub async fn give_up_homes(
         &self,
         region: RegionId,

@@ -10,15 +10,20 @@ use std::time::Duration;
 use domicile_core::control::{Change, Command, ControlMap, Fencing, Lost, OperatorWord, Why};
 use domicile_proto::{Epoch, Keyspace, Name, NodeId, PartitionId, Reason, RegionId};
 use domicile_storage::{Orphan, OrphanFile, OrphanState};
-use tokio::sync::oneshot;
 
 use super::interior::NodeCore;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::ownership::{LeadInput, Plane, blocking};
+use crate::ownership::{Plane, blocking};
 
-/// How long the leader's task may take to hear an operator.
+/// How long it may take until what was agreed on is known here.
 const HEARING_MAX: Duration = Duration::from_secs(2);
+
+/// How long an operator's command may wait for a leader: as long as an election takes, and more.
+const PROPOSAL_MAX: Duration = Duration::from_secs(10);
+
+/// Homes given up in one command: about 100 bytes each, far below what one command may hold.
+const GIVEN_UP_AT_ONCE: usize = 1024;
 
 /// Partitions handed on at once: each stops for about a round trip, and they share a disk and a
 /// link. Twice as many make the pause of each longer.
@@ -177,48 +182,26 @@ impl NodeCore {
         check_word(&map, region, keyspace, word)?;
         let partitions = homes_in(&map, region, keyspace);
         let partitions: Vec<PartitionId> = partitions.map(|(partition, _)| partition).collect();
-        let count = partitions.len();
-        let is_said = word.is_fenced || word.accepts_split_brain || word.to.is_some();
-        if !plane.consensus.is_leader() && is_said {
-            let leader = plane.consensus.leader().and_then(|leader| leader.member);
-            let leader = leader.and_then(|member| self.topology.region(member.region));
-            let leader = leader.map_or_else(|| "unknown".to_owned(), |it| it.name.to_string());
-            let message = format!(
-                "this node does not lead the control plane and what you say of the old homes must \
-                 be said where it is led: in region {leader}"
-            );
-            return Err(Error::new(Reason::NoHome, message).with("leader", leader));
-        }
-        if !plane.consensus.is_leader() {
-            let now_ms = Clock::wall_ms();
-            let begin = |partition: &PartitionId| {
-                let from = map.assignment(*partition)?.epoch;
-                Some(Command::BeginTakeOver {
-                    partition: *partition,
-                    from,
-                    lost: Lost {
-                        heard_ms: now_ms,
-                        noticed_ms: now_ms,
-                    },
-                })
-            };
-            let commands: Vec<Command> = partitions.iter().filter_map(begin).collect();
-            let refused = plane.propose(&commands, HEARING_MAX).await?;
-            return Ok(refused.iter().filter(|why| why.is_empty()).count());
-        }
-        let (reply, heard) = oneshot::channel();
-        let input = LeadInput::GiveUp {
-            partitions,
-            word,
-            reply,
+        let now_ms = Clock::wall_ms();
+        let begin = |partition: &PartitionId| {
+            let from = map.assignment(*partition)?.epoch;
+            Some(Command::BeginTakeOver {
+                partition: *partition,
+                from,
+                lost: Lost {
+                    heard_ms: now_ms,
+                    noticed_ms: now_ms,
+                    word: Some(word),
+                },
+            })
         };
-        let busy = || Error::new(Reason::Overloaded, "the leader is busy");
-        plane.lead.try_send(input).map_err(|_| busy())?;
-        let heard = tokio::time::timeout(HEARING_MAX, heard).await;
-        match heard {
-            Ok(Ok(())) => Ok(count),
-            _ => Err(busy()),
+        let mut count = 0;
+        for chunk in partitions.chunks(GIVEN_UP_AT_ONCE) {
+            let commands: Vec<Command> = chunk.iter().filter_map(begin).collect();
+            let refused = plane.propose(&commands, PROPOSAL_MAX).await?;
+            count += refused.iter().filter(|why| why.is_empty()).count();
         }
+        Ok(count)
     }
 
     pub(super) async fn orphans(self: &Arc<Self>) -> Result<Vec<OrphanRecord>, Error> {

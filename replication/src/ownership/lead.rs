@@ -14,8 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::Moment;
 use domicile_core::control::{
-    Command, ControlMap, Grant, OperatorWord, PromisedEnd, Supervisor, SupervisorEffect,
-    SupervisorInput,
+    Command, ControlMap, Grant, PromisedEnd, Supervisor, SupervisorEffect, SupervisorInput,
 };
 use domicile_proto::{Epoch, NodeId, PartitionId, Seq, v1};
 use domicile_storage::control_log::Term;
@@ -54,12 +53,6 @@ pub(crate) enum LeadInput {
         term: Term,
         node: NodeId,
         promised: Vec<Promised>,
-    },
-    /// An operator gives homes up.
-    GiveUp {
-        partitions: Vec<PartitionId>,
-        word: OperatorWord,
-        reply: oneshot::Sender<()>,
     },
 }
 
@@ -182,16 +175,6 @@ fn step(
         Some(LeadInput::Promised { node, promised, .. }) => {
             let promised = promised.into_iter().map(|it| promise_of(node, it));
             promised.for_each(|input| step(input, &mut effects));
-        }
-        Some(LeadInput::GiveUp {
-            partitions,
-            word,
-            reply,
-        }) => {
-            let give_up = |partition| SupervisorInput::GiveUp { partition, word };
-            let inputs = partitions.into_iter().map(give_up);
-            inputs.for_each(|input| step(input, &mut effects));
-            let _ = reply.send(());
         }
     }
     carry_out(core, plane, lead.term, effects);

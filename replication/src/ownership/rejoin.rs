@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::control::{Command, Note};
-use domicile_core::{Partition, fork};
-use domicile_proto::{Epoch, PartitionId, Seq, v1};
+use domicile_core::control::{Change, Command, Note, Why};
+use domicile_core::{Partition, Standing, fork};
+use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, Seq, v1};
 use domicile_storage::cells::Cell;
 use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, StoreError};
 
@@ -35,6 +35,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is said while the two logs differ.
 const ALARM: &str = "its log has left its home's";
+
+/// Notes told in one command: some tens of bytes each.
+const NOTES_AT_ONCE: usize = 512;
 
 /// A partition that was not healed is tried again this much later.
 const RETRY: Duration = Duration::from_secs(1);
@@ -189,6 +192,47 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
         };
         if let Err(error) = tell(&plane, command).await {
             tracing::warn!(%partition, %error, "the report of a takeover lacks these orphans");
+        }
+    });
+}
+
+/// Tells the map of changes of home that cost nothing: the old home is back, and its log is a prefix
+/// of the new one's.
+pub(crate) fn note_intact(node: &Arc<NodeCore>, region: RegionId, peer: NodeId) {
+    let Some(plane) = node.plane.clone() else {
+        return;
+    };
+    let map = plane.map();
+    let is_open = |it: &&Change| {
+        let is_lost = matches!(it.why, Why::Lost(..));
+        is_lost && it.actual.is_none() && it.from.node == peer
+    };
+    let open = map.history().iter().filter(is_open);
+    let intact = open.filter(|it| {
+        let slot = node.driver.slot(it.partition);
+        slot.is_some_and(|slot| {
+            slot.epoch() == Some(it.to) && slot.standing(region) == Some(Standing::Attached)
+        })
+    });
+    let note = |it: &Change| Command::Note {
+        partition: it.partition,
+        epoch: it.to,
+        note: Note::Orphaned {
+            node: peer,
+            records: 0,
+            bytes: 0,
+            by_old_home: true,
+        },
+    };
+    let commands: Vec<Command> = intact.map(note).collect();
+    if commands.is_empty() {
+        return;
+    }
+    tokio::spawn(async move {
+        for chunk in commands.chunks(NOTES_AT_ONCE) {
+            if let Err(error) = plane.propose(chunk, ANSWER_MAX).await {
+                tracing::warn!(%error, "the report of a takeover lacks that it cost nothing");
+            }
         }
     });
 }

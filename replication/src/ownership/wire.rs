@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::control::{
     Assignment, Change, Command, ControlMap, Decision, Evidence, History, Lost, MapParts, Node,
-    Note, Region, Why,
+    Note, OperatorWord, Region, Why,
 };
 use domicile_proto::v1::{self, map_command, map_keyspace, map_note, map_take_over};
 use domicile_proto::{
@@ -161,7 +161,7 @@ pub(crate) fn decode_map(bytes: &[u8]) -> Read<ControlMap> {
                 0 => None,
                 node => Some(take_node(node)?),
             },
-            lost: it.lost.map(take_lost),
+            lost: it.lost.map(take_lost).transpose()?,
         };
         parts
             .partitions
@@ -211,14 +211,28 @@ fn put_lost(lost: Lost) -> v1::MapLost {
     v1::MapLost {
         heard_ms: lost.heard_ms,
         noticed_ms: lost.noticed_ms,
+        word: lost.word.map(|word| v1::MapWord {
+            fenced: word.is_fenced,
+            accepts_split_brain: word.accepts_split_brain,
+            to: word.to.map_or(0, |to| to.get().into()),
+        }),
     }
 }
 
-fn take_lost(lost: v1::MapLost) -> Lost {
-    Lost {
+fn take_lost(lost: v1::MapLost) -> Read<Lost> {
+    let word = |word: v1::MapWord| {
+        let to = (word.to > 0).then(|| take_region(word.to)).transpose()?;
+        Ok(OperatorWord {
+            is_fenced: word.fenced,
+            accepts_split_brain: word.accepts_split_brain,
+            to,
+        })
+    };
+    Ok(Lost {
         heard_ms: lost.heard_ms,
         noticed_ms: lost.noticed_ms,
-    }
+        word: lost.word.map(word).transpose()?,
+    })
 }
 
 fn put_decision(decision: Decision) -> v1::MapDecision {
@@ -340,7 +354,7 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
         Put::BeginTakeOver(it) => Command::BeginTakeOver {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,
-            lost: take_lost(needed("lost", it.lost)?),
+            lost: take_lost(needed("lost", it.lost)?)?,
         },
         Put::TakeOver(it) => Command::TakeOver {
             partition: take_partition(&it.partition)?,
@@ -569,7 +583,7 @@ fn put_change(change: &Change) -> v1::MapChange {
 
 fn take_change(it: v1::MapChange) -> Read<Change> {
     let why = match (it.lost, it.decision) {
-        (Some(lost), Some(decision)) => Why::Lost(take_lost(lost), take_decision(decision)),
+        (Some(lost), Some(decision)) => Why::Lost(take_lost(lost)?, take_decision(decision)),
         (None, None) => Why::Planned,
         _ => return field("change", "half lost"),
     };

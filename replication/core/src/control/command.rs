@@ -107,6 +107,27 @@ pub struct Lost {
     pub heard_ms: u64,
     /// When it was given up, or an operator said so.
     pub noticed_ms: u64,
+    /// What the operator said, if it was one.
+    pub word: Option<OperatorWord>,
+}
+
+impl Lost {
+    /// The same, and what an operator said.
+    #[must_use]
+    pub fn said(self, word: Option<OperatorWord>) -> Self {
+        Self { word, ..self }
+    }
+}
+
+/// What an operator says of a takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OperatorWord {
+    /// They saw that the old home is off.
+    pub is_fenced: bool,
+    /// Two homes at once are accepted.
+    pub accepts_split_brain: bool,
+    /// Who is to take over, even if another copy has more; `None`: whoever has most.
+    pub to: Option<RegionId>,
 }
 
 /// When a successor was decided on, and what it has.

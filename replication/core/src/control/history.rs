@@ -89,6 +89,10 @@ impl Change {
                 bytes,
                 by_old_home,
             } => {
+                // That nothing was cut is noticed at every later stream, too.
+                if records == 0 && self.orphaned.iter().any(|(each, _, _)| *each == node) {
+                    return;
+                }
                 self.orphaned.retain(|(each, _, _)| *each != node);
                 self.orphaned.push((node, records, bytes));
                 if by_old_home {

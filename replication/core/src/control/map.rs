@@ -380,11 +380,19 @@ impl ControlMap {
         lost: Lost,
     ) -> Result<(), CommandRefused> {
         let before = self.check_epoch(partition, from)?;
-        if before.lost.is_some() {
-            let problem = "its home is being given up already";
-            return Err(CommandRefused::TakeOver { partition, problem });
+        match before.lost {
+            None => self.assign(partition, |it| it.lost = Some(lost)),
+            // An operator has something to add, once.
+            Some(Lost { word: None, .. }) if lost.word.is_some() => {
+                self.assign(partition, |it| {
+                    it.lost = it.lost.map(|it| it.said(lost.word))
+                });
+            }
+            Some(_) => {
+                let problem = "its home is being given up already";
+                return Err(CommandRefused::TakeOver { partition, problem });
+            }
         }
-        self.assign(partition, |it| it.lost = Some(lost));
         Ok(())
     }
 

@@ -249,6 +249,7 @@ fn a_home_is_given_up_before_it_is_succeeded() {
     };
     assert!(refusal(&mut map, &command).contains("is not given up"));
     let lost = Lost {
+        word: None,
         heard_ms: 1000,
         noticed_ms: 2500,
     };

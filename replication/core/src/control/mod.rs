@@ -18,12 +18,12 @@ mod takeover;
 mod times;
 mod watchman;
 
-pub use command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
+pub use command::{Command, CommandRefused, Decision, Evidence, Lost, Note, OperatorWord};
 pub use fencing::{Fencing, VOTERS_MIN, revokes};
 pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
 pub use lease::{Grant, LeaseBook, LeaseHolder};
 pub use map::{Assignment, ControlMap, MapParts, Node, Region};
 pub use supervisor::{SWITCH_PATIENCE, Supervisor, SupervisorEffect, SupervisorInput};
-pub use takeover::{OperatorWord, PromisedEnd};
+pub use takeover::PromisedEnd;
 pub use times::{ControlTimes, DRIFT_MAX_PERCENT, Haste};
 pub use watchman::Watchman;

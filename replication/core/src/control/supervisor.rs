@@ -16,7 +16,7 @@ use super::command::{Command, Lost};
 use super::fencing::{Fencing, revokes};
 use super::lease::{Grant, LeaseBook};
 use super::map::{Assignment, ControlMap};
-use super::takeover::{OperatorWord, PromisedEnd, Scene, TakeOver};
+use super::takeover::{PromisedEnd, Scene, TakeOver};
 use super::times::ControlTimes;
 use super::watchman::Watchman;
 use crate::moment::Moment;
@@ -59,13 +59,6 @@ pub enum SupervisorInput {
         /// What it has.
         end: PromisedEnd,
     },
-    /// An operator gives a home up.
-    GiveUp {
-        /// Of which partition.
-        partition: PartitionId,
-        /// What they say of it.
-        word: OperatorWord,
-    },
     /// Time has passed, or the map has changed.
     Tick,
 }
@@ -102,7 +95,6 @@ pub struct Supervisor {
     takeovers: BTreeMap<PartitionId, TakeOver>,
     /// When giving up a home was last proposed.
     given_up: BTreeMap<PartitionId, Moment>,
-    words: BTreeMap<PartitionId, OperatorWord>,
     map_version: u64,
 }
 
@@ -116,7 +108,6 @@ impl Supervisor {
             book: LeaseBook::new(now),
             takeovers: BTreeMap::new(),
             given_up: BTreeMap::new(),
-            words: BTreeMap::new(),
             map_version: 0,
         }
     }
@@ -153,21 +144,6 @@ impl Supervisor {
                 floor,
                 end,
             } => self.promised(map, node, partition, floor, end),
-            SupervisorInput::GiveUp { partition, word } => {
-                self.words.insert(partition, word);
-                if let Some(assignment) = map.assignment(partition)
-                    && assignment.lost.is_none()
-                {
-                    let lost = self.lost(assignment.home, now, wall_ms);
-                    let from = assignment.epoch;
-                    self.given_up.insert(partition, now);
-                    effects.push(SupervisorEffect::Propose(vec![Command::BeginTakeOver {
-                        partition,
-                        from,
-                        lost,
-                    }]));
-                }
-            }
             SupervisorInput::Tick => self.give_up_lost(now, wall_ms, map, effects),
         }
         self.take_over(now, wall_ms, map, effects);
@@ -190,6 +166,7 @@ impl Supervisor {
         Lost {
             heard_ms: wall_ms.saturating_sub(silence_ms),
             noticed_ms: wall_ms,
+            word: None,
         }
     }
 
@@ -314,7 +291,6 @@ impl Supervisor {
                 partition,
                 assignment,
                 keyspace,
-                word: self.words.get(&partition).copied(),
                 times,
                 now,
                 wall_ms,
@@ -344,11 +320,6 @@ impl Supervisor {
             }
         }
         self.given_up.retain(|_, asked| now.since(*asked) < retry);
-        self.words.retain(|partition, _| {
-            let assignment = map.assignment(*partition);
-            let is_asked = self.given_up.contains_key(partition);
-            assignment.is_some_and(|it| it.lost.is_some()) || is_asked
-        });
         if !commands.is_empty() {
             effects.push(SupervisorEffect::Propose(commands));
         }

@@ -293,9 +293,19 @@ fn read_only_keyspaces_wait_for_an_operator() {
         accepts_split_brain: false,
         to: Some(RegionId::new(2).unwrap()),
     };
-    lead.step(SupervisorInput::GiveUp { partition, word });
-    lead.run(Duration::from_millis(50), &[12, 13]);
     let old = lead.epoch(partition);
+    let lost = Lost {
+        word: Some(word),
+        ..Lost::default()
+    };
+    lead.map
+        .apply(&Command::BeginTakeOver {
+            partition,
+            from: old,
+            lost,
+        })
+        .unwrap();
+    lead.run(Duration::from_millis(50), &[12, 13]);
     lead.promise(12, partition, Some(old), 4);
     lead.promise(13, partition, Some(old), 9);
     lead.run(Duration::from_millis(50), &[12, 13]);

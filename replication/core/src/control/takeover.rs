@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, RegionId, Seq};
 
-use super::command::{Command, Decision, Evidence};
+use super::command::{Command, Decision, Evidence, OperatorWord};
 use super::fencing::{Fencing, revokes};
 use super::map::{Assignment, ControlMap};
 use super::times::ControlTimes;
@@ -34,17 +34,6 @@ pub struct PromisedEnd {
     pub known_upto: Seq,
     /// Whether it may become home: nothing of the partition is damaged there.
     pub is_sound: bool,
-}
-
-/// What an operator says of a takeover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OperatorWord {
-    /// They saw that the old home is off.
-    pub is_fenced: bool,
-    /// Two homes at once are accepted.
-    pub accepts_split_brain: bool,
-    /// Who is to take over, even if another copy has more; `None`: whoever has most.
-    pub to: Option<RegionId>,
 }
 
 /// A takeover that is under way.
@@ -67,13 +56,16 @@ pub(super) struct Scene<'scene> {
     pub(super) partition: PartitionId,
     pub(super) assignment: Assignment,
     pub(super) keyspace: &'scene Keyspace,
-    pub(super) word: Option<OperatorWord>,
     pub(super) times: &'scene ControlTimes,
     pub(super) now: Moment,
     pub(super) wall_ms: u64,
 }
 
 impl Scene<'_> {
+    fn word(&self) -> Option<OperatorWord> {
+        self.assignment.lost?.word
+    }
+
     /// The nodes that may hold the partition, the home among them.
     pub(super) fn holders(&self) -> impl Iterator<Item = (NodeId, RegionId)> + '_ {
         let live = self.map.live_nodes();
@@ -143,7 +135,8 @@ impl TakeOver {
         if self.has_promised(home) && !is_handed_on {
             return Some(Evidence::HomePromised);
         }
-        if let Some(word) = scene.word {
+        let word = scene.word();
+        if let Some(word) = word.filter(|word| word.is_fenced || word.accepts_split_brain) {
             return Some(Evidence::Operator {
                 is_fenced: word.is_fenced,
                 accepts_split_brain: word.accepts_split_brain,
@@ -194,8 +187,15 @@ impl TakeOver {
             let end = self.promised.get(&node).copied()?;
             end.is_sound.then_some((node, region, end))
         });
-        let asked_for = scene.word.and_then(|word| word.to);
-        let sound = sound.filter(|(_, region, _)| asked_for.is_none_or(|to| to == *region));
+        // Whom an operator takes the partition from does not get it again.
+        let word = scene.word();
+        let home = scene.map.node(scene.assignment.home);
+        let home_region = home.map(|node| node.region);
+        let sound = sound.filter(|(_, region, _)| match word.map(|word| word.to) {
+            None => true,
+            Some(None) => Some(*region) != home_region,
+            Some(Some(to)) => to == *region,
+        });
         let best = sound.max_by_key(|(node, region, end)| {
             let is_home = *node == scene.assignment.home;
             (
