@@ -3,6 +3,8 @@
 //! **Owns**: the plain structs, the stream of answers.
 //! **Does not own**: doing it (`list`, `show`, `replay`, `discard`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use domicile_proto::{
     Epoch, Name, Operation, Position, Record, RecordKind, RequestId, Seq, Version, WireError,
@@ -15,6 +17,10 @@ use crate::error::Error;
 /// Answers that wait for who asked; the work pauses meanwhile. Twice as many hold twice the memory,
 /// which values of up to 1 MiB may fill.
 const ANSWERS_MAX: usize = 16;
+
+/// How long who asked may take no answer before the work ends: nobody else can decide of orphans
+/// meanwhile. Doubled, one that hangs keeps others from it twice as long.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// The orphan files of a node.
 #[derive(Debug, Clone, Default)]
@@ -79,10 +85,10 @@ pub struct OrphanReplay {
 pub struct OrphanDiscard {
     /// Of which file.
     pub file: OrphanFileId,
-    /// From this one on (inclusive); those that are not open stay what they are.
-    pub first: Seq,
-    /// Up to this one (inclusive).
-    pub last: Seq,
+    /// From this one on (inclusive); `None`: from the first. What is not open stays what it is.
+    pub first: Option<Seq>,
+    /// Up to this one (inclusive); `None`: up to the last.
+    pub last: Option<Seq>,
 }
 
 /// What came of one record.
@@ -140,6 +146,15 @@ impl<T> OrphanStream<T> {
     pub async fn next(&mut self) -> Option<Result<T, Error>> {
         self.answers.recv().await
     }
+}
+
+/// Tells who asked; whether that was taken.
+pub(super) async fn tell<T>(
+    answers: &mpsc::Sender<Result<T, Error>>,
+    answer: Result<T, Error>,
+) -> bool {
+    let sent = tokio::time::timeout(SILENCE_MAX, answers.send(answer)).await;
+    matches!(sent, Ok(Ok(())))
 }
 
 /// What a record is, in a word.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use domicile_proto::{Reason, Seq};
 use domicile_storage::{Orphan, OrphanScan, OrphanState, StoreError};
 
-use super::call::{OrphanDiscard, OrphanShown, OrphanStream};
+use super::call::{OrphanDiscard, OrphanShown, OrphanStream, tell};
 use super::show::{Answers, WINDOW_BYTES, WINDOW_RECORDS};
 use crate::clock::Clock;
 use crate::error::Error;
@@ -23,17 +23,17 @@ impl NodeCore {
         let turn = self.orphan_turn()?;
         let scan = self.open_orphans(call.file).await?;
         let (first, last) = (scan.file().first_seq(), scan.file().last_seq);
-        if call.first < first || call.last > last || call.first > call.last {
-            let (from, upto) = (call.first, call.last);
+        let (from, upto) = (call.first.unwrap_or(first), call.last.unwrap_or(last));
+        if from < first || upto > last || from > upto {
             let message = format!("records {from} to {upto}, the file has {first} to {last}");
             return Err(Error::new(Reason::InvalidArgument, message).with("field", "first_seq"));
         }
         let (answers, stream) = OrphanStream::new();
         let node = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = discard(&node, scan, call, &answers).await {
+            if let Err(error) = discard(&node, scan, (from, upto), &answers).await {
                 // Who has gone away needs no reason.
-                drop(answers.send(Err(error)).await);
+                tell(&answers, Err(error)).await;
             }
             drop(turn);
         });
@@ -44,14 +44,15 @@ impl NodeCore {
 async fn discard(
     node: &Arc<NodeCore>,
     mut scan: OrphanScan,
-    call: OrphanDiscard,
+    wanted: (Seq, Seq),
     answers: &Answers<OrphanShown>,
 ) -> Result<(), Error> {
+    let id = scan.file().id();
     loop {
         if *node.closed.borrow() {
             return Err(Error::new(Reason::Draining, "the node is closing"));
         }
-        let (rest, run) = blocking(move || read_run(scan, call)).await?;
+        let (rest, run) = blocking(move || read_run(scan, wanted)).await?;
         scan = rest;
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Ok(());
@@ -60,7 +61,7 @@ async fn discard(
         let store = Arc::clone(&node.store);
         let decided = blocking(move || {
             let (state, now_ms) = (OrphanState::Discarded, Clock::wall_ms());
-            store.decide_orphans(call.file, first, last, state, now_ms)
+            store.decide_orphans(id, first, last, state, now_ms)
         });
         let decided = decided.await;
         node.orphan_tally.changed();
@@ -71,8 +72,7 @@ async fn discard(
                 ..orphan
             };
             let superseded = None;
-            let told = answers.send(Ok(OrphanShown { orphan, superseded }));
-            if told.await.is_err() {
+            if !tell(answers, Ok(OrphanShown { orphan, superseded })).await {
                 return Ok(());
             }
         }
@@ -82,7 +82,7 @@ async fn discard(
 /// The next open records without one between them that is not; none at the end.
 fn read_run(
     mut scan: OrphanScan,
-    call: OrphanDiscard,
+    (first, last): (Seq, Seq),
 ) -> Result<(OrphanScan, Vec<Orphan>), StoreError> {
     let (mut run, mut bytes) = (Vec::<Orphan>::new(), 0);
     while run.len() < WINDOW_RECORDS && bytes < WINDOW_BYTES {
@@ -90,7 +90,7 @@ fn read_run(
             break;
         };
         let seq: Seq = orphan.position.seq;
-        let is_wanted = seq >= call.first && seq <= call.last && orphan.state == OrphanState::Open;
+        let is_wanted = seq >= first && seq <= last && orphan.state == OrphanState::Open;
         if is_wanted {
             bytes += orphan.record.body.bytes().len();
             run.push(orphan);

@@ -13,7 +13,7 @@ use domicile_storage::{Orphan, OrphanScan, OrphanState, StoreError};
 use futures::StreamExt;
 use futures::future::join_all;
 
-use super::call::{OrphanReplay, OrphanStream, ReplayOutcome, ReplayStep};
+use super::call::{OrphanReplay, OrphanStream, ReplayOutcome, ReplayStep, tell};
 use super::show::{Answers, WINDOW_BYTES, WINDOW_RECORDS};
 use super::touches::{KeyHash, Touches};
 use super::window::{Look, Replayed, Replaying};
@@ -50,10 +50,11 @@ impl NodeCore {
                 replaying,
                 only: call.only,
                 answers,
+                is_left: false,
             };
             if let Err(error) = run.to_end(scan).await {
                 // Who has gone away needs no reason.
-                drop(run.answers.send(Err(error)).await);
+                tell(&run.answers, Err(error)).await;
             }
             drop(turn);
         });
@@ -66,6 +67,8 @@ struct Run {
     replaying: Replaying,
     only: Option<Seq>,
     answers: Answers<ReplayStep>,
+    /// Nobody takes the answers any more.
+    is_left: bool,
 }
 
 impl Run {
@@ -89,7 +92,7 @@ impl Run {
             }
             let open = self.set_aside(records).await;
             self.window(open, &mut touches).await?;
-            if self.answers.is_closed() {
+            if self.is_left {
                 return Ok(());
             }
         }
@@ -109,8 +112,7 @@ impl Run {
                     }
                     if self.only == Some(orphan.position.seq) {
                         let step = step_of(&orphan, ReplayOutcome::Decided(state));
-                        // That nobody takes it is seen at the end of the window.
-                        drop(self.answers.send(Ok(step)).await);
+                        self.tell(step).await;
                     }
                 }
             }
@@ -150,10 +152,14 @@ impl Run {
                 self.note(&orphan, Some(*version));
             }
             let step = step_of(&orphan, outcome);
-            // That nobody takes it is seen at the end of the window.
-            drop(self.answers.send(Ok(step)).await);
+            self.tell(step).await;
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// The first answer that is not taken is the last that is tried.
+    async fn tell(&mut self, step: ReplayStep) {
+        self.is_left = self.is_left || !tell(&self.answers, Ok(step)).await;
     }
 
     /// Decides, durably, which are replayed.

@@ -11,7 +11,7 @@ use domicile_storage::{Orphan, OrphanFile, OrphanFileId, OrphanScan, OrphanState
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::call::{OrphanShow, OrphanShown, OrphanStream};
+use super::call::{OrphanShow, OrphanShown, OrphanStream, tell};
 use crate::error::Error;
 use crate::node::NodeCore;
 use crate::ownership::blocking;
@@ -42,7 +42,7 @@ impl NodeCore {
             let asked = keyspace.filter(|_| call.asks_home);
             if let Err(error) = show(&node, scan, call.from, asked, &answers).await {
                 // Who has gone away needs no reason.
-                drop(answers.send(Err(error)).await);
+                tell(&answers, Err(error)).await;
             }
         });
         Ok(stream)
@@ -127,7 +127,7 @@ async fn show(
             if *node.closed.borrow() {
                 return Err(Error::new(Reason::Draining, "the node is closing"));
             }
-            if answers.send(Ok(each)).await.is_err() {
+            if !tell(answers, Ok(each)).await {
                 return Ok(());
             }
         }

@@ -21,6 +21,7 @@ mod error;
 mod kv;
 mod limits;
 pub(crate) mod listener;
+mod orphans;
 mod page_token;
 mod posture;
 mod refusal;
