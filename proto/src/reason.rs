@@ -114,6 +114,8 @@ reasons! {
     KeyspaceNotFound = "KEYSPACE_NOT_FOUND" => NotFound,
     /// No region of that name.
     RegionNotFound = "REGION_NOT_FOUND" => NotFound,
+    /// No orphan file of that name here, or no such record in it.
+    OrphansNotFound = "ORPHANS_NOT_FOUND" => NotFound,
     /// The cell's version is not the expected one.
     VersionMismatch = "VERSION_MISMATCH" => Conflict,
     /// Another region is the key's home.

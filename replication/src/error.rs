@@ -119,6 +119,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let reason = match &error {
             StoreError::QueueFull { .. } => Reason::Overloaded,
+            StoreError::NoSuchOrphans { .. } => Reason::OrphansNotFound,
             StoreError::Closed => Reason::Draining,
             StoreError::Corrupt { .. } => Reason::ChecksumMismatch,
             StoreError::NotInBackup { .. } => Reason::Recovering,

@@ -9,6 +9,7 @@
 //! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
 //! - `ownership`: what the map of homes says is done here: seats, leases, takeovers, rejoining
 //! - [`control`]: consensus of the control plane, by openraft
+//! - [`orphans`]: what was cut from a log, as an operator meets it
 //! - `peers`: connections between nodes, the peer service, forwarding
 //! - `clock`: the node's monotone, wall and hybrid clocks
 //! - [`watching`]: changes as they become visible, from a position on
@@ -26,6 +27,7 @@ mod driver;
 pub mod error;
 pub mod node;
 pub mod options;
+pub mod orphans;
 mod ownership;
 mod peers;
 pub mod receipt;
@@ -49,6 +51,11 @@ pub use node::{
     orphan_state,
 };
 pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
+pub use orphans::{
+    Orphan, OrphanCounts, OrphanDiscard, OrphanFile, OrphanFileId, OrphanFileStatus, OrphanFork,
+    OrphanListing, OrphanNumber, OrphanReplay, OrphanShow, OrphanShown, OrphanState, OrphanStream,
+    ReplayOutcome, ReplayStep, orphan_kind,
+};
 pub use receipt::Receipt;
 pub use watching::{
     Change, Changes, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,

@@ -23,6 +23,9 @@ use super::status::{Detail, NodeStatus};
 use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
 use crate::error::Error;
 use crate::options::{NodeOptions, RegionSpec};
+use crate::orphans::{
+    OrphanDiscard, OrphanListing, OrphanReplay, OrphanShow, OrphanShown, OrphanStream, ReplayStep,
+};
 use crate::receipt::Receipt;
 use crate::watching::{WatchCall, WatchMessages};
 
@@ -188,6 +191,52 @@ impl Node {
     /// What the disk says; a damaged file.
     pub async fn orphans(&self) -> Result<Vec<OrphanRecord>, Error> {
         self.core().orphans().await
+    }
+
+    /// The orphan files here, and what became of their records.
+    ///
+    /// # Errors
+    /// What the disk says; a damaged file is named in the answer.
+    pub async fn orphan_files(&self) -> Result<OrphanListing, Error> {
+        self.core().orphan_files().await
+    }
+
+    /// Shows the records of an orphan file, in order. With values: whoever asks keeps them where
+    /// the call says.
+    ///
+    /// # Errors
+    /// `ORPHANS_NOT_FOUND`; `REGION_NOT_FOUND` and `DATA_RESIDENCY` for an export; what the disk
+    /// says.
+    pub async fn show_orphans(&self, call: OrphanShow) -> Result<OrphanStream<OrphanShown>, Error> {
+        self.core().show_orphans(call).await
+    }
+
+    /// Writes the open records of an orphan file again, through their home and under their request
+    /// ids, if their keys have not been written since the fork by others. May be broken off and
+    /// called again: each is done once.
+    ///
+    /// # Errors
+    /// `ORPHANS_NOT_FOUND`, `KEYSPACE_NOT_FOUND`, `DATA_RESIDENCY`; `INVALID_ARGUMENT` for a record
+    /// that the file has not; `OVERLOADED` while another replays or discards. In the stream, and
+    /// the end of it: the home does not answer.
+    pub async fn replay_orphans(
+        &self,
+        call: OrphanReplay,
+    ) -> Result<OrphanStream<ReplayStep>, Error> {
+        self.core().replay_orphans(call).await
+    }
+
+    /// Gives up open records of an orphan file, for good; each is told once that is durable. The
+    /// file stays.
+    ///
+    /// # Errors
+    /// `ORPHANS_NOT_FOUND`; `INVALID_ARGUMENT` for records that the file has not; `OVERLOADED` while
+    /// another replays or discards.
+    pub async fn discard_orphans(
+        &self,
+        call: OrphanDiscard,
+    ) -> Result<OrphanStream<OrphanShown>, Error> {
+        self.core().discard_orphans(call).await
     }
 
     /// A keyspace's policy.

@@ -19,6 +19,7 @@ use crate::bootstrap::Wanted;
 use crate::clock::Clock;
 use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
+use crate::orphans::OrphanTally;
 use crate::ownership::{Ownership, Plane};
 use crate::peers::PeerLink;
 use crate::topology::Topology;
@@ -57,6 +58,9 @@ pub(crate) struct NodeCore {
     pub(crate) snapshots_sent: Arc<Semaphore>,
     /// Whether the journal may be cut, or a backup reads it.
     pub(crate) backup_turn: BackupTurn,
+    pub(crate) orphan_tally: OrphanTally,
+    /// Whether orphans are being replayed or discarded.
+    pub(crate) orphan_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) ownership: Ownership,
     /// `None`: homes are static.
     pub(crate) plane: Option<Arc<Plane>>,

@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
 use crate::options::NodeOptions;
+use crate::orphans::OrphanTally;
 use crate::ownership::{
     LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, open_core,
     run_enrolment, run_lead, run_leases, run_mender, run_seating, run_switchovers,
@@ -116,6 +117,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
+        orphan_tally: OrphanTally::default(),
+        orphan_turn: Arc::default(),
         ownership: Ownership::default(),
         plane: plane.as_ref().map(|(plane, _)| Arc::clone(plane)),
         watches,

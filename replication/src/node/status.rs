@@ -178,6 +178,8 @@ pub struct KeyspaceStatus {
     pub homes_here: u32,
     /// Of these, how many acknowledge with less.
     pub degraded_partitions: u32,
+    /// Records here that a new home never had, and of which nothing became yet.
+    pub orphans_open: u64,
 }
 
 /// A partition on this node.
@@ -367,6 +369,7 @@ fn peers(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<Pee
 
 fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<KeyspaceStatus> {
     let mut shown: BTreeMap<String, KeyspaceStatus> = BTreeMap::new();
+    let orphans = core.orphan_tally.open(&core.store);
     for keyspace in core.topology.keyspaces() {
         let status = KeyspaceStatus {
             name: keyspace.name.to_string(),
@@ -375,6 +378,7 @@ fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec
             at_risk: Loss::default(),
             homes_here: 0,
             degraded_partitions: 0,
+            orphans_open: orphans.get(&keyspace.id()).copied().unwrap_or_default(),
         };
         shown.insert(keyspace.name.to_string(), status);
     }

@@ -187,7 +187,8 @@ impl NodeCore {
         }
     }
 
-    pub(super) async fn outcome(
+    /// What became of a write, as its home says, wherever that is.
+    pub(crate) async fn outcome(
         &self,
         keyspace: &Keyspace,
         key: Bytes,

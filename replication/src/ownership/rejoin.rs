@@ -105,7 +105,9 @@ async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<A
         now_ms: Clock::wall_ms(),
     };
     let store = Arc::clone(&node.store);
-    let report = blocking(move || store.cut(partition, at, plan)).await?;
+    let report = blocking(move || store.cut(partition, at, plan)).await;
+    node.orphan_tally.changed();
+    let report = report?;
     note(node, partition, tail.epoch, &report);
     reopen(node, slot)?;
     Ok(report.cells)

@@ -2,7 +2,7 @@
 //!
 //! **Owns**: which message asks for what.
 //! **Does not own**: the numbers (the node), their fields (`status_report`, `posture`), the pieces
-//! of a backup (`backup_stream`).
+//! of a backup (`backup_stream`), orphans as messages (`orphans`).
 
 use domicile_proto::v1;
 use domicile_proto::v1::admin_server::Admin;
@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::refusal::refuse;
-use super::{backup_stream, failover, posture, status_report};
+use super::{backup_stream, failover, orphans, posture, status_report};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
@@ -37,6 +37,45 @@ impl Admin for AdminService {
         let begun = backup_stream::begin(&self.node, request.into_inner(), self.draining.clone());
         let pieces = begun.map_err(|error| refuse(&error))?;
         Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
+    type ShowOrphansStream = orphans::Messages<v1::ShowOrphansResponse>;
+    type ReplayOrphansStream = orphans::Messages<v1::ReplayOrphansResponse>;
+    type DiscardOrphansStream = orphans::Messages<v1::DiscardOrphansResponse>;
+
+    async fn list_orphans(
+        &self,
+        _request: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        let listed = orphans::list(&self.node).await;
+        Ok(Response::new(listed.map_err(|error| refuse(&error))?))
+    }
+
+    async fn show_orphans(
+        &self,
+        request: Request<v1::ShowOrphansRequest>,
+    ) -> Result<Response<Self::ShowOrphansStream>, Status> {
+        let draining = self.draining.clone();
+        let shown = orphans::show(&self.node, request.into_inner(), draining).await;
+        Ok(Response::new(shown.map_err(|error| refuse(&error))?))
+    }
+
+    async fn replay_orphans(
+        &self,
+        request: Request<v1::ReplayOrphansRequest>,
+    ) -> Result<Response<Self::ReplayOrphansStream>, Status> {
+        let draining = self.draining.clone();
+        let steps = orphans::replay(&self.node, request.into_inner(), draining).await;
+        Ok(Response::new(steps.map_err(|error| refuse(&error))?))
+    }
+
+    async fn discard_orphans(
+        &self,
+        request: Request<v1::DiscardOrphansRequest>,
+    ) -> Result<Response<Self::DiscardOrphansStream>, Status> {
+        let draining = self.draining.clone();
+        let given_up = orphans::discard(&self.node, request.into_inner(), draining).await;
+        Ok(Response::new(given_up.map_err(|error| refuse(&error))?))
     }
 
     async fn status(

@@ -22,6 +22,7 @@ mod failover;
 mod kv;
 mod limits;
 pub(crate) mod listener;
+mod orphans;
 mod page_token;
 mod posture;
 mod refusal;

@@ -80,6 +80,7 @@ fn keyspace(keyspace: KeyspaceStatus) -> v1::KeyspaceStatus {
         at_risk: Some(loss(keyspace.at_risk)),
         homes_here: keyspace.homes_here,
         degraded_partitions: keyspace.degraded_partitions,
+        orphans_open: keyspace.orphans_open,
     }
 }
 

@@ -6,17 +6,19 @@
 //! A file stays until somebody removes it. One that is damaged is named, and costs nothing else.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::path::Path;
 
 use domicile_proto::{PartitionId, Position, Record, Seq};
 
 use super::decisions::{self, Decisions, OrphanState};
-use super::format::{ORPHAN_DIR, OrphanFile, decisions_path_of, of_name, path_of};
+use super::format::{ORPHAN_DIR, OrphanFile, decisions_path_of, of_hex, of_name, path_of};
 use super::reader::OrphanReader;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::OrphanNumber;
+use crate::snapshot::hex_of;
 use crate::store::Store;
 
 /// Which orphan file.
@@ -26,6 +28,29 @@ pub struct OrphanFileId {
     pub partition: PartitionId,
     /// Which of its files.
     pub number: OrphanNumber,
+}
+
+impl OrphanFileId {
+    /// The id with this text, as it is shown.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (hex, number) = text.split_once('-')?;
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if !is_plain(number) {
+            return None;
+        }
+        Some(Self {
+            partition: of_hex(hex)?,
+            number: OrphanNumber::new(number.parse().ok()?)?,
+        })
+    }
+}
+
+impl fmt::Display for OrphanFileId {
+    /// As the file is named, without the leading zeros of its number.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", hex_of(self.partition), self.number)
+    }
 }
 
 impl OrphanFile {
@@ -111,6 +136,7 @@ impl Store {
         let reader = self.open_orphans(id)?;
         let decisions = self.decisions_of(reader.header())?;
         Ok(OrphanScan {
+            file: *reader.header(),
             reader: Some(reader),
             decisions,
             ready: VecDeque::new(),
@@ -162,19 +188,36 @@ impl Store {
             ..OrphanCounts::default()
         };
         for file in files {
-            let Ok(decisions) = self.decisions_of(&file) else {
+            let Ok(each) = self.orphan_counts_of(&file) else {
                 counts.damaged_files += 1;
                 continue;
             };
-            let replayed = decisions.count_of(OrphanState::Replayed);
-            let discarded = decisions.count_of(OrphanState::Discarded);
-            counts.files += 1;
-            counts.bytes += file.file_bytes;
-            counts.replayed += replayed;
-            counts.discarded += discarded;
-            counts.open += file.records - replayed - discarded;
+            counts.files += each.files;
+            counts.bytes += each.bytes;
+            counts.replayed += each.replayed;
+            counts.discarded += each.discarded;
+            counts.open += each.open;
         }
         Ok(counts)
+    }
+
+    /// What became of the records of one orphan file.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if what was decided of them is damaged; what the operating system
+    /// says.
+    pub fn orphan_counts_of(&self, file: &OrphanFile) -> Result<OrphanCounts, StoreError> {
+        let decisions = self.decisions_of(file)?;
+        let replayed = decisions.count_of(OrphanState::Replayed);
+        let discarded = decisions.count_of(OrphanState::Discarded);
+        Ok(OrphanCounts {
+            files: 1,
+            bytes: file.file_bytes,
+            open: file.records - replayed - discarded,
+            replayed,
+            discarded,
+            damaged_files: 0,
+        })
     }
 
     fn open_orphans(&self, id: OrphanFileId) -> Result<OrphanReader, StoreError> {
@@ -225,6 +268,7 @@ pub(super) fn list_files(
 /// An iterator over the records of an orphan file, in order. After an error it ends.
 #[derive(Debug)]
 pub struct OrphanScan {
+    file: OrphanFile,
     reader: Option<OrphanReader>,
     decisions: Decisions,
     /// Of the segment read last.
@@ -232,6 +276,12 @@ pub struct OrphanScan {
 }
 
 impl OrphanScan {
+    /// What the file's header says.
+    #[must_use]
+    pub fn file(&self) -> &OrphanFile {
+        &self.file
+    }
+
     fn fill(&mut self) -> Result<(), StoreError> {
         while self.ready.is_empty()
             && let Some(reader) = &mut self.reader
@@ -269,5 +319,33 @@ impl Iterator for OrphanScan {
             return Some(Err(error));
         }
         self.ready.pop_front().map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_file_is_read_again_and_no_other_is() {
+        let text = "0000000100020003-12";
+        let id = OrphanFileId::parse(text).unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(OrphanFileId::parse("0000000100020003-0000000012"), Some(id));
+        for other in [
+            "",
+            "-",
+            "0000000100020003",
+            "0000000100020003-0",
+            "0000000100020003-+1",
+            "0000000100020003-1.orphans",
+            "+000000100020003-1",
+            "00000001000200é3-1",
+            "0000000100000003-1",
+            "000000010002000300-1",
+            "0000000100020003-99999999999999999999",
+        ] {
+            assert_eq!(OrphanFileId::parse(other), None, "{other}");
+        }
     }
 }

@@ -229,13 +229,22 @@ fn named(dir: &Path, partition: PartitionId, suffix: &str) -> PathBuf {
 pub(super) fn of_name(name: &str) -> Option<(PartitionId, OrphanNumber)> {
     let (hex, number) = name.strip_suffix(SUFFIX)?.split_once('-')?;
     let number = OrphanNumber::new(number.parse().ok()?)?;
+    let partition = of_hex(hex)?;
+    let path = path_of(Path::new(""), partition, number);
+    (path.to_str() == Some(name)).then_some((partition, number))
+}
+
+/// The partition with this text in names; `None` if it is no partition's.
+pub(super) fn of_hex(hex: &str) -> Option<PartitionId> {
+    let is_hex = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex || hex.len() != 2 * PartitionId::BYTES {
+        return None;
+    }
     let mut bytes = [0; PartitionId::BYTES];
     for (index, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
     }
-    let partition = PartitionId::from_bytes(bytes).ok()?;
-    let path = path_of(Path::new(""), partition, number);
-    (path.to_str() == Some(name)).then_some((partition, number))
+    PartitionId::from_bytes(bytes).ok()
 }
 
 #[cfg(test)]
