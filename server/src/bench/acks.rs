@@ -19,8 +19,8 @@ use super::options::{BenchOptions, Ending};
 use super::report::{Header, Report};
 use super::series::{Series, SeriesRow, alternate, turn_time};
 use crate::rig::{
-    Cluster, ClusterPlan, Console, ExitOutcome, HomePlan, Keys, KeyspacePlan, Loss, Rtts, Scratch,
-    Stop, Table, thousands,
+    Cluster, ClusterPlan, Console, ExitOutcome, HomePlan, HomesPlan, Keys, KeyspacePlan, Loss,
+    Rtts, Scratch, Stop, Table, thousands,
 };
 
 /// The levels, weakest first.
@@ -100,6 +100,7 @@ fn cluster_plan(options: &BenchOptions, dir: std::path::PathBuf) -> anyhow::Resu
     Ok(ClusterPlan {
         rtts: options.rtts()?,
         keyspaces: LEVELS.map(keyspace).to_vec(),
+        homes: HomesPlan::Static,
         dir,
     })
 }
@@ -113,6 +114,7 @@ pub(super) fn one_region(dir: &Path, stop: &Stop) -> anyhow::Result<Cluster> {
     let region = "a".to_owned();
     let plan = ClusterPlan {
         rtts: Rtts::parse(std::slice::from_ref(&region), "0")?,
+        homes: HomesPlan::Static,
         keyspaces: vec![KeyspacePlan {
             name: keyspace_name("async"),
             ack: "async".to_owned(),

@@ -150,7 +150,7 @@ impl Distances {
     pub fn physics(&self, level: &str, label: &str, p50_ms: f64) -> Option<Check> {
         let (bound, of) = match level {
             "async" => (Bound::Below(self.nearest_ms), "nearest RTT"),
-            "semi-sync" => (Bound::AtLeast(self.nearest_ms), "nearest RTT"),
+            "semi-sync" | "sync:2" => (Bound::AtLeast(self.nearest_ms), "nearest RTT"),
             "sync" => (Bound::AtLeast(self.farthest_ms), "farthest RTT"),
             _ => return None,
         };
@@ -219,6 +219,8 @@ mod tests {
         assert_eq!(verdict("async", 60), Verdict::Fail);
         assert_eq!(verdict("semi-sync", 59), Verdict::Fail);
         assert_eq!(verdict("semi-sync", 61), Verdict::Pass);
+        assert_eq!(verdict("sync:2", 59), Verdict::Fail);
+        assert_eq!(verdict("sync:2", 61), Verdict::Pass);
         assert_eq!(verdict("sync", 61), Verdict::Fail);
         assert_eq!(verdict("sync", 91), Verdict::Pass);
         assert!(distances().physics("other", "x", 0.0).is_none());

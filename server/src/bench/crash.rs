@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use domicile_proto::Name;
 use serde::Serialize;
 
-use super::load::{Acks, LoadPlan, Shape, run_load};
+use super::load::{Acks, LoadPlan, LoadResult, Shape, run_load};
 use super::pace::Pace;
 use crate::rig::{
     Cluster, Comparison, Crash, Keys, Random, Stop, Survivors, compare, held_in_journal,
@@ -85,6 +85,46 @@ pub fn crash_under_load(
     stop: &Stop,
     aftermath: &mut dyn FnMut(&Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<CrashReport>> {
+    let loss = load_until_lost(cluster, plan, stop)?;
+    let survivors = Survived::read(cluster, &plan.loads, stop, aftermath)?;
+    let (results, crash, crashed_at) = (loss.results, loss.crash, loss.crashed_at);
+    let judged = plan.loads.iter().zip(results).zip(survivors);
+    Ok(judged
+        .map(|((load, result), survived)| {
+            let (acks, write_bytes) = (&result.acks, load.keys.write_bytes());
+            CrashReport {
+                acked: acks.len() as u64,
+                held: compare(acks, write_bytes, crashed_at, &survived.held),
+                shown: compare(acks, write_bytes, crashed_at, &survived.shown),
+                links_cut_after_us: crash.links_cut_after.as_micros() as u64,
+                rate_per_s: acks.len() as f64 / crashed_at.as_secs_f64().max(f64::MIN_POSITIVE),
+            }
+        })
+        .collect())
+}
+
+/// A region that was lost while its clients wrote.
+#[derive(Debug)]
+pub struct LoadedLoss {
+    /// What each load was told.
+    pub results: Vec<LoadResult>,
+    /// When the region was lost.
+    pub crash: Crash,
+    /// The zero of the times in the lists of acknowledged writes.
+    pub epoch: Instant,
+    /// The loss on that clock.
+    pub crashed_at: Duration,
+}
+
+/// Loses the home of a running cluster under load.
+///
+/// # Errors
+/// No connection, or an interrupt.
+pub fn load_until_lost(
+    cluster: &mut Cluster,
+    plan: &CrashPlan,
+    stop: &Stop,
+) -> anyhow::Result<LoadedLoss> {
     let (epoch, halt) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let endpoint = cluster.endpoint(&plan.home)?;
     let load_plan = |load: &CrashLoad| {
@@ -116,21 +156,13 @@ pub fn crash_under_load(
         let results = results.collect::<anyhow::Result<Vec<_>>>()?;
         anyhow::Ok((results, lost?))
     })?;
-    let survivors = Survived::read(cluster, &plan.loads, stop, aftermath)?;
     let crashed_at = crash.at.duration_since(epoch);
-    let judged = plan.loads.iter().zip(results).zip(survivors);
-    Ok(judged
-        .map(|((load, result), survived)| {
-            let (acks, write_bytes) = (&result.acks, load.keys.write_bytes());
-            CrashReport {
-                acked: acks.len() as u64,
-                held: compare(acks, write_bytes, crashed_at, &survived.held),
-                shown: compare(acks, write_bytes, crashed_at, &survived.shown),
-                links_cut_after_us: crash.links_cut_after.as_micros() as u64,
-                rate_per_s: acks.len() as f64 / crashed_at.as_secs_f64().max(f64::MIN_POSITIVE),
-            }
-        })
-        .collect())
+    Ok(LoadedLoss {
+        results,
+        crash,
+        epoch,
+        crashed_at,
+    })
 }
 
 fn lose_after(

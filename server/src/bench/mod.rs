@@ -49,7 +49,7 @@ pub(crate) use acks::loss_cells;
 pub use ceiling::{CeilingMode, CeilingOptions, serve_ceiling};
 pub use checks::{Bound, Check, Distances, Kind, Verdict, checks_table, outcome};
 pub use command::run;
-pub use crash::{CrashLoad, CrashPlan, CrashReport, crash_under_load};
+pub use crash::{CrashLoad, CrashPlan, CrashReport, LoadedLoss, crash_under_load, load_until_lost};
 pub use engine_life::{EngineLife, live_engine_life};
 pub use load::{Acks, LoadPlan, LoadResult, Order, Second, Shape, run_load};
 pub use options::{Bench, BenchOptions, Ending, KEYS_DEFAULT, MANY_KEYS_DEFAULT, Transport};

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::load::{LoadPlan, Shape};
 use super::options::BenchOptions;
 use super::report::Header;
-use crate::rig::{Cluster, ClusterPlan, HomePlan, Keys, KeyspacePlan, Scratch, Stop};
+use crate::rig::{Cluster, ClusterPlan, HomePlan, HomesPlan, Keys, KeyspacePlan, Scratch, Stop};
 
 /// The keyspace, at home in the first region.
 pub(super) const KEYSPACE: &str = "bench-async";
@@ -29,6 +29,7 @@ impl Stage {
         let mut header = Header::measure(scratch.path(), options)?;
         let plan = ClusterPlan {
             rtts: options.rtts()?,
+            homes: HomesPlan::Static,
             keyspaces: vec![KeyspacePlan {
                 name: KEYSPACE.to_owned(),
                 ack: "async".to_owned(),

@@ -8,6 +8,7 @@ mod chaos;
 mod control;
 mod ending;
 mod options;
+mod recovery;
 mod scenes;
 mod story;
 mod workload;

@@ -5,8 +5,8 @@
 //! terminal (`control`), the last words (`ending`).
 //!
 //! ```text
-//! start -> rows in every region -> reads across -> levels compared -> region lost -> table
-//!          `------------ every region keeps writing its own rows ------------------'
+//! start -> rows in every region -> reads across -> levels compared -> region lost, succeeded,
+//!          `------------ every region keeps writing its own rows --------'      back -> table
 //! ```
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,15 +18,15 @@ use domicile_proto::v1::Consistency;
 use super::control::{Control, Shared};
 use super::ending::{LevelFigures, conclude};
 use super::options::DemoOptions;
+use super::recovery::{LevelLoss, lose_and_recover};
 use super::scenes::{begin_workloads, introduce, read_across};
 use super::workload::{USERS, Workload, rows_of};
 use crate::bench::{
-    CrashLoad, CrashPlan, CrashReport, Distances, LEVELS, Latencies, LoadPlan, Pace, Shape,
-    crash_under_load, errors_text, ms, run_load,
+    CrashLoad, CrashPlan, Distances, Latencies, LoadPlan, Pace, Shape, errors_text, ms, run_load,
 };
 use crate::rig::{
-    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, Keys, KeyspacePlan, Rtts, Scratch,
-    Stop, VALUE_BYTES_DEFAULT, run_to_its_end,
+    Cluster, ClusterPlan, Console, Door, ExitOutcome, HomePlan, HomesPlan, Keys, KeyspacePlan,
+    Rtts, Scratch, Stop, VALUE_BYTES_DEFAULT, run_to_its_end,
 };
 
 /// What all scenes but the comparison take, about.
@@ -47,6 +47,10 @@ const LOST_PER_S: f64 = 1500.0;
 
 /// The most writes outstanding then: more than half a second's worth.
 const LOST_OUTSTANDING: usize = 1024;
+
+/// The ack levels that are compared. Sync asks for two of three regions, so that writes go on without
+/// the one that is lost.
+const LEVELS: [&str; 3] = ["async", "semi-sync", "sync:2"];
 
 /// Keys of the keyspaces that are compared.
 const KEYS: u32 = 20_000;
@@ -71,10 +75,12 @@ fn tell_story(
     let home = options.regions.last().context("there is no region")?;
     let scratch = Scratch::make(options.dir.as_deref())?;
     console.talk(&format!("starting {} regions", options.regions.len()));
+    let rtts = Rtts::parse(&options.regions, &options.rtt)?;
     let plan = ClusterPlan {
-        rtts: Rtts::parse(&options.regions, &options.rtt)?,
         keyspaces: keyspaces(home),
+        homes: agreed(&rtts),
         dir: scratch.sub("regions")?,
+        rtts,
     };
     let cluster: Shared = Arc::new(Mutex::new(Cluster::start(&plan, stop)?));
     let control = Control::start(scratch.path(), Arc::clone(&cluster), *console, stop.clone());
@@ -89,15 +95,15 @@ fn tell_story(
     let time = left.max(LEVEL_TIME_MIN);
     let latencies = compare_levels(options, &cluster, home, time, console, stop)?;
     let distances = Distances::from_home(home, locked(&cluster).measured_rtts());
-    let crashes = lose(options, &cluster, home, workloads, console, stop)?;
+    let losses = lose(options, &cluster, home, workloads, console, stop)?;
     let disturbed = control.as_ref().is_some_and(Control::has_changed);
     drop(control);
-    let figures = LEVELS.into_iter().zip(latencies).zip(crashes);
+    let figures = LEVELS.into_iter().zip(latencies).zip(losses);
     let figures: Vec<_> = figures
-        .map(|((level, latencies), crash)| LevelFigures {
+        .map(|((level, latencies), loss)| LevelFigures {
             level,
             latencies,
-            crash,
+            loss,
         })
         .collect();
     // Whoever cuts links changes what an acknowledgement takes.
@@ -105,6 +111,16 @@ fn tell_story(
     let outcome = conclude(&figures, distances, home, console);
     console.talk(&format!("ended after {:.0?}", started.elapsed()));
     Ok(outcome)
+}
+
+/// The regions agree on homes, in times that the longest way between two of them allows.
+fn agreed(rtts: &Rtts) -> HomesPlan {
+    let longest = rtts.pairs().map(|(_, _, rtt)| rtt).max();
+    let longest_ms = longest.unwrap_or_default().as_millis();
+    HomesPlan::Agreed {
+        rtt_max_ms: u64::try_from(longest_ms).unwrap_or(u64::MAX).max(1),
+        is_aggressive: false,
+    }
 }
 
 fn keyspaces(home: &str) -> Vec<KeyspacePlan> {
@@ -122,7 +138,7 @@ fn keyspaces(home: &str) -> Vec<KeyspacePlan> {
 }
 
 fn keyspace_of(level: &str) -> String {
-    format!("demo-{level}")
+    format!("demo-{}", level.replace(':', "-"))
 }
 
 fn keys_of_levels(seed: u64) -> Arc<Keys> {
@@ -217,7 +233,7 @@ fn lose(
     workloads: Vec<Workload>,
     console: &Console,
     stop: &Stop,
-) -> anyhow::Result<Vec<CrashReport>> {
+) -> anyhow::Result<Vec<LevelLoss>> {
     let mut cluster = locked(cluster);
     bring_up(&mut cluster, home, console, stop)?;
     console.talk(&format!(
@@ -241,7 +257,7 @@ fn lose(
         seed: options.seed,
     };
     let mut workloads = Some(workloads);
-    crash_under_load(&mut cluster, &plan, stop, &mut |cluster| {
+    lose_and_recover(&mut cluster, &plan, stop, console, &mut |cluster| {
         after_loss(cluster, home, workloads.take().unwrap_or_default(), console)
     })
 }

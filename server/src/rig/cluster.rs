@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use domicile_proto::v1::Consistency;
 use serde::Serialize;
 
 use super::door::Door;
@@ -23,7 +24,7 @@ use super::echo::{Echo, measure_round_trips};
 use super::ports::free_addresses;
 use super::process::Process;
 use super::rtts::Rtts;
-use super::settings::{KeyspacePlan, ServerPlan, settings};
+use super::settings::{HomesPlan, KeyspacePlan, ServerPlan, settings};
 use super::stop::Stop;
 use crate::wan::{Route, Wan};
 
@@ -47,6 +48,8 @@ pub struct ClusterPlan {
     pub rtts: Rtts,
     /// The keyspaces, in all regions.
     pub keyspaces: Vec<KeyspacePlan>,
+    /// Whether homes may change.
+    pub homes: HomesPlan,
     /// The directory of everything that the run writes.
     pub dir: PathBuf,
 }
@@ -121,7 +124,8 @@ impl Cluster {
             for (other, _) in &server.peers {
                 wan.link(other, region)?.set_target(server.peer_address);
             }
-            servers.insert(region.clone(), Server::prepare(&server, &plan.keyspaces)?);
+            let text = settings(&server, &plan.keyspaces, plan.homes);
+            servers.insert(region.clone(), Server::prepare(&server, &text)?);
         }
         let mut cluster = Self {
             rtts: plan.rtts.clone(),
@@ -133,7 +137,32 @@ impl Cluster {
             cluster.start_server(region)?;
         }
         cluster.wait_until_connected(stop)?;
+        if matches!(plan.homes, HomesPlan::Agreed { .. }) {
+            cluster.wait_until_homed(&plan.keyspaces, stop)?;
+        }
         Ok(cluster)
+    }
+
+    /// Waits until every region reads its own rows of every keyspace at their home: the regions
+    /// have agreed on it, and it has its lease.
+    fn wait_until_homed(&self, keyspaces: &[KeyspacePlan], stop: &Stop) -> anyhow::Result<()> {
+        let since = Instant::now();
+        for region in self.rtts.regions() {
+            let door = Door::new(&self.endpoint(region)?)?;
+            for keyspace in keyspaces {
+                let key = bytes::Bytes::from(format!("{region}-probe"));
+                let read = || door.get(&keyspace.name, key.clone(), Consistency::Home);
+                while let Err(error) = read() {
+                    let name = &keyspace.name;
+                    anyhow::ensure!(
+                        since.elapsed() < READY_MAX,
+                        "{name} has no home in {region} after {READY_MAX:?}: {error:#}"
+                    );
+                    stop.sleep(POLL)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The regions and their distances.
@@ -312,12 +341,11 @@ impl Cluster {
 }
 
 impl Server {
-    fn prepare(plan: &ServerPlan, keyspaces: &[KeyspacePlan]) -> anyhow::Result<Self> {
+    fn prepare(plan: &ServerPlan, text: &str) -> anyhow::Result<Self> {
         let dir = plan.data.parent().unwrap_or(&plan.data);
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join("serve.toml");
-        fs::write(&path, settings(plan, keyspaces))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
             process: None,
             client_address: plan.client_address,

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use domicile_proto::Seq;
 use domicile_proto::v1::admin_client::AdminClient;
 use domicile_proto::v1::kv_client::KvClient;
 use domicile_proto::v1::{
-    Consistency, Entry, GetRequest, GetResponse, PutRequest, ReadOptions, ScanRequest,
-    StatusRequest, StatusResponse, WriteOptions, WriteResponse,
+    Consistency, Entry, GetRequest, GetResponse, HomeChange, ListHomeChangesRequest,
+    ListOrphansRequest, PutRequest, ReadOptions, ScanRequest, ShowOrphansRequest, StatusRequest,
+    StatusResponse, WriteOptions, WriteResponse,
 };
 use tokio::runtime::Runtime;
 use tonic::Request;
@@ -78,6 +80,41 @@ impl Door {
     fn ask_status(&self, request: StatusRequest) -> anyhow::Result<StatusResponse> {
         let mut client = AdminClient::new(self.channel.clone());
         Ok(self.runtime.block_on(client.status(request))?.into_inner())
+    }
+
+    /// What changed hands, as the server knows it.
+    ///
+    /// # Errors
+    /// No answer, or an error as one.
+    pub fn home_changes(&self) -> anyhow::Result<Vec<HomeChange>> {
+        let mut client = AdminClient::new(self.channel.clone());
+        let call = client.list_home_changes(ListHomeChangesRequest {});
+        Ok(self.runtime.block_on(call)?.into_inner().changes)
+    }
+
+    /// The keys that orphans of a keyspace at this server wrote, each with its place in the log.
+    ///
+    /// # Errors
+    /// No answer, or an error as one.
+    pub fn orphans(&self, keyspace: &str) -> anyhow::Result<Vec<(Bytes, Seq)>> {
+        let mut client = AdminClient::new(self.channel.clone());
+        let mut found = Vec::new();
+        let listed = client.list_orphans(ListOrphansRequest {});
+        let files = self.runtime.block_on(listed)?.into_inner().files;
+        for file in files.into_iter().filter(|file| file.keyspace == keyspace) {
+            let request = ShowOrphansRequest {
+                file: file.file,
+                ..ShowOrphansRequest::default()
+            };
+            let shown = client.show_orphans(request);
+            let mut shown = self.runtime.block_on(shown)?.into_inner();
+            while let Some(answer) = self.runtime.block_on(shown.message())? {
+                let record = answer.record.unwrap_or_default();
+                let seq = Seq::new(record.seq);
+                found.extend(record.operations.into_iter().map(|it| (it.key, seq)));
+            }
+        }
+        Ok(found)
     }
 
     /// Writes a key and waits for the keyspace's level.

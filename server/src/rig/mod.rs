@@ -39,7 +39,7 @@ pub use random::Random;
 pub use rtts::{RTT_MAX, RttError, Rtts};
 pub use run::run_to_its_end;
 pub use scratch::Scratch;
-pub use settings::{HomePlan, KeyspacePlan};
+pub use settings::{HomePlan, HomesPlan, KeyspacePlan};
 pub use stop::{Interrupted, Stop};
 pub use survivors::{Survivors, held_in_journal, shown_when_quiet};
 pub use table::{Table, thousands};

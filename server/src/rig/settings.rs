@@ -27,6 +27,21 @@ pub enum HomePlan {
     ByPrefix,
 }
 
+/// Whether homes may change.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum HomesPlan {
+    /// Each stays where it was born.
+    #[default]
+    Static,
+    /// The regions agree on them: a lost one is succeeded.
+    Agreed {
+        /// The longest round trip, in ms.
+        rtt_max_ms: u64,
+        /// Whether a silent home is given up as soon as is safe.
+        is_aggressive: bool,
+    },
+}
+
 /// One server of the run.
 #[derive(Clone, Debug)]
 pub(super) struct ServerPlan {
@@ -39,7 +54,11 @@ pub(super) struct ServerPlan {
 }
 
 /// The text of the file for one server.
-pub(super) fn settings(server: &ServerPlan, keyspaces: &[KeyspacePlan]) -> String {
+pub(super) fn settings(
+    server: &ServerPlan,
+    keyspaces: &[KeyspacePlan],
+    homes: HomesPlan,
+) -> String {
     let ServerPlan {
         region,
         data,
@@ -49,8 +68,22 @@ pub(super) fn settings(server: &ServerPlan, keyspaces: &[KeyspacePlan]) -> Strin
     } = server;
     // A debug text escapes quotes and backslashes as the format wants them.
     let data = data.display().to_string();
+    let homes = match homes {
+        HomesPlan::Static => String::new(),
+        HomesPlan::Agreed {
+            rtt_max_ms,
+            is_aggressive,
+        } => {
+            let haste = if is_aggressive {
+                "aggressive"
+            } else {
+                "default"
+            };
+            format!("homes = \"agreed\"\nrtt_max_ms = {rtt_max_ms}\nhaste = \"{haste}\"\n")
+        }
+    };
     let mut text = format!(
-        "[cluster]\nname = \"rig\"\n\n[node]\nregion = {region:?}\ndata = {data:?}\n\
+        "[cluster]\nname = \"rig\"\n{homes}\n[node]\nregion = {region:?}\ndata = {data:?}\n\
          listen_client = \"{client_address}\"\nlisten_peer = \"{peer_address}\"\n\
          listen_http = \"\"\n"
     );
@@ -115,7 +148,7 @@ mod tests {
                 home: HomePlan::Pinned("eu".to_owned()),
             },
         ];
-        let text = settings(&plan("us", "eu"), &keyspaces);
+        let text = settings(&plan("us", "eu"), &keyspaces, HomesPlan::Static);
         for part in [
             "data = \"/a \\\"quoted\\\" place\"\n",
             "[[region]]\nname = \"eu\"\npeer = \"127.0.0.1:9000\"\n\n[[region]]\nname = \"us\"\n",
@@ -134,7 +167,7 @@ mod tests {
         };
         assert_eq!(
             policies(&text),
-            policies(&settings(&plan("eu", "us"), &keyspaces))
+            policies(&settings(&plan("eu", "us"), &keyspaces, HomesPlan::Static))
         );
     }
 }
