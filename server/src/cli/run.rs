@@ -43,6 +43,7 @@ fn dispatch(verb: Verb, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Kv(command) => block_on(command.run()).map(done),
         Verb::Keyspace(command) => block_on(command.run()).map(done),
         Verb::Status(command) => block_on(command.run()).map(done),
+        Verb::Orphans(command) => block_on(command.run()).map(done),
         Verb::Backup(command) => block_on(command.run()).map(done),
         Verb::Verify(command) => command.run().map(done),
         Verb::Inspect(command) => command.run().map(done),
