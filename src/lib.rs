@@ -44,3 +44,8 @@ pub use domicile_replication::{
     Switchover, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,
     WriteCall,
 };
+pub use domicile_replication::{
+    Orphan, OrphanCounts, OrphanDiscard, OrphanFile, OrphanFileId, OrphanFileStatus, OrphanFork,
+    OrphanListing, OrphanNumber, OrphanReplay, OrphanShow, OrphanShown, OrphanState, OrphanStream,
+    ReplayOutcome, ReplayStep, orphan_kind, orphan_state,
+};

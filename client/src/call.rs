@@ -78,6 +78,7 @@ methods! {
     kv.scan(v1::ScanRequest) -> v1::ScanResponse;
     kv.outcome(v1::OutcomeRequest) -> v1::OutcomeResponse;
     admin.status(v1::StatusRequest) -> v1::StatusResponse;
+    admin.list_orphans(v1::ListOrphansRequest) -> v1::ListOrphansResponse;
     admin.list_keyspaces(v1::ListKeyspacesRequest) -> v1::ListKeyspacesResponse;
     admin.plan_failover(v1::PlanFailoverRequest) -> v1::PlanFailoverResponse;
     admin.give_up_homes(v1::GiveUpHomesRequest) -> v1::GiveUpHomesResponse;

@@ -15,6 +15,7 @@ use crate::call::call;
 use crate::error::ClientError;
 use crate::keyspace::KeyspaceClient;
 use crate::options::ClientOptions;
+use crate::orphans::{self, OrphanAnswers};
 use crate::stream::{self, WriteReceiver, WriteSender};
 
 /// A connection to a Domicile cluster. Clones share it.
@@ -173,6 +174,53 @@ impl Client {
     pub async fn backup(&self, request: v1::BackupRequest) -> Result<BackupPieces, ClientError> {
         let (place, channel) = self.current();
         let begun = BackupPieces::begin(channel, request).await;
+        begun.map_err(|error| error.at(self.address(place)))
+    }
+
+    /// The orphan files of the node that answers.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn orphans(&self) -> Result<v1::ListOrphansResponse, ClientError> {
+        call(self, v1::ListOrphansRequest {}, None).await
+    }
+
+    /// The records of one orphan file of the node that answers, in order.
+    ///
+    /// # Errors
+    /// No such file there; what the policy forbids; no answer.
+    pub async fn show_orphans(
+        &self,
+        request: v1::ShowOrphansRequest,
+    ) -> Result<OrphanAnswers<v1::ShowOrphansResponse>, ClientError> {
+        let (place, channel) = self.current();
+        let begun = orphans::show(channel, request).await;
+        begun.map_err(|error| error.at(self.address(place)))
+    }
+
+    /// Has open records of an orphan file written again; may be broken off and asked for again.
+    ///
+    /// # Errors
+    /// As [`Client::show_orphans`]; another replay or discard under way.
+    pub async fn replay_orphans(
+        &self,
+        request: v1::ReplayOrphansRequest,
+    ) -> Result<OrphanAnswers<v1::ReplayOrphansResponse>, ClientError> {
+        let (place, channel) = self.current();
+        let begun = orphans::replay(channel, request).await;
+        begun.map_err(|error| error.at(self.address(place)))
+    }
+
+    /// Has open records of an orphan file given up, for good.
+    ///
+    /// # Errors
+    /// As [`Client::replay_orphans`].
+    pub async fn discard_orphans(
+        &self,
+        request: v1::DiscardOrphansRequest,
+    ) -> Result<OrphanAnswers<v1::DiscardOrphansResponse>, ClientError> {
+        let (place, channel) = self.current();
+        let begun = orphans::discard(channel, request).await;
         begun.map_err(|error| error.at(self.address(place)))
     }
 

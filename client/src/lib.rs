@@ -21,6 +21,7 @@
 //! - `stream`: pipelined writes
 //! - `watch`: changes as they become visible, going on by itself
 //! - `backup`: a backup of a node, piece by piece
+//! - `orphans`: what a node answers about its orphans
 //! - `session`: the positions that a session must not read before
 //! - `receipt`: what a write was told, what a read found
 //! - `request_id`: ids under which a write is done at most once
@@ -35,6 +36,7 @@ mod connection;
 mod error;
 mod keyspace;
 mod options;
+mod orphans;
 mod read;
 mod receipt;
 mod request_id;
@@ -52,6 +54,7 @@ pub use domicile_proto::{ResumeToken, v1};
 pub use error::ClientError;
 pub use keyspace::KeyspaceClient;
 pub use options::{ClientOptions, Retry};
+pub use orphans::OrphanAnswers;
 pub use read::{Consistency, Get, Scan};
 pub use receipt::{Entry, Page, PageToken, ReadAnswer, Receipt};
 pub use request_id::next_request_id;

@@ -12,6 +12,7 @@ mod damage;
 mod expiry;
 mod hostile;
 mod levels;
+mod orphans;
 mod reads;
 mod restarts;
 mod retention;

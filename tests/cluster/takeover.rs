@@ -15,7 +15,7 @@ const SYNC_IN_TWO: AckLevel = AckLevel::Sync {
     quorum: NonZeroU8::new(2),
 };
 
-async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
+pub(crate) async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
     let control = ControlOptions {
         rtt_max: 2 * RTT,
         haste: Haste::Aggressive,
@@ -25,7 +25,12 @@ async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
 }
 
 /// Puts a key at a node until that works: the cluster forms, or a home is succeeded.
-async fn put_at_last(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Duration {
+pub(crate) async fn put_at_last(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    key: &str,
+) -> Duration {
     let started = Instant::now();
     loop {
         let put = async {
@@ -80,7 +85,12 @@ impl Ledger {
     }
 }
 
-async fn value_at(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<String> {
+pub(crate) async fn value_at(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    key: &str,
+) -> Option<String> {
     let keyspace = cluster.node(node).keyspace(keyspace).unwrap();
     let answer = keyspace.get(key).await.unwrap();
     let value = answer.map(|entry| entry.value);
@@ -172,7 +182,8 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     for (ledger, (name, _)) in ledgers.iter().zip(levels) {
         check_orphans(ledger, &found.get(name).cloned().unwrap_or_default());
     }
-    let orphans: usize = found.values().map(BTreeSet::len).sum();
+    // What the other levels have alone was never acknowledged: it is kept, and no loss.
+    let orphans = found["fast"].len();
     until("the report counts what was lost", || {
         let changes = cluster.node("us").home_changes().unwrap();
         let counted: u64 = changes.iter().filter_map(|it| it.actual_writes).sum();
@@ -200,7 +211,7 @@ async fn local(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Opti
     Some(value.map(|value| String::from_utf8(value.to_vec()).unwrap()))
 }
 
-async fn until_local(
+pub(crate) async fn until_local(
     cluster: &Cluster,
     node: &str,
     keyspace: &str,

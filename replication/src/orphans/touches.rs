@@ -115,8 +115,12 @@ impl Touches {
         let deadline = Instant::now() + REACH_MAX;
         loop {
             let reach = node.store.reach(self.partition, upto.seq.next());
-            // A record of the home's own reign is there: what lies before it was compared then.
-            if reach.durable_upto >= upto.seq && reach.epoch_before == Some(upto.epoch) {
+            let slot = node.driver.slot(self.partition);
+            // This is the home, or a record of its reign is here: what lies before it was compared
+            // then.
+            let is_of_home =
+                slot.is_some_and(|slot| slot.is_home()) || reach.epoch_before == Some(upto.epoch);
+            if reach.durable_upto >= upto.seq && is_of_home {
                 return Ok(());
             }
             if Instant::now() >= deadline {

@@ -13,9 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::control::{Change, Command, Note, Why};
 use domicile_core::{Partition, Standing, fork};
-use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, Seq, v1};
+use domicile_proto::{
+    Epoch, NodeId, OnTimeout, PartitionId, Record, RecordKind, RegionId, Seq, v1,
+};
 use domicile_storage::cells::Cell;
-use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, StoreError};
+use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, OrphanFile, StoreError};
 
 use super::leases::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
@@ -176,17 +178,22 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
     let changes = map.history().iter();
     let mut changes = changes.filter(|it| it.partition == partition && it.to > reign);
     let change = changes.next();
-    let Some(epoch) = change.map(|change| change.to) else {
+    let Some((epoch, old)) = change.map(|change| (change.to, change.from.node)) else {
         return;
     };
-    let own = node.store.node_id();
-    let note = Note::Orphaned {
-        node: own,
-        records,
-        bytes,
-        by_old_home: reign.node == own,
-    };
+    let (node, file) = (Arc::clone(node), *orphans);
     tokio::spawn(async move {
+        let own = node.store.node_id();
+        let lost = match own == old {
+            true => lost(&node, file).await,
+            false => None,
+        };
+        let note = Note::Orphaned {
+            node: own,
+            records,
+            bytes,
+            lost,
+        };
         let command = Command::Note {
             partition,
             epoch,
@@ -198,8 +205,36 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
     });
 }
 
-/// Tells the map of changes of home that cost nothing: the old home is back, and its log is a prefix
-/// of the new one's.
+/// Of a home's orphans, the writes that it may have acknowledged, and their bytes: those that needed
+/// nobody else. A copy that had one of the others would have been chosen, or have had it from whoever
+/// was.
+async fn lost(node: &Arc<NodeCore>, file: OrphanFile) -> Option<(u64, u64)> {
+    let keyspace = node.topology.keyspace(file.partition.keyspace)?;
+    // While it is degraded a home acknowledges alone.
+    let may_degrade = keyspace.on_timeout == OnTimeout::Degrade;
+    let copies = keyspace.copies();
+    let store = Arc::clone(&node.store);
+    let counted = blocking(move || {
+        let (mut writes, mut bytes) = (0, 0);
+        for orphan in store.orphan_records(file.id())? {
+            let record = orphan?.record;
+            let is_write = record.head.kind == RecordKind::Write;
+            let is_alone = record.head.level.received_needed(copies) == 0;
+            if is_write && (is_alone || may_degrade) {
+                writes += 1;
+                bytes += Record::encoded_len(&record.body) as u64;
+            }
+        }
+        Ok((writes, bytes))
+    });
+    let counted = counted.await;
+    counted
+        .inspect_err(|error| tracing::warn!(%error, "what was lost cannot be counted"))
+        .ok()
+}
+
+/// Tells the map of changes of home that cost nothing: the old home is back, and its log is a
+/// prefix of the new one's.
 pub(crate) fn note_intact(node: &Arc<NodeCore>, region: RegionId, peer: NodeId) {
     let Some(plane) = node.plane.clone() else {
         return;
@@ -223,7 +258,7 @@ pub(crate) fn note_intact(node: &Arc<NodeCore>, region: RegionId, peer: NodeId) 
             node: peer,
             records: 0,
             bytes: 0,
-            by_old_home: true,
+            lost: Some((0, 0)),
         },
     };
     let commands: Vec<Command> = intact.map(note).collect();

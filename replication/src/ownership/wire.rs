@@ -7,22 +7,20 @@
 //! answers such a command with an error, as would everybody of its version; so no command is used
 //! before every voter knows it.
 
+mod keyspace;
+
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
-use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::control::{
     Assignment, Change, Command, ControlMap, Decision, Evidence, History, Lost, MapParts, Node,
     Note, OperatorWord, Region, Why,
 };
-use domicile_proto::v1::{self, map_command, map_keyspace, map_note, map_take_over};
-use domicile_proto::{
-    Epoch, Failover, Keyspace, Name, NodeId, OnTimeout, PartitionId, Placement, RegionId, RpoLimit,
-    Seq,
-};
+use domicile_proto::v1::{self, map_command, map_note, map_take_over};
+use domicile_proto::{Epoch, Name, NodeId, PartitionId, RegionId, Seq};
 use prost::Message;
 
+use self::keyspace::{put_keyspace, take_keyspace};
 use crate::peers::{partition_of_bytes, read_epoch};
 
 /// The format of a map's message.
@@ -427,12 +425,13 @@ fn put_note(note: Note) -> map_note::Note {
             node,
             records,
             bytes,
-            by_old_home,
+            lost,
         } => map_note::Note::Orphaned(v1::MapOrphaned {
             node: node.get(),
             records,
             bytes,
-            by_old_home,
+            lost_writes: lost.map(|(writes, _)| writes),
+            lost_bytes: lost.map(|(_, bytes)| bytes),
         }),
     }
 }
@@ -445,114 +444,9 @@ fn take_note(note: map_note::Note) -> Read<Note> {
             node: take_node(it.node)?,
             records: it.records,
             bytes: it.bytes,
-            by_old_home: it.by_old_home,
+            lost: it.lost_writes.zip(it.lost_bytes),
         },
     })
-}
-
-fn put_keyspace(keyspace: &Keyspace) -> v1::MapKeyspace {
-    use map_keyspace::Placement as Put;
-    let regions = |regions: &[RegionId]| regions.iter().map(|id| id.get().into()).collect();
-    let placement = match &keyspace.placement {
-        Placement::Pinned(region) => Put::Pinned(region.get().into()),
-        Placement::Hash => Put::Hash(true),
-        Placement::Rule {
-            prefixes,
-            otherwise,
-        } => {
-            let prefixes = prefixes.iter().map(|(prefix, region)| v1::MapPrefix {
-                prefix: prefix.clone(),
-                region: region.get().into(),
-            });
-            Put::Rule(v1::MapRule {
-                prefixes: prefixes.collect(),
-                otherwise: otherwise.get().into(),
-            })
-        }
-    };
-    let on_timeout = match keyspace.on_timeout {
-        OnTimeout::Fail => v1::MapOnTimeout::Fail,
-        OnTimeout::Degrade => v1::MapOnTimeout::Degrade,
-        OnTimeout::Block => v1::MapOnTimeout::Block,
-    };
-    let failover = match keyspace.failover {
-        Failover::Promote => v1::MapFailover::Promote,
-        Failover::ReadOnly => v1::MapFailover::ReadOnly,
-    };
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    v1::MapKeyspace {
-        name: keyspace.name.to_string(),
-        regions: regions(&keyspace.regions),
-        placement: Some(placement),
-        delimiter: keyspace.delimiter.into(),
-        buckets: keyspace.buckets.get().into(),
-        ack: keyspace.ack.to_string(),
-        on_timeout: on_timeout.into(),
-        ack_timeout_us: micros(keyspace.ack_timeout),
-        max_rpo_writes: keyspace.max_rpo.writes,
-        max_rpo_bytes: keyspace.max_rpo.bytes,
-        max_rpo_us: keyspace.max_rpo.age.map(micros),
-        failover: failover.into(),
-        successors: regions(&keyspace.successors),
-    }
-}
-
-fn take_keyspace(it: v1::MapKeyspace) -> Read<Keyspace> {
-    use map_keyspace::Placement as Put;
-    let regions = |ids: &[u32]| {
-        ids.iter()
-            .copied()
-            .map(take_region)
-            .collect::<Read<Vec<_>>>()
-    };
-    let on_timeout = match it.on_timeout() {
-        v1::MapOnTimeout::Fail => OnTimeout::Fail,
-        v1::MapOnTimeout::Degrade => OnTimeout::Degrade,
-        v1::MapOnTimeout::Block => OnTimeout::Block,
-        v1::MapOnTimeout::Unspecified => return field("on_timeout", it.on_timeout),
-    };
-    let failover = match it.failover() {
-        v1::MapFailover::Promote => Failover::Promote,
-        v1::MapFailover::ReadOnly => Failover::ReadOnly,
-        v1::MapFailover::Unspecified => return field("failover", it.failover),
-    };
-    let placement = match needed("placement", it.placement)? {
-        Put::Pinned(region) => Placement::Pinned(take_region(region)?),
-        Put::Hash(true) => Placement::Hash,
-        Put::Hash(false) => return field("placement", false),
-        Put::Rule(rule) => {
-            let prefixes = rule.prefixes.into_iter();
-            let prefixes = prefixes.map(|it| Ok((it.prefix, take_region(it.region)?)));
-            Placement::Rule {
-                prefixes: prefixes.collect::<Read<_>>()?,
-                otherwise: take_region(rule.otherwise)?,
-            }
-        }
-    };
-    let buckets = u16::try_from(it.buckets).ok().and_then(NonZeroU16::new);
-    let keyspace = Keyspace {
-        name: take_name(&it.name)?,
-        regions: regions(&it.regions)?,
-        placement,
-        delimiter: u8::try_from(it.delimiter).or_else(|_| field("delimiter", it.delimiter))?,
-        buckets: buckets.map_or_else(|| field("buckets", it.buckets), Ok)?,
-        ack: it.ack.parse().or_else(|error| {
-            let error: domicile_proto::level::AckLevelError = error;
-            field("ack", error)
-        })?,
-        on_timeout,
-        ack_timeout: Duration::from_micros(it.ack_timeout_us),
-        max_rpo: RpoLimit {
-            writes: it.max_rpo_writes,
-            bytes: it.max_rpo_bytes,
-            age: it.max_rpo_us.map(Duration::from_micros),
-        },
-        failover,
-        successors: regions(&it.successors)?,
-    };
-    keyspace
-        .validate()
-        .or_else(|error| field("keyspace", error))
 }
 
 fn put_change(change: &Change) -> v1::MapChange {
@@ -565,7 +459,8 @@ fn put_change(change: &Change) -> v1::MapChange {
         node: node.get(),
         records: *records,
         bytes: *bytes,
-        by_old_home: false,
+        lost_writes: None,
+        lost_bytes: None,
     });
     v1::MapChange {
         partition: put_partition(change.partition),

@@ -14,6 +14,7 @@ use super::failover::{FailoverCommand, SwitchoverCommand};
 use super::inspect::InspectCommand;
 use super::keyspaces::KeyspaceCommand;
 use super::kv::KvCommand;
+use super::orphans::OrphansCommand;
 use super::serve::ServeFlags;
 use super::status::StatusCommand;
 use super::verify::VerifyCommand;
@@ -42,6 +43,8 @@ pub(crate) enum Verb {
     Keyspace(KeyspaceCommand),
     /// Shows the regions as a node sees them, one row each.
     Status(StatusCommand),
+    /// Shows what a returning home had alone, exports it, writes it again or gives it up.
+    Orphans(OrphansCommand),
     /// Checks every byte of a data directory that is not in use.
     Verify(VerifyCommand),
     /// Shows what lies in a data directory, entry by entry, damage included.
@@ -97,6 +100,11 @@ mod tests {
             "domicile failover run --region eu --to us --fenced --yes",
             "domicile failover report --last 8",
             "domicile switchover --to us --from eu --within-ms 5000",
+            "domicile orphans list -o json",
+            "domicile orphans show 0000000100020003-1 --from 7 --offline",
+            "domicile orphans export 0000000100020003-1 --to orphans.jsonl --region eu",
+            "domicile orphans replay 0000000100020003-1 --if-unchanged --record 7",
+            "domicile orphans discard 0000000100020003-1 --first 7 --last 9 --yes",
             "domicile config init",
             "domicile config check domicile.toml",
             "domicile config show --config domicile.toml",
@@ -125,6 +133,11 @@ mod tests {
             "domicile backup restore --from somewhere",
             "domicile backup restore --from somewhere --data new --at-time yesterday",
             "domicile backup restore --from somewhere --data new --at 42",
+            "domicile orphans show",
+            "domicile orphans export 0000000100020003-1",
+            "domicile orphans replay 0000000100020003-1",
+            "domicile orphans replay 0000000100020003-1 --if-unchanged --record 0",
+            "domicile orphans discard 0000000100020003-1 --first x",
             "domicile kv get users key -o xml",
             "domicile status --keyspaces --partitions",
         ] {

@@ -27,6 +27,8 @@ mod inspect;
 mod keyspaces;
 mod kv;
 mod logs;
+mod orphans;
+mod orphans_export;
 mod output;
 mod run;
 mod serve;

@@ -45,6 +45,7 @@ fn dispatch(verb: Verb, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Status(command) => block_on(command.run()).map(done),
         Verb::Failover(command) => block_on(command.run()).map(done),
         Verb::Switchover(command) => block_on(command.run()).map(done),
+        Verb::Orphans(command) => block_on(command.run()).map(done),
         Verb::Backup(command) => block_on(command.run()).map(done),
         Verb::Verify(command) => command.run().map(done),
         Verb::Inspect(command) => command.run().map(done),

@@ -29,7 +29,7 @@ pub(crate) struct StatusCommand {
     partitions: bool,
 }
 
-const REGION_COLUMNS: [&str; 14] = [
+const REGION_COLUMNS: [&str; 15] = [
     "region",
     "seen_from",
     "state",
@@ -40,13 +40,14 @@ const REGION_COLUMNS: [&str; 14] = [
     "risk_ms",
     "stale_ms",
     "skew_ms",
+    "orphans",
     "disk_free_bytes",
     "fsync_us_mean",
     "version",
     "note",
 ];
 
-const KEYSPACE_COLUMNS: [&str; 9] = [
+const KEYSPACE_COLUMNS: [&str; 10] = [
     "region",
     "keyspace",
     "ack",
@@ -56,6 +57,7 @@ const KEYSPACE_COLUMNS: [&str; 9] = [
     "risk_writes",
     "risk_bytes",
     "risk_ms",
+    "orphans",
 ];
 
 const PARTITION_COLUMNS: [&str; 13] = [
@@ -178,6 +180,10 @@ fn own_row(status: &v1::StatusResponse) -> Vec<Cell> {
         bytes: sum.bytes + loss.bytes,
         age_ms: sum.age_ms.max(loss.age_ms),
     });
+    let orphans = status
+        .keyspaces
+        .iter()
+        .map(|keyspace| keyspace.orphans_open);
     let disk = status.disk.clone().unwrap_or_default();
     let [writes, bytes, ms] = loss_cells(Some(&risk));
     vec![
@@ -191,6 +197,7 @@ fn own_row(status: &v1::StatusResponse) -> Vec<Cell> {
         ms,
         Cell::Nothing,
         Cell::Nothing,
+        orphans.sum::<u64>().into(),
         disk.free_bytes.into(),
         disk.fsync_us_sum.checked_div(disk.commits).into(),
         status.version.as_str().into(),
@@ -224,6 +231,7 @@ fn peer_row(seen_from: &str, peer: &v1::PeerStatus) -> Vec<Cell> {
         Cell::Nothing,
         Cell::Nothing,
         Cell::Nothing,
+        Cell::Nothing,
         peer.last_error.as_str().into(),
     ]
 }
@@ -249,6 +257,7 @@ fn keyspace_rows(status: &v1::StatusResponse) -> Vec<Vec<Cell>> {
             writes,
             bytes,
             ms,
+            keyspace.orphans_open.into(),
         ]
     };
     status.keyspaces.iter().map(row).collect()
@@ -335,7 +344,7 @@ mod tests {
         assert_eq!(shown(0), ["ap", "eu", "us", "-"]);
         assert_eq!(shown(1), ["eu", "itself", "itself", "http://c"]);
         assert_eq!(shown(2), ["unreachable", "up", "up", "unreachable"]);
-        assert_eq!(shown(13)[3], "connection refused");
+        assert_eq!(shown(14)[3], "connection refused");
     }
 
     #[test]

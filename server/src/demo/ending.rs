@@ -95,9 +95,9 @@ fn accounts(figures: &[LevelFigures]) -> Table {
         "fence",
         "promote",
         "orphans",
-        "of acked writes",
-        "client lost",
-        "actual RPO",
+        "RPO reported",
+        "client: lost",
+        "never told",
     ];
     let mut table = Table::new(&headings);
     for each in figures {
@@ -115,9 +115,9 @@ fn accounts(figures: &[LevelFigures]) -> Table {
             fence,
             promote,
             thousands(loss.orphans),
-            thousands(loss.orphans_acked),
+            thousands(loss.actual),
             thousands(loss.client.lost.writes),
-            thousands(loss.orphans_acked),
+            thousands(loss.never_told()),
         ]);
     }
     table
@@ -145,8 +145,8 @@ fn checks_of(figures: &LevelFigures, distances: Option<&Distances>) -> Vec<Check
         loss.unaccounted,
     );
     none(
-        format!("{level}: records beyond the fork that the report miscounts"),
-        loss.actual_records.abs_diff(loss.orphans),
+        format!("{level}: reported RPO beyond what the client was told or waits for"),
+        loss.actual.abs_diff(lost + loss.never_told()),
     );
     none(
         format!("{level}: keys with a wrong value"),

@@ -46,14 +46,25 @@ pub(super) struct LevelLoss {
     pub(super) is_written: bool,
     /// Parts of the longest takeover, in ms: detect, fence, promote, as the nodes report it.
     pub(super) parts_ms: [u64; 3],
-    /// Records beyond the fork, as the nodes count them once the region is back.
-    pub(super) actual_records: u64,
+    /// Writes beyond the fork that the home may have acknowledged, as it reports once it is back.
+    pub(super) actual: u64,
     /// Orphans listed by the region.
     pub(super) orphans: u64,
     /// Of them, those of writes that had been acknowledged to the client.
     pub(super) orphans_acked: u64,
     /// Acknowledged writes that are lost and not among the orphans, or among them and not lost.
     pub(super) unaccounted: u64,
+}
+
+impl LevelLoss {
+    /// Writes that were lost while their answer was on its way: the client does not know of them
+    /// whether they were acknowledged. Where others are needed the home had not answered.
+    pub(super) fn never_told(&self) -> u64 {
+        match self.actual {
+            0 => 0,
+            _ => self.orphans - self.orphans_acked,
+        }
+    }
 }
 
 /// Loses the home under load and sees the regions through it.
@@ -87,7 +98,7 @@ pub(super) fn lose_and_recover(
             rto: answer.rto(&loss, &result.acks),
             is_written: answer.is_written,
             parts_ms: [0; 3],
-            actual_records: 0,
+            actual: 0,
             orphans: 0,
             orphans_acked: 0,
             unaccounted: 0,
@@ -217,10 +228,10 @@ fn report(level: &mut LevelLoss, changes: &[v1::HomeChange], keyspace: &str) {
     let parts = |it: &v1::HomeChange| {
         [it.detect_ms, it.fence_ms, it.promote_ms].map(|part| part.unwrap_or(0))
     };
-    let longest = of.iter().map(|it| parts(it));
+    let longest = of.iter().copied().map(parts);
     let longest = longest.max_by_key(|parts| parts.iter().sum::<u64>());
     level.parts_ms = longest.unwrap_or_default();
-    level.actual_records = of.iter().filter_map(|it| it.actual_writes).sum();
+    level.actual = of.iter().filter_map(|it| it.actual_writes).sum();
 }
 
 /// Holds the orphans against the client's list. A key has one partition, so key and place in its log

@@ -280,6 +280,12 @@ fn keyspaces(page: &mut Page<'_>, status: &NodeStatus) -> fmt::Result {
         &damaged,
     )?;
     page.gauges(
+        "orphans_open",
+        "Records here that a new home never had, neither replayed nor discarded",
+        None,
+        &each(&|it| number(it.orphans_open)),
+    )?;
+    page.gauges(
         "rpo_at_risk_records",
         "Writes acknowledged here and not durable in the best copy",
         None,

@@ -164,8 +164,8 @@ pub enum Note {
         records: u64,
         /// Their encoded bytes.
         bytes: u64,
-        /// Whether the old home said so: then no more than these are lost.
-        by_old_home: bool,
+        /// At the old home: of them, the writes that it may have acknowledged, and their bytes.
+        lost: Option<(u64, u64)>,
     },
 }
 

@@ -40,7 +40,8 @@ pub struct Change {
     pub served_ms: Option<u64>,
     /// What each node had beyond the fork: (node, records, bytes).
     pub orphaned: Vec<(NodeId, u64, u64)>,
-    /// What the old home itself had beyond the fork, once its journal was read: (records, bytes).
+    /// What the old home may have acknowledged beyond the fork, once its journal was read: (writes,
+    /// bytes).
     pub actual: Option<(u64, u64)>,
 }
 
@@ -87,7 +88,7 @@ impl Change {
                 node,
                 records,
                 bytes,
-                by_old_home,
+                lost,
             } => {
                 // That nothing was cut is noticed at every later stream, too.
                 if records == 0 && self.orphaned.iter().any(|(each, _, _)| *each == node) {
@@ -95,9 +96,7 @@ impl Change {
                 }
                 self.orphaned.retain(|(each, _, _)| *each != node);
                 self.orphaned.push((node, records, bytes));
-                if by_old_home {
-                    self.actual = Some((records, bytes));
-                }
+                self.actual = lost.or(self.actual);
             }
         }
     }

@@ -7,6 +7,8 @@
 //! order has the same map. A change of home names the epoch that it ends, so of two for the same
 //! reign only the first counts; the new epoch is minted here and nowhere else.
 
+mod parts;
+
 use std::collections::BTreeMap;
 
 use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
@@ -14,6 +16,8 @@ use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, Reg
 use super::command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
 use super::fencing::{Fencing, revokes};
 use super::history::{Change, History, Why};
+
+pub use parts::MapParts;
 
 /// The first reign's number.
 const FIRST_COUNTER: u64 = 1;
@@ -71,65 +75,6 @@ pub struct ControlMap {
     partitions: BTreeMap<PartitionId, Assignment>,
     history: History,
     version: u64,
-}
-
-/// A map in parts, as it is told to whoever joins.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MapParts {
-    /// Regions.
-    pub regions: BTreeMap<RegionId, Region>,
-    /// Nodes, retired ones too.
-    pub nodes: BTreeMap<NodeId, Node>,
-    /// Keyspaces.
-    pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
-    /// Who is home of what.
-    pub partitions: BTreeMap<PartitionId, Assignment>,
-    /// What changed hands.
-    pub history: History,
-    /// Commands that changed it so far.
-    pub version: u64,
-}
-
-impl From<MapParts> for ControlMap {
-    fn from(parts: MapParts) -> Self {
-        let MapParts {
-            regions,
-            nodes,
-            keyspaces,
-            partitions,
-            history,
-            version,
-        } = parts;
-        Self {
-            regions,
-            nodes,
-            keyspaces,
-            partitions,
-            history,
-            version,
-        }
-    }
-}
-
-impl From<ControlMap> for MapParts {
-    fn from(map: ControlMap) -> Self {
-        let ControlMap {
-            regions,
-            nodes,
-            keyspaces,
-            partitions,
-            history,
-            version,
-        } = map;
-        Self {
-            regions,
-            nodes,
-            keyspaces,
-            partitions,
-            history,
-            version,
-        }
-    }
 }
 
 impl ControlMap {

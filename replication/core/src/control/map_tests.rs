@@ -281,16 +281,16 @@ fn a_home_is_given_up_before_it_is_succeeded() {
     };
     map.apply(&note(Note::Opened { at_ms: 4000 })).unwrap();
     map.apply(&note(Note::Opened { at_ms: 9000 })).unwrap();
-    let orphaned = |node, records, by_old_home| Note::Orphaned {
+    let orphaned = |node, records, is_home: bool| Note::Orphaned {
         node,
         records,
         bytes: 100 * records,
-        by_old_home,
+        lost: is_home.then_some((records - 1, 90 * records)),
     };
     map.apply(&note(orphaned(node(12), 3, false))).unwrap();
     map.apply(&note(orphaned(node(11), 5, true))).unwrap();
     let change = map.history().iter().next_back().unwrap();
-    assert_eq!(change.actual, Some((5, 500)));
+    assert_eq!(change.actual, Some((4, 450)));
     assert_eq!(change.orphaned.len(), 2);
     let times = change.times().unwrap();
     assert_eq!(times.detect.as_millis(), 1500);
