@@ -397,12 +397,7 @@ impl Driver {
                         break;
                     }
                 }
-                Effect::Reply { ticket, result } => {
-                    if result.is_ok() {
-                        slot.served();
-                    }
-                    reply(slot, state, ticket, result, outbox);
-                }
+                Effect::Reply { ticket, result } => reply(slot, state, ticket, result, outbox),
                 Effect::Reject { cause } => rejected = Some(cause),
                 Effect::Ship { urgency, .. } => outbox.ship(urgency),
                 Effect::Visible { upto } => self.make_visible(slot, state, upto, outbox),
@@ -560,7 +555,10 @@ fn reply(
         return;
     };
     let result = match result {
-        Ok(receipt) => Ok(public_receipt(slot, &receipt, request_id)),
+        Ok(receipt) => {
+            slot.served();
+            Ok(public_receipt(slot, &receipt, request_id))
+        }
         Err(refusal) => Err(Error::from(refusal).with("request_id", request_id)),
     };
     outbox.replies.push((reply, result));

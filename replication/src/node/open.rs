@@ -88,14 +88,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
             Some((Arc::new(plane), inputs))
         }
     };
-    let seats = plane.as_ref().map_or(Seats::Static, |(plane, _)| {
-        let map = plane.map();
-        topology.forget_keyspaces();
-        for keyspace in map.keyspaces() {
-            topology.learn(Arc::new(keyspace.clone()));
-        }
-        Seats::Map(map)
-    });
+    let seats = seats(&topology, plane.as_ref().map(|(plane, _)| &**plane));
     let (driver, damage, uncovered) = seated(store, recovery, &topology, seats).await?;
     let driver = Arc::new(driver);
     let links = links(&topology, &driver)?;
@@ -148,6 +141,19 @@ fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiv
     tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
     tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_leases(Arc::clone(core), plane));
+}
+
+/// Who is home of what; with a control plane, of the keyspaces that its map has.
+fn seats(topology: &Topology, plane: Option<&Plane>) -> Seats {
+    let Some(plane) = plane else {
+        return Seats::Static;
+    };
+    let map = plane.map();
+    topology.forget_keyspaces();
+    for keyspace in map.keyspaces() {
+        topology.learn(Arc::new(keyspace.clone()));
+    }
+    Seats::Map(map)
 }
 
 /// A store with its partitions as they are to be seated.

@@ -205,9 +205,9 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
     });
 }
 
-/// Of a home's orphans, the writes that it may have acknowledged, and their bytes: those that needed
-/// nobody else. A copy that had one of the others would have been chosen, or have had it from whoever
-/// was.
+/// Of a home's orphans, the writes that it may have acknowledged, and their bytes: those that
+/// needed nobody else. A copy that had one of the others would have been chosen, or have had it
+/// from whoever was.
 async fn lost(node: &Arc<NodeCore>, file: OrphanFile) -> Option<(u64, u64)> {
     let keyspace = node.topology.keyspace(file.partition.keyspace)?;
     // While it is degraded a home acknowledges alone.

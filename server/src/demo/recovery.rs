@@ -234,8 +234,8 @@ fn report(level: &mut LevelLoss, changes: &[v1::HomeChange], keyspace: &str) {
     level.actual = of.iter().filter_map(|it| it.actual_writes).sum();
 }
 
-/// Holds the orphans against the client's list. A key has one partition, so key and place in its log
-/// name a write.
+/// Holds the orphans against the client's list. A key has one partition, so key and place in its
+/// log name a write.
 fn account(level: &mut LevelLoss, orphans: &[(Bytes, Seq)], acks: &[Ack], keys: &Keys) {
     let listed = orphans
         .iter()

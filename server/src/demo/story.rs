@@ -48,8 +48,8 @@ const LOST_PER_S: f64 = 1500.0;
 /// The most writes outstanding then: more than half a second's worth.
 const LOST_OUTSTANDING: usize = 1024;
 
-/// The ack levels that are compared. Sync asks for two of three regions, so that writes go on without
-/// the one that is lost.
+/// The ack levels that are compared. Sync asks for two of three regions, so that writes go on
+/// without the one that is lost.
 const LEVELS: [&str; 3] = ["async", "semi-sync", "sync:2"];
 
 /// Keys of the keyspaces that are compared.
