@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile_proto::v1::admin_client::AdminClient;
-use domicile_proto::{Epoch, Keyspace, Name, NodeId, Operation, PartitionId, RequestId, Seq, v1};
-use domicile_replication::{Detail, Engine, Node, NodeOptions, OrphanDiscard, OrphanFileId};
+use domicile_proto::{
+    Epoch, Keyspace, Name, NodeId, Operation, PartitionId, Reason, RequestId, Seq, v1,
+};
+use domicile_replication::{
+    Detail, Engine, Node, NodeOptions, OrphanDiscard, OrphanFileId, WatchCall, WatchFrom, WatchKeys,
+};
 use domicile_storage::{CutPlan, EngineChoice, OsDisk, Store, StoreOptions};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -38,6 +42,11 @@ fn options(dir: &tempfile::TempDir) -> NodeOptions {
 
 /// A node that wrote `g/0` before the fork, `g/1` to `g/39` and the batch `g/0`, `g/40` after it.
 async fn orphaned() -> (Served, String) {
+    orphaned_with(|_| ()).await
+}
+
+/// The same; `change` has the last word on the options of the one that is served.
+async fn orphaned_with(change: impl Fn(&mut NodeOptions)) -> (Served, String) {
     let dir = tempfile::tempdir().unwrap();
     let node = Node::open(options(&dir)).await.unwrap();
     let space = node.keyspace("users").unwrap();
@@ -59,7 +68,8 @@ async fn orphaned() -> (Served, String) {
     let path = dir.path().to_owned();
     let cut = tokio::task::spawn_blocking(move || cut(&path, partition, fork));
     let file = cut.await.unwrap().to_string();
-    let options = options(&dir);
+    let mut options = options(&dir);
+    change(&mut options);
     (serve(dir, options).await, file)
 }
 
@@ -291,7 +301,53 @@ async fn one_at_once_decides_and_a_closing_door_ends_it() {
         let told = (refused.code(), reason(&refused));
         assert_eq!(told, (Code::ResourceExhausted, "OVERLOADED".to_owned()));
     }
+    served.close().await;
     drop(held);
+}
+
+/// A key that is absent may have been removed since the fork: without the log nobody can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_journal_no_longer_tells_is_left_open() {
+    let (served, file) = orphaned_with(|options| {
+        options.journal_file_bytes = 64 << 10;
+        options.journal_keep_bytes = 0;
+    })
+    .await;
+    let space = served.node.keyspace("users").unwrap();
+    let policy = Arc::clone(space.policy());
+    let whole = || {
+        let from = WatchFrom::First;
+        let keys = WatchKeys::Key("g/0".into());
+        let call = WatchCall::new(Arc::clone(&policy));
+        served.node.watch(WatchCall { from, keys, ..call })
+    };
+    for number in 0_u64.. {
+        match whole() {
+            Err(error) if error.reason() == Reason::Compacted => break,
+            other => drop(other.unwrap()),
+        }
+        assert!(number < 5_000, "the journal is never cut");
+        let put = space.put(format!("g/{}", 100 + number % 100), vec![7; 16 << 10]);
+        put.await.unwrap();
+    }
+    let steps = served
+        .admin()
+        .replay_orphans(replay(&file, 0))
+        .await
+        .unwrap();
+    for step in all(steps.into_inner()).await {
+        assert_eq!(step.outcome(), v1::ReplayOutcome::Unproven, "{step:?}");
+        assert!(
+            step.note.contains("no longer in the journal here"),
+            "{}",
+            step.note
+        );
+    }
+    // What is there has a version, which tells by itself.
+    let before = space.get("g/0").await.unwrap().unwrap();
+    assert_eq!(before.value, "before");
+    let open = served.node.status(Detail::Summary).keyspaces[0].orphans_open;
+    assert_eq!(open, 40);
     served.close().await;
 }
 
