@@ -13,6 +13,7 @@ use domicile_storage::{Orphan, OrphanCounts, OrphanFile, OrphanFileId, OrphanSta
 use tokio::sync::mpsc;
 
 use crate::error::Error;
+use crate::node::NodeCore;
 
 /// Answers that wait for who asked; the work pauses meanwhile. Twice as many hold twice the memory,
 /// which values of up to 1 MiB may fill.
@@ -148,13 +149,18 @@ impl<T> OrphanStream<T> {
     }
 }
 
-/// Tells who asked; whether that was taken.
+/// Tells who asked; whether that was taken. A node that closes waits for nobody.
 pub(super) async fn tell<T>(
+    node: &NodeCore,
     answers: &mpsc::Sender<Result<T, Error>>,
     answer: Result<T, Error>,
 ) -> bool {
-    let sent = tokio::time::timeout(SILENCE_MAX, answers.send(answer)).await;
-    matches!(sent, Ok(Ok(())))
+    tokio::select! {
+        biased;
+        sent = answers.send(answer) => sent.is_ok(),
+        () = tokio::time::sleep(SILENCE_MAX) => false,
+        () = node.closed() => false,
+    }
 }
 
 /// What a record is, in a word.

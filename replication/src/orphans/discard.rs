@@ -33,7 +33,7 @@ impl NodeCore {
         tokio::spawn(async move {
             if let Err(error) = discard(&node, scan, (from, upto), &answers).await {
                 // Who has gone away needs no reason.
-                tell(&answers, Err(error)).await;
+                tell(&node, &answers, Err(error)).await;
             }
             drop(turn);
         });
@@ -72,7 +72,7 @@ async fn discard(
                 ..orphan
             };
             let superseded = None;
-            if !tell(answers, Ok(OrphanShown { orphan, superseded })).await {
+            if !tell(node, answers, Ok(OrphanShown { orphan, superseded })).await {
                 return Ok(());
             }
         }

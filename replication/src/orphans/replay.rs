@@ -54,7 +54,7 @@ impl NodeCore {
             };
             if let Err(error) = run.run_to_end(scan).await {
                 // Who has gone away needs no reason.
-                tell(&run.answers, Err(error)).await;
+                tell(&run.replaying.node, &run.answers, Err(error)).await;
             }
             drop(turn);
         });
@@ -159,7 +159,8 @@ impl Run {
 
     /// The first answer that is not taken is the last that is tried.
     async fn tell(&mut self, step: ReplayStep) {
-        self.is_left = self.is_left || !tell(&self.answers, Ok(step)).await;
+        let node = &self.replaying.node;
+        self.is_left = self.is_left || !tell(node, &self.answers, Ok(step)).await;
     }
 
     /// Decides, durably, which are replayed.

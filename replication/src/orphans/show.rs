@@ -42,7 +42,7 @@ impl NodeCore {
             let asked = keyspace.filter(|_| call.asks_home);
             if let Err(error) = show(&node, scan, call.from, asked, &answers).await {
                 // Who has gone away needs no reason.
-                tell(&answers, Err(error)).await;
+                tell(&node, &answers, Err(error)).await;
             }
         });
         Ok(stream)
@@ -127,7 +127,7 @@ async fn show(
             if *node.closed.borrow() {
                 return Err(Error::new(Reason::Draining, "the node is closing"));
             }
-            if !tell(answers, Ok(each)).await {
+            if !tell(node, answers, Ok(each)).await {
                 return Ok(());
             }
         }

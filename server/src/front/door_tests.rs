@@ -23,17 +23,17 @@ use tonic_types::StatusExt;
 use super::{Door, FrontLimits};
 
 /// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Served {
-    _dir: TempDir,
-    channel: Channel,
-    node: Node,
+pub(super) struct Served {
+    dir: TempDir,
+    pub(super) channel: Channel,
+    pub(super) node: Node,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-async fn served() -> Served {
+pub(super) async fn served() -> Served {
     let dir = tempfile::tempdir().unwrap();
     let mut options = NodeOptions::single(dir.path());
     let region = options.regions[0].id;
@@ -45,7 +45,7 @@ async fn served() -> Served {
     serve(dir, options).await
 }
 
-async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
+pub(super) async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
     options.engine = Engine::Memory;
     let node = Node::open(options).await.unwrap();
     let limits = FrontLimits {
@@ -72,7 +72,7 @@ async fn serve(dir: TempDir, mut options: NodeOptions) -> Served {
         .await
         .unwrap();
     Served {
-        _dir: dir,
+        dir,
         channel,
         node: opened,
         stop,
@@ -87,11 +87,15 @@ impl Served {
         }
     }
 
+    pub(super) fn data(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     fn kv(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone())
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         drop(self.channel);
         self.stop.send(()).unwrap();
         tokio::time::timeout(PATIENCE, self.task)
@@ -119,7 +123,7 @@ fn get(key: &str) -> v1::GetRequest {
     }
 }
 
-fn reason(status: &Status) -> String {
+pub(super) fn reason(status: &Status) -> String {
     status
         .get_details_error_info()
         .map(|info| info.reason)
@@ -346,7 +350,7 @@ async fn a_closing_door_says_so_and_lets_streams_finish() {
         .into_inner();
     assert_eq!(results.message().await.unwrap().unwrap().tag, 1);
     let Served {
-        _dir,
+        dir: _dir,
         channel,
         node: _node,
         stop,

@@ -33,6 +33,8 @@ mod write_stream;
 
 #[cfg(test)]
 mod door_tests;
+#[cfg(test)]
+mod orphan_tests;
 
 pub use door::Door;
 pub use error::FrontError;
