@@ -154,13 +154,14 @@ impl Home {
             Purpose::Expiry => RecordKind::Expiry,
         };
         if purpose == Purpose::Request {
-            self.requests.insert(RememberedRequest {
+            let request = RememberedRequest {
                 request_id,
                 seq,
                 fingerprint,
                 hlc,
                 level,
-            });
+            };
+            self.requests.insert(request, now);
         }
         self.in_flight.push(seq, bytes, keys, now);
         self.lag.record(seq, bytes, now);

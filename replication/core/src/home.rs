@@ -122,7 +122,7 @@ impl Home {
             waiters: Waiters::new(needs),
             delayed: Delayed::default(),
             in_flight: InFlight::new(config.window, last_seq),
-            requests: Requests::recover(requests, last_seq),
+            requests: Requests::recover(requests, last_seq, now),
             lag: Lag::new(last_seq, recovered.bytes, now, copies),
             guard: RpoGuard::new(config.max_rpo),
             degrade: Degrade::new(config.ack_timeout, degraded_since, now),
