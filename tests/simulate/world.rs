@@ -22,6 +22,9 @@ use crate::queue::{Event, Wake};
 use crate::scene::{Scene, Tracing, Violation};
 use crate::verdict;
 
+/// Events at one moment: far more than a machine that was stopped for long finds waiting.
+const EVENTS_NOW_MAX: u64 = 100_000;
+
 /// A machine.
 pub(crate) enum Machine {
     Off(Box<Host>),
@@ -46,6 +49,8 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) scene: Scene,
     is_calm: bool,
+    /// Events so far at this very moment.
+    events_now: u64,
 }
 
 /// What a run came to.
@@ -101,6 +106,7 @@ impl World {
             clients,
             scene,
             is_calm: false,
+            events_now: 0,
         }
     }
 
@@ -120,6 +126,12 @@ impl World {
         while self.scene.broken.is_none()
             && let Some((at_us, event)) = self.scene.queue.pop(end_us)
         {
+            let is_same = self.scene.now_us == at_us;
+            self.events_now = if is_same { self.events_now + 1 } else { 0 };
+            if self.events_now > EVENTS_NOW_MAX {
+                let problem = format!("time stands still at {at_us} us: {event:?}");
+                return self.scene.fail("I15 liveness", problem);
+            }
             self.scene.now_us = at_us;
             self.scene.mix(at_us);
             self.happen(event);

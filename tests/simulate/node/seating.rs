@@ -63,9 +63,12 @@ fn floor_of(assignment: Assignment) -> Epoch {
 impl Process {
     fn seat_of(&self, map: &ControlMap, keyspace: &Keyspace, id: PartitionId) -> Option<Seat> {
         let assignment = map.assignment(id)?;
+        // A map that is behind the log here, as after a restart, makes nobody home.
+        let tail = self.store.tail(id);
+        let is_behind = tail.is_some_and(|tail| tail.epoch > assignment.epoch);
         Some(Seat {
             home: map.node(assignment.home)?.region,
-            is_here: assignment.home == self.host.id,
+            is_here: assignment.home == self.host.id && !is_behind,
             epoch: assignment.epoch,
             floor: floor_of(assignment),
             lease: match map.fencing(keyspace) {
@@ -79,7 +82,7 @@ impl Process {
     /// A new map is looked at soon.
     pub(super) fn seat_if_new(&mut self, scene: &mut Scene) {
         let version = self.host.map.version();
-        if version > self.seating.seen && !self.seating.is_waking && !self.seating.is_running {
+        if version > self.seating.seen && !self.is_poisoned && !self.seating.is_waking && !self.seating.is_running {
             self.seating.is_waking = true;
             let us = scene.chance.below(scene.plan.seat_lag_us + 1);
             self.wake_in(us, Wake::Seat, scene);
@@ -313,11 +316,6 @@ impl Process {
         (slot.core, slot.armed) = (core, None);
         invariants::monotone::reseated(node, id, scene);
         self.input(id, Input::Tick, scene);
-    }
-
-    pub(super) fn is_planned_here(&self, partition: PartitionId) -> bool {
-        let assignment = self.host.map.assignment(partition);
-        assignment.is_some_and(|it| it.home == self.host.id)
     }
 }
 

@@ -192,8 +192,8 @@ impl Truth {
         all.extend(partitions);
         all.sort_unstable();
         all.dedup();
+        self.marks.retain(|(it, _), _| *it != node);
         for partition in all {
-            self.marks.remove(&(node, partition));
             let found = store.tail(partition).map_or(Seq::NONE, |tail| tail.last_seq);
             let log = self.log(node, partition);
             if let Some(fork) = log.cutting.take()
