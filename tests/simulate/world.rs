@@ -334,6 +334,7 @@ impl World {
                 self.scene.truth.slow_disk = (node, self.scene.now_us + us);
             }
             Fault::GiveUp(partition, word) => {
+                self.scene.truth.words.insert(partition);
                 for node in 0..REGIONS {
                     if let Machine::On(process) = &mut self.machines[node] {
                         process.give_up(partition, word, &mut self.scene);

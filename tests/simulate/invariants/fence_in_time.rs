@@ -17,7 +17,7 @@ pub(crate) fn acked(node: usize, core: &Partition, receipt: &Receipt, scene: &mu
     let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
     let is_leased = keyspace.is_some_and(|it| Fencing::of(it, REGIONS) == Fencing::Lease);
     let ended = scene.truth.takeovers.iter().find(|it| {
-        it.partition == partition && Some(it.from) == epoch && !it.is_by_word
+        it.partition == partition && Some(it.from) == epoch && !it.is_unfenced
     });
     if let (true, Some(ended)) = (is_leased, ended) {
         let by_us = scene.now_us - ended.at_us;

@@ -17,8 +17,10 @@ pub(crate) struct TakenOver {
     pub(crate) to: Epoch,
     pub(crate) old_home: NodeId,
     pub(crate) successor: NodeId,
-    /// Somebody only said that the old home is off.
+    /// An operator wanted it, and whoever they named, even if another copy had more.
     pub(crate) is_by_word: bool,
+    /// Somebody only said that the old home is off.
+    pub(crate) is_unfenced: bool,
     pub(crate) promised: BTreeMap<NodeId, PromisedEnd>,
     /// The successor's reigns, each with its first and last record.
     pub(crate) log: Vec<(Epoch, Seq, Seq)>,

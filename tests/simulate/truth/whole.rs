@@ -3,7 +3,7 @@
 //! **Owns**: taking note of what happens.
 //! **Does not own**: judging it (`invariants`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use domicile_core::control::{Command, ControlMap, Evidence, PromisedEnd};
@@ -39,6 +39,8 @@ pub(crate) struct Truth {
     pub(crate) promises: BTreeMap<(usize, PartitionId), Epoch>,
     pub(crate) takeovers: Vec<TakenOver>,
     pub(crate) proposed: BTreeMap<(PartitionId, Epoch, NodeId), BTreeMap<NodeId, PromisedEnd>>,
+    /// Partitions whose homes an operator gave up.
+    pub(crate) words: BTreeSet<PartitionId>,
     pub(crate) acked: Vec<Acked>,
     pub(crate) calls: Vec<Called>,
     pub(crate) marks: BTreeMap<(usize, PartitionId), Marks>,
@@ -173,7 +175,8 @@ impl Truth {
             to: new.epoch,
             old_home: old.home,
             successor,
-            is_by_word: matches!(evidence, Evidence::Operator { .. }),
+            is_by_word: self.words.remove(&partition),
+            is_unfenced: matches!(evidence, Evidence::Operator { .. }),
             promised,
             log,
         });
