@@ -55,6 +55,12 @@ impl Network {
         self.next_conn
     }
 
+    /// Every connection breaks.
+    pub(crate) fn break_all(&mut self) {
+        let all = (0..=self.next_conn).flat_map(|conn| (0..REGIONS).map(move |to| (conn, to)));
+        self.broken.extend(all);
+    }
+
     /// When a packet arrives: never, once, or twice.
     pub(crate) fn arrivals(
         &mut self,
@@ -88,6 +94,8 @@ impl Network {
                 vec![*last]
             }
             _ if way.is_cut || is_lost => Vec::new(),
+            // What callers send is doubled by themselves alone: they know how often they asked.
+            Body::Request { .. } | Body::Answer { .. } => vec![now_us + delay],
             _ if is_doubled => vec![now_us + delay, now_us + 2 * delay + 1],
             _ => vec![now_us + delay],
         }

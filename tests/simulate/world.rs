@@ -354,6 +354,11 @@ impl World {
             }
         }
         self.scene.truth.slow_disk = (0, 0);
+        if self.scene.network.is_wild {
+            // What a wild stream has lost for good only another one brings.
+            self.scene.network.is_wild = false;
+            self.scene.network.break_all();
+        }
         for node in 0..REGIONS {
             self.paused_until_us[node] = self.paused_until_us[node].min(self.scene.now_us);
             let is_doomed = self.dooms[node].is_some() || self.is_faulty[node];

@@ -74,14 +74,16 @@ pub(crate) fn fold(truth: &Truth, partition: PartitionId, reigns: &Reigns, upto:
     fold
 }
 
-/// The takeover that lost a record, if one did.
+/// The takeover that lost a record, if one did. A successor that never wrote may be followed by
+/// one that has more: what that one has is not lost.
 pub(crate) fn lost_at(
     truth: &Truth,
     partition: PartitionId,
     (epoch, seq): (Epoch, Seq),
 ) -> Option<&TakenOver> {
-    let mut later = truth.takeovers.iter();
-    later.find(|it| it.partition == partition && it.to > epoch && !it.has(epoch, seq))
+    let later = truth.takeovers.iter().rev();
+    let later = later.filter(|it| it.partition == partition && it.to > epoch);
+    later.take_while(|it| !it.has(epoch, seq)).last()
 }
 
 /// How the homes of a partition are fenced.

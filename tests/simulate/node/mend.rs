@@ -37,8 +37,10 @@ impl Process {
     }
 
     fn ask_home(&mut self, partition: PartitionId, scene: &mut Scene) {
-        let Ok(keys) = self.store.wounded_keys(partition, KEYS_MAX) else {
-            return;
+        let node = self.host.index;
+        let keys = match self.store.wounded_keys(partition, KEYS_MAX) {
+            Ok(keys) => keys,
+            Err(error) => return scene.note(|| format!("n{node} {partition:?}: {error}")),
         };
         let wound = self.store.wound(partition);
         let seq_min = wound.map_or(Seq::NONE, |wound| wound.ask_from);
@@ -69,7 +71,8 @@ impl Process {
     ) {
         let is_home = self.slots.get(&partition).is_some_and(|it| it.is_home);
         if !is_home || !self.check_reads_open(partition, scene) {
-            return;
+            let node = self.host.index;
+            return scene.note(|| format!("n{node} {partition:?}: no cells, home {is_home}"));
         }
         let store = self.store.cells(partition);
         if store.applied_upto() < seq_min && !is_planted(NodeBug::HealReadTooEarly) {
