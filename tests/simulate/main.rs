@@ -18,6 +18,7 @@ mod packets;
 mod plan;
 mod plane;
 mod planted;
+mod planted_runs;
 mod queue;
 mod scene;
 mod seeds;

@@ -5,6 +5,9 @@
 
 use std::cell::Cell;
 
+use domicile_core::planted as core_planted;
+use domicile_storage::planted as storage_planted;
+
 /// A bug of the node, by what it does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NodeBug {
@@ -30,6 +33,34 @@ pub(crate) enum NodeBug {
     GrantUnconfirmed,
     /// A home that restarts knows no requests.
     ForgetRequests,
+    /// A home that has promised still answers reads while its lease lasts.
+    ReadsOpenWhenFenced,
+    /// A lease counts from when it was granted, not from when it was asked for.
+    LeaseFromGrant,
+}
+
+/// A bug anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    Core(core_planted::Bug),
+    Storage(storage_planted::Bug),
+    Node(NodeBug),
+}
+
+impl Planted {
+    /// Runs with the bug in place.
+    pub(crate) fn with<T>(self, work: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Core(bug) => core_planted::plant(Some(bug)),
+            Self::Storage(bug) => storage_planted::plant(Some(bug)),
+            Self::Node(bug) => PLANTED.set(Some(bug)),
+        }
+        let done = work();
+        core_planted::plant(None);
+        storage_planted::plant(None);
+        PLANTED.set(None);
+        done
+    }
 }
 
 thread_local! {
@@ -38,8 +69,4 @@ thread_local! {
 
 pub(crate) fn is_planted(bug: NodeBug) -> bool {
     PLANTED.get() == Some(bug)
-}
-
-pub(crate) fn plant(bug: Option<NodeBug>) {
-    PLANTED.set(bug);
 }

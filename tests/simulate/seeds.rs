@@ -24,7 +24,7 @@ pub(crate) fn mode_of(seed: u64) -> Mode {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 

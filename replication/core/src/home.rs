@@ -18,6 +18,7 @@ use crate::input::Input;
 use crate::lag::Lag;
 use crate::mark::Mark;
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
 use crate::recovered::Recovered;
 use crate::refusal::Refusal;
@@ -136,7 +137,8 @@ impl Home {
     pub(crate) fn step(&mut self, now: Moment, input: Input, effects: &mut Vec<Effect>) {
         if self.phase == Phase::Opened {
             self.phase = Phase::Running;
-            if self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first {
+            let is_new = self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first;
+            if is_new && !is_planted(Bug::NoReignMark) {
                 self.append_mark(RecordKind::ReignBegin, now, effects);
             }
             self.ship(effects);
@@ -154,6 +156,7 @@ impl Home {
                 return;
             }
             _ if self.phase.is_over() => return,
+            Input::Promised { .. } if is_planted(Bug::IgnorePromise) => {}
             Input::Promised { epoch } if epoch > self.epochs.present() => {
                 return self.stop(Phase::Fenced(epoch), effects);
             }
@@ -234,6 +237,10 @@ impl Home {
             appended.covers(upto),
             "durable up to {upto}, appended up to {appended}"
         );
+        let upto = match is_planted(Bug::DurableTooEarly) {
+            true => appended.upto(),
+            false => upto,
+        };
         if self.durable.raise(upto) {
             self.acks.on_durable(self.durable);
             self.forget_lag();
@@ -264,7 +271,7 @@ impl Home {
         let durable = self.durable.upto();
         let met = self.acks.met_upto(needs);
         let met = met.map_or(durable, |met| met.min(durable));
-        if met < self.reign_first {
+        if met < self.reign_first && !is_planted(Bug::CountOldReigns) {
             return met.min(self.visible.upto());
         }
         met
@@ -348,8 +355,13 @@ impl Home {
 
     /// The truth about a record, as of now.
     pub(crate) fn receipt(&self, seq: Seq, asked: AckLevel, origin: Origin) -> Receipt {
-        let achieved = self.acks.achieved(seq);
-        let is_degraded = self.degrade.is_in_force(self.durable.upto());
+        let mut achieved = self.acks.achieved(seq);
+        let mut is_degraded = self.degrade.is_in_force(self.durable.upto());
+        if is_planted(Bug::ClaimLevel) {
+            is_degraded = false;
+            achieved.received = achieved.copies;
+            achieved.durable = achieved.copies;
+        }
         Receipt {
             position: self.position(seq),
             version: self.version(seq),

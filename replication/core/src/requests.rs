@@ -10,6 +10,7 @@ use std::time::Duration;
 use domicile_proto::{Hlc, RequestId, Seq};
 
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::recovered::RememberedRequest;
 
 /// Requests remembered: with [`REQUEST_AGE_MAX`] the promise of "exactly once". At 100 bytes each
@@ -76,6 +77,9 @@ impl Requests {
 
     /// The request of that id.
     pub(crate) fn get(&self, request_id: RequestId) -> Option<RememberedRequest> {
+        if is_planted(Bug::ForgetRequests) {
+            return None;
+        }
         let seq = *self.places.get(&request_id)?;
         let index = self
             .by_seq

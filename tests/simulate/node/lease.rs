@@ -97,6 +97,10 @@ impl Process {
             times.lease *= 2;
         }
         self.holder.granted(grant, &times, self.applied_version);
+        if is_planted(NodeBug::LeaseFromGrant) {
+            let until = self.moment(scene).plus(times.usable());
+            self.lease_until = self.lease_until.max(until);
+        }
         self.renew(scene);
     }
 

@@ -13,6 +13,7 @@ use crate::clients::{Answer, Call};
 use crate::invariants;
 use crate::packets::{Body, Place};
 use crate::plan::index_of;
+use crate::planted::{NodeBug, is_planted};
 use crate::queue::Wake;
 use crate::scene::Scene;
 
@@ -248,7 +249,7 @@ impl Process {
 }
 
 fn note(slot: &mut Slot, event: Event) {
-    if matches!(event, Event::Fenced { .. }) {
+    if matches!(event, Event::Fenced { .. }) && !is_planted(NodeBug::ReadsOpenWhenFenced) {
         slot.reads_open = false;
     }
 }
