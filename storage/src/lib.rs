@@ -59,7 +59,10 @@ mod log;
 mod opening;
 pub mod options;
 mod orphans;
+#[cfg(not(feature = "planted"))]
 mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod promises;
 mod quarantine;
 pub mod reach;

@@ -1,11 +1,16 @@
 //! Bugs that tests plant, to see that the tests which should catch them do.
 //!
-//! **Owns**: their list, the switch; outside of tests it is a constant `false`.
+//! **Owns**: their list, the switch; outside of tests it is a constant `false`, and so it is with the
+//! feature `planted` in every build without debug assertions.
 //! **Does not own**: what each one breaks (the line that asks).
 
 /// A bug, by what it does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bug {
+#[cfg_attr(
+    not(feature = "planted"),
+    expect(unreachable_pub, reason = "tests alone name it")
+)]
+pub enum Bug {
     /// A commit does not sync.
     SkipSync,
     /// A commit is acknowledged whatever its sync came to.
@@ -34,19 +39,25 @@ pub(crate) enum Bug {
     AckEntryBeforeSync,
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, all(feature = "planted", debug_assertions))))]
 pub(crate) const fn is_planted(_: Bug) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(any(test, all(feature = "planted", debug_assertions)))]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-#[cfg(test)]
+#[cfg(any(test, all(feature = "planted", debug_assertions)))]
 pub(crate) fn is_planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
+}
+
+/// Plants a bug in this thread, or takes it out again.
+#[cfg(all(feature = "planted", debug_assertions))]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
 }
 
 /// Runs a test with a bug planted in this thread; whether the test failed, as it should.

@@ -12,6 +12,7 @@ use crate::config::PartitionConfig;
 use crate::epochs::Epochs;
 use crate::event::{AckFault, Event};
 use crate::mark::Mark;
+use crate::planted::{Bug, is_planted};
 use crate::region_set::{REGIONS_MAX, RegionSet};
 use crate::status::Standing;
 
@@ -69,7 +70,10 @@ impl CopyMarks {
 
     /// Raises its marks to what it claims, as far as our own disk goes.
     fn follow(&mut self, home_durable: Mark) {
-        let end = home_durable.upto();
+        let mut end = home_durable.upto();
+        if is_planted(Bug::AckBeyondLog) {
+            end = Seq::new(u64::MAX);
+        }
         self.received.raise(self.claimed_received.upto().min(end));
         self.durable.raise(self.claimed_durable.upto().min(end));
         let (received, durable) = (self.received, self.durable);
@@ -189,7 +193,9 @@ impl AckTracker {
         }
         // The reign alone cannot tell when this home was set back, by a restored backup say: it
         // then writes the same places of the same reign again.
-        let is_prefix = upto == Seq::NONE || (is_of_reign && own_chain == Some(chain));
+        let is_prefix = upto == Seq::NONE
+            || (is_of_reign && own_chain == Some(chain))
+            || is_planted(Bug::AttachAnyLog);
         if !is_prefix {
             copy.standing = Standing::Diverged;
             copy.restart_at(Seq::NONE, Seq::NONE);
@@ -242,7 +248,7 @@ impl AckTracker {
             return Some(Event::UnknownCopy { region });
         };
         let ignored = |cause| Some(Event::AckIgnored { region, cause });
-        if epoch != present {
+        if epoch != present && !is_planted(Bug::AcksOfAnyReign) {
             return ignored(AckFault::ForeignEpoch { epoch });
         }
         match copy.standing {
@@ -251,7 +257,9 @@ impl AckTracker {
             Standing::Attached => {}
         }
         let is_possible = own.appended.covers(claim.upto());
-        let limit = if is_possible {
+        let limit = if is_planted(Bug::AckBeyondLog) {
+            claim.upto()
+        } else if is_possible {
             own.appended.upto()
         } else {
             own.durable.upto()

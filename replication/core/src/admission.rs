@@ -17,6 +17,7 @@ use crate::effect::Effect;
 use crate::event::Event;
 use crate::home::{Home, Origin, Phase};
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::recovered::RememberedRequest;
 use crate::refusal::{Bound, Refusal};
 use crate::waiters::Waiter;
@@ -63,7 +64,9 @@ impl Home {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         self.check_phase()?;
-        self.check_lease(LeaseNeed::Everything, now)?;
+        if !is_planted(Bug::AppendWithoutLease) {
+            self.check_lease(LeaseNeed::Everything, now)?;
+        }
         if write.deadline <= now {
             let late_ms = now.since(write.deadline).as_millis();
             let late_ms = u64::try_from(late_ms).unwrap_or(u64::MAX);
@@ -90,7 +93,9 @@ impl Home {
             },
         ) in preconditions.iter().enumerate()
         {
-            let current = match self.in_flight.newest(key) {
+            let in_flight = self.in_flight.newest(key);
+            let in_flight = in_flight.filter(|_| !is_planted(Bug::CasIgnoresInFlight));
+            let current = match in_flight {
                 Some((seq, KeyChange::Put)) => Some(self.version(seq)),
                 Some((_, KeyChange::Delete)) => None,
                 None => *observed,
@@ -154,13 +159,14 @@ impl Home {
             Purpose::Expiry => RecordKind::Expiry,
         };
         if purpose == Purpose::Request {
-            self.requests.insert(RememberedRequest {
+            let request = RememberedRequest {
                 request_id,
                 seq,
                 fingerprint,
                 hlc,
                 level,
-            });
+            };
+            self.requests.insert(request, now);
         }
         self.in_flight.push(seq, bytes, keys, now);
         self.lag.record(seq, bytes, now);

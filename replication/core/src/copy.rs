@@ -12,6 +12,7 @@ use crate::home::Phase;
 use crate::input::{Awaited, Input};
 use crate::mark::Mark;
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::recovered::Recovered;
 use crate::refusal::Refusal;
 use crate::status::{Counters, PartitionStatus, Role, RpoPressure};
@@ -211,10 +212,15 @@ impl Copy {
         }
         // Who sends counts, not who wrote: a new home ships what older ones have left it.
         let stale = |actual, promised| Err(RejectCause::StaleEpoch { actual, promised });
-        if let Some(promised) = self.promised.filter(|promised| reign < *promised) {
+        let is_known = !is_planted(Bug::IgnorePromise) && !is_planted(Bug::IgnoreEpoch);
+        if let Some(promised) = self.promised.filter(|promised| reign < *promised)
+            && is_known
+        {
             return stale(reign, promised);
         }
-        if let Some(present) = self.epoch.filter(|present| header.epoch < *present) {
+        if let Some(present) = self.epoch.filter(|present| header.epoch < *present)
+            && !is_planted(Bug::IgnoreEpoch)
+        {
             return stale(header.epoch, present);
         }
         if reign < header.epoch {
@@ -279,6 +285,7 @@ impl Copy {
         // known to be met.
         let (limit, known_upto) = match self.config.ack {
             AckLevel::Async => (self.received, self.received.upto()),
+            _ if is_planted(Bug::ShowReceived) => (self.received, self.received.upto()),
             _ => (self.durable, self.home_visible.upto()),
         };
         let goal = known_upto.min(limit.upto());

@@ -9,6 +9,7 @@
 use domicile_proto::{Epoch, Seq};
 
 use crate::config::ConfigError;
+use crate::planted::{Bug, is_planted};
 
 /// Reigns remembered: a thousand changes of home. A copy whose log ends in an older one is taken
 /// for diverged and reseeded; doubling it moves that further away for 32 bytes an entry.
@@ -95,6 +96,9 @@ impl Epochs {
 /// know the logs are the same; the lengths of the logs say nothing.
 #[must_use]
 pub fn fork(one: (&[(Epoch, Seq)], Seq), other: (&[(Epoch, Seq)], Seq)) -> Seq {
+    if is_planted(Bug::ForkByWatermark) {
+        return one.1.min(other.1);
+    }
     let end_in = |(history, last_seq): (&[(Epoch, Seq)], Seq), epoch: Epoch| {
         let index = history.iter().position(|(each, _)| *each == epoch)?;
         let next = history.get(index + 1);

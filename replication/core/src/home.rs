@@ -20,6 +20,7 @@ use crate::input::Input;
 use crate::lag::Lag;
 use crate::mark::Mark;
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
 use crate::recovered::Recovered;
 use crate::refusal::Refusal;
@@ -135,7 +136,7 @@ impl Home {
             waiters: Waiters::new(needs),
             delayed: Delayed::default(),
             in_flight: InFlight::new(config.window, last_seq),
-            requests: Requests::recover(requests, last_seq),
+            requests: Requests::recover(requests, last_seq, now),
             lag: Lag::new(last_seq, bytes, now, copies),
             guard: RpoGuard::new(config.max_rpo),
             degrade: Degrade::new(config.ack_timeout, degraded_since, now),
@@ -162,6 +163,7 @@ impl Home {
                 return;
             }
             _ if self.phase.is_over() => return,
+            Input::Promised { .. } if is_planted(Bug::IgnorePromise) => {}
             Input::Promised { epoch } if epoch > self.epochs.present() => {
                 return self.stop(Phase::Fenced(epoch), effects);
             }
@@ -219,7 +221,8 @@ impl Home {
 
     fn begin(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         self.phase = Phase::Running;
-        if self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first {
+        let is_new = self.reign_first > Seq::FIRST && self.appended.upto() < self.reign_first;
+        if is_new && !is_planted(Bug::NoReignMark) {
             self.append_mark(RecordKind::ReignBegin, now, effects);
         }
         self.ship(effects);
@@ -266,6 +269,10 @@ impl Home {
             appended.covers(upto),
             "durable up to {upto}, appended up to {appended}"
         );
+        let upto = match is_planted(Bug::DurableTooEarly) {
+            true => appended.upto(),
+            false => upto,
+        };
         if self.durable.raise(upto) {
             self.acks.on_durable(self.durable);
             self.forget_lag();
@@ -298,7 +305,7 @@ impl Home {
         let durable = self.durable.upto();
         let met = self.acks.met_upto(needs);
         let met = met.map_or(durable, |met| met.min(durable));
-        if met < self.reign_first {
+        if met < self.reign_first && !is_planted(Bug::CountOldReigns) {
             return met.min(self.visible.upto());
         }
         met
@@ -393,8 +400,13 @@ impl Home {
 
     /// The truth about a record, as of now.
     pub(crate) fn receipt(&self, seq: Seq, asked: AckLevel, origin: Origin) -> Receipt {
-        let achieved = self.acks.achieved(seq);
-        let is_degraded = self.degrade.is_in_force(self.durable.upto());
+        let mut achieved = self.acks.achieved(seq);
+        let mut is_degraded = self.degrade.is_in_force(self.durable.upto());
+        if is_planted(Bug::ClaimLevel) {
+            is_degraded = false;
+            achieved.received = achieved.copies;
+            achieved.durable = achieved.copies;
+        }
         Receipt {
             position: self.position(seq),
             version: self.version(seq),

@@ -41,6 +41,7 @@
 //! - `in_flight`, `requests`: the window, the table of request ids
 //! - `lag`, `rpo_guard`: the potential loss, and its limit
 //! - `degrade`: the recorded state of acknowledging with less
+//! - `planted`: bugs that tests plant to see them caught
 //!
 //! This crate never does IO, reads no clock, starts no thread, draws no random number and never
 //! panics on anything that a peer or a client can send.
@@ -70,6 +71,10 @@ mod in_flight;
 mod lag;
 mod mark;
 mod overview;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod requests;
 mod rpo_guard;
 mod settlement;

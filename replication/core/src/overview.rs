@@ -59,17 +59,18 @@ impl Home {
         }
     }
 
-    /// When the next thing happens by itself.
-    pub(crate) fn next_timeout(&self) -> Option<Moment> {
+    /// When the next thing happens by itself, after a step that was made `now`.
+    ///
+    /// What is due and was not done in that step waits for a lease, whose coming is a step: a timer
+    /// would go off again and again until then.
+    pub(crate) fn next_timeout(&self, now: Moment) -> Option<Moment> {
         match self.phase {
             Phase::Opened => Some(self.opened),
             Phase::Fenced(_) | Phase::Poisoned => None,
             Phase::Running | Phase::HandedOn(_) => {
-                let (waiter, held) = (self.waiters.next_timeout(), self.delayed.next_due());
-                [waiter, held, self.degraded_due()]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let leased = [self.delayed.next_due(), self.degraded_due()];
+                let leased = leased.into_iter().flatten().filter(|due| *due > now);
+                leased.chain(self.waiters.next_timeout()).min()
             }
         }
     }

@@ -95,7 +95,7 @@ impl Partition {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Moment> {
         match &self.state {
-            State::Home(home) => home.next_timeout(),
+            State::Home(home) => home.next_timeout(self.now),
             State::Copy(copy) => copy.next_timeout(),
         }
     }

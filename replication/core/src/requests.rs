@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use domicile_proto::{Hlc, RequestId, Seq};
 
+use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::recovered::RememberedRequest;
 
 /// Requests remembered: with [`REQUEST_AGE_MAX`] the promise of "exactly once". At 100 bytes each
@@ -19,33 +21,33 @@ pub const REQUESTS_MAX: usize = 65_536;
 /// nothing for a busy partition, where the count is reached first.
 pub const REQUEST_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// The table. Evicts in the order of places.
+/// The table. Evicts in the order of places, by the age on the monotone clock: stamps follow the
+/// wall, and one that is set forward by more than the age would make retries new requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Requests {
-    by_seq: VecDeque<RememberedRequest>,
+    by_seq: VecDeque<(RememberedRequest, Moment)>,
     places: BTreeMap<RequestId, Seq>,
     newest: Hlc,
 }
 
 impl Requests {
     /// The table as the log gives it; what is out of order or beyond the log's end is left out.
-    pub(crate) fn recover(requests: Vec<RememberedRequest>, last_seq: Seq) -> Self {
+    /// Nobody knows how old they are: they count as made now.
+    pub(crate) fn recover(requests: Vec<RememberedRequest>, last_seq: Seq, now: Moment) -> Self {
         let mut table = Self::default();
         for request in requests {
-            let follows = table
-                .by_seq
-                .back()
-                .is_none_or(|last| request.seq > last.seq);
+            let last = table.by_seq.back();
+            let follows = last.is_none_or(|(last, _)| request.seq > last.seq);
             if follows && request.seq <= last_seq {
-                table.insert(request);
+                table.insert(request, now);
             }
         }
         table
     }
 
     /// Remembers a request; forgets the oldest beyond the bounds.
-    pub(crate) fn insert(&mut self, request: RememberedRequest) {
-        if let Some(last) = self.by_seq.back() {
+    pub(crate) fn insert(&mut self, request: RememberedRequest, now: Moment) {
+        if let Some((last, _)) = self.by_seq.back() {
             assert!(
                 request.seq > last.seq,
                 "request at {} after {}",
@@ -55,9 +57,9 @@ impl Requests {
         }
         self.newest = self.newest.max(request.hlc);
         self.places.insert(request.request_id, request.seq);
-        self.by_seq.push_back(request);
-        while let Some(oldest) = self.by_seq.front() {
-            if self.by_seq.len() <= REQUESTS_MAX && !self.is_too_old(oldest.hlc) {
+        self.by_seq.push_back((request, now));
+        while let Some((oldest, made)) = self.by_seq.front() {
+            if self.by_seq.len() <= REQUESTS_MAX && now.since(*made) <= REQUEST_AGE_MAX {
                 break;
             }
             // A log written before its request was evicted may hold an id twice: the later place
@@ -75,12 +77,15 @@ impl Requests {
 
     /// The request of that id.
     pub(crate) fn get(&self, request_id: RequestId) -> Option<RememberedRequest> {
+        if is_planted(Bug::ForgetRequests) {
+            return None;
+        }
         let seq = *self.places.get(&request_id)?;
         let index = self
             .by_seq
-            .binary_search_by_key(&seq, |request| request.seq);
+            .binary_search_by_key(&seq, |(request, _)| request.seq);
         let index = index.expect("an id's place is in the table");
-        Some(self.by_seq[index])
+        Some(self.by_seq[index].0)
     }
 
     /// How many are remembered.
@@ -92,17 +97,14 @@ impl Requests {
     pub(crate) fn newest(&self) -> Hlc {
         self.newest
     }
-
-    fn is_too_old(&self, hlc: Hlc) -> bool {
-        let age_ms = self.newest.wall_ms().saturating_sub(hlc.wall_ms());
-        u128::from(age_ms) > REQUEST_AGE_MAX.as_millis()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use domicile_proto::AckLevel;
+
+    const NOW: Moment = Moment::START;
 
     fn request(number: u64, wall_ms: u64) -> RememberedRequest {
         RememberedRequest {
@@ -122,28 +124,30 @@ mod tests {
     fn count_evicts_the_oldest() {
         let mut table = Requests::default();
         let last = REQUESTS_MAX as u64 + 1;
-        (1..=last).for_each(|number| table.insert(request(number, 7)));
+        (1..=last).for_each(|number| table.insert(request(number, 7), NOW));
         assert!(!knows(&table, 1) && knows(&table, 2) && knows(&table, last));
         assert_eq!(table.len(), REQUESTS_MAX);
     }
 
     #[test]
-    fn age_evicts_by_the_newest_stamp() {
+    fn age_evicts_by_the_monotone_clock() {
         let mut table = Requests::default();
-        table.insert(request(1, 1_000));
-        table.insert(request(2, 901_000));
+        table.insert(request(1, 1_000), NOW);
+        // The wall is set forward by an hour.
+        table.insert(request(2, 3_601_000), NOW.plus(REQUEST_AGE_MAX));
         assert!(
             knows(&table, 1),
             "exactly fifteen minutes old is remembered"
         );
-        table.insert(request(3, 901_001));
+        let later = REQUEST_AGE_MAX + Duration::from_micros(1);
+        table.insert(request(3, 2_000), NOW.plus(later));
         assert!(!knows(&table, 1) && knows(&table, 2));
     }
 
     #[test]
     fn recovered_disorder_is_left_out() {
         let requests = vec![request(5, 1), request(4, 1), request(9, 1)];
-        let table = Requests::recover(requests, Seq::new(8));
+        let table = Requests::recover(requests, Seq::new(8), NOW);
         assert!(knows(&table, 5) && !knows(&table, 4) && !knows(&table, 9));
     }
 }

@@ -12,6 +12,7 @@ use crate::effect::Effect;
 use crate::event::Event;
 use crate::home::{Home, Phase};
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::refusal::Refusal;
 use crate::waiters::Waiter;
 
@@ -25,7 +26,8 @@ impl Home {
     /// Without a lease that it needs, nothing is set free: a successor may have taken over without
     /// the records that would be acknowledged. Whose time is up is told the truth.
     pub(crate) fn settle(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
+        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok()
+            || is_planted(Bug::AckWithoutLease);
         self.degrade.sample(self.durable.upto(), now);
         if has_lease {
             if self.phase == Phase::Running {
@@ -57,7 +59,7 @@ impl Home {
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
         let durable = self.durable.upto();
         let is_degraded = self.degrade.is_in_force(durable);
-        let goal = if is_degraded {
+        let goal = if is_degraded || is_planted(Bug::VisibleBeforeMet) {
             durable
         } else {
             self.met_upto(self.needs)

@@ -5,6 +5,8 @@
 
 use domicile_proto::{AckLevel, Keyspace, OnTimeout};
 
+use crate::planted::{Bug, is_planted};
+
 /// Voters with which a majority survives the loss of one.
 pub const VOTERS_MIN: usize = 3;
 
@@ -41,6 +43,9 @@ impl Fencing {
 #[must_use]
 pub fn revokes(level: AckLevel, copies: usize, promised: usize) -> bool {
     let needed = level.received_needed(copies);
+    if is_planted(Bug::RevokeTooFew) {
+        return promised > 0;
+    }
     needed > 0 && copies.saturating_sub(promised) < needed
 }
 

@@ -21,6 +21,7 @@ use super::fencing::{Fencing, revokes};
 use super::map::{Assignment, ControlMap};
 use super::times::ControlTimes;
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 
 /// What a node has of a partition, once it has promised: all of it durable, and final in every
 /// reign below the floor.
@@ -144,7 +145,7 @@ impl TakeOver {
         }
         // Readers of the old home cannot see that its copies refuse it: its lease is waited for in
         // either case.
-        let leases_are_over = scene.now >= self.leases_end;
+        let leases_are_over = scene.now >= self.leases_end || is_planted(Bug::LeaseNotWaitedOut);
         match scene.map.fencing(scene.keyspace) {
             Fencing::Operator => None,
             Fencing::Lease => leases_are_over.then_some(Evidence::LeaseRanOut),
@@ -196,6 +197,9 @@ impl TakeOver {
             Some(None) => Some(*region) != home_region,
             Some(Some(to)) => to == *region,
         });
+        if is_planted(Bug::PromoteAny) {
+            return sound.map(|(node, _, end)| (node, end)).last();
+        }
         let best = sound.max_by_key(|(node, region, end)| {
             let is_home = *node == scene.assignment.home;
             (

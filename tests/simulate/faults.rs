@@ -1,0 +1,194 @@
+//! What goes wrong, and when it is mended.
+//!
+//! **Owns**: choosing trouble by the plan, its order and its length.
+//! **Does not own**: carrying it out on a machine (`world`).
+
+use std::time::Duration;
+
+use domicile_core::control::OperatorWord;
+use domicile_proto::PartitionId;
+
+use crate::network::REGIONS;
+use crate::plan::region;
+use crate::queue::Event;
+use crate::scene::Scene;
+
+/// One piece of trouble, or the end of one.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The next one is chosen.
+    Next,
+    /// A process is killed: what was written lives.
+    Kill(usize),
+    /// A machine loses power: what was not synced may be gone, in part.
+    Power(usize),
+    /// The same, in the middle of one of the next changes of its disk.
+    Doom {
+        node: usize,
+        nth: u64,
+        is_power: bool,
+    },
+    /// One direction is cut, or mended.
+    Cut {
+        from: usize,
+        to: usize,
+        is_cut: bool,
+    },
+    Pause(usize, u64),
+    JumpWall(usize, i64),
+    /// A sync or a write fails, once.
+    FailSync(usize, u64),
+    FailWrite(usize, u64),
+    SlowDisk(usize, u64),
+    GiveUp(PartitionId, OperatorWord),
+    /// All of it is over.
+    Calm,
+}
+
+fn after(scene: &mut Scene, us: u64, fault: Fault) {
+    scene.after(us, Event::Fault(fault));
+}
+
+/// Chooses trouble, and when there is more.
+pub(crate) fn next(scene: &mut Scene) {
+    let wait_us = scene.chance.below(2 * scene.plan.fault_every_us);
+    if scene.now_us + wait_us < scene.plan.trouble_end_us {
+        after(scene, wait_us, Fault::Next);
+    }
+    let trouble = scene.plan.trouble;
+    let kinds: Vec<fn(&mut Scene)> = [
+        (trouble.kills, kill as fn(&mut Scene)),
+        (trouble.power, power),
+        (trouble.cuts, cut),
+        (trouble.pauses, pause),
+        (trouble.walls, wall),
+        (trouble.disks, disk),
+        (trouble.operators, operator),
+    ]
+    .into_iter()
+    .filter(|(is_on, _)| *is_on)
+    .map(|(_, kind)| kind)
+    .collect();
+    if kinds.is_empty() {
+        return;
+    }
+    let kind = scene.chance.pick(&kinds);
+    kind(scene);
+}
+
+fn node(scene: &mut Scene) -> usize {
+    scene.chance.below(REGIONS as u64) as usize
+}
+
+fn kill(scene: &mut Scene) {
+    let node = node(scene);
+    let fault = match scene.chance.percent(40) {
+        true => Fault::Kill(node),
+        false => Fault::Doom {
+            node,
+            nth: scene.chance.between(1, 40),
+            is_power: false,
+        },
+    };
+    after(scene, 0, fault);
+}
+
+fn power(scene: &mut Scene) {
+    if scene.chance.percent(15) {
+        for node in 0..REGIONS {
+            let us = scene.chance.below(30_000);
+            after(scene, us, Fault::Power(node));
+        }
+        return;
+    }
+    let node = node(scene);
+    let fault = match scene.chance.percent(40) {
+        true => Fault::Power(node),
+        false => Fault::Doom {
+            node,
+            nth: scene.chance.between(1, 40),
+            is_power: true,
+        },
+    };
+    after(scene, 0, fault);
+}
+
+fn cut(scene: &mut Scene) {
+    let lasts_us = scene
+        .chance
+        .pick(&[100_000, 1_000_000, 3_000_000, 8_000_000]);
+    let lasts_us = scene.chance.below(lasts_us) + 10_000;
+    let (one, other) = (node(scene), node(scene));
+    let pairs: Vec<(usize, usize)> = match scene.chance.below(4) {
+        // From everybody, in both directions.
+        0 | 1 => (0..REGIONS).flat_map(|it| [(one, it), (it, one)]).collect(),
+        // Between two, or in one direction.
+        2 => vec![(one, other), (other, one)],
+        _ => vec![(one, other)],
+    };
+    let pairs = pairs.into_iter().filter(|(from, to)| from != to);
+    let times = scene.chance.pick(&[1, 1, 1, 4]);
+    for (from, to) in pairs {
+        for time in 0..times {
+            let begins_us = time * lasts_us * 2;
+            let (cut, mend) = ((from, to, true), (from, to, false));
+            for ((from, to, is_cut), us) in [(cut, begins_us), (mend, begins_us + lasts_us)] {
+                after(scene, us, Fault::Cut { from, to, is_cut });
+            }
+        }
+    }
+}
+
+fn pause(scene: &mut Scene) {
+    let lease_us = scene.plan.times.lease.as_micros() as u64;
+    let us = scene.chance.below(lease_us * 2);
+    let node = node(scene);
+    after(scene, 0, Fault::Pause(node, us));
+}
+
+fn wall(scene: &mut Scene) {
+    let hour_ms: i64 = 3_600_000;
+    let by_ms = scene
+        .chance
+        .pick(&[hour_ms, -hour_ms, 1_200_000, -1_200_000, 5_000, -5_000]);
+    let node = node(scene);
+    after(scene, 0, Fault::JumpWall(node, by_ms));
+}
+
+fn disk(scene: &mut Scene) {
+    let node = node(scene);
+    let nth = scene.chance.between(1, 6);
+    let fault = match scene.chance.below(3) {
+        0 => Fault::FailSync(node, nth),
+        1 => Fault::FailWrite(node, nth),
+        _ => Fault::SlowDisk(node, scene.chance.between(500_000, 4_000_000)),
+    };
+    after(scene, 0, fault);
+}
+
+/// One operator, or two at once who want different things.
+fn operator(scene: &mut Scene) {
+    let plan = std::sync::Arc::clone(&scene.plan);
+    let keyspace = &plan.keyspaces[scene.chance.below(plan.keyspaces.len() as u64) as usize];
+    let partition = scene.chance.pick(&keyspace.partitions());
+    let operators = scene.chance.between(1, 2);
+    for _ in 0..operators {
+        let to = match scene.chance.percent(70) {
+            true => Some(region(node(scene))),
+            false => None,
+        };
+        let word = OperatorWord {
+            is_fenced: false,
+            accepts_split_brain: true,
+            to,
+        };
+        let us = scene.chance.below(200_000);
+        after(scene, us, Fault::GiveUp(partition, word));
+    }
+}
+
+/// How long a machine stays off.
+pub(crate) fn off(scene: &mut Scene) -> Duration {
+    let most = scene.chance.pick(&[100_000, 1_000_000, 6_000_000]);
+    Duration::from_micros(50_000 + scene.chance.below(most))
+}

@@ -1,0 +1,69 @@
+//! I1: what was acknowledged is in the final log, unless more was lost than its level allows.
+//!
+//! **Owns**: which loss is allowed: of a write that nobody had who was there when its home was
+//! succeeded.
+//! **Does not own**: whether the receipt was true when it was given (`honest_level`).
+
+use domicile_core::control::Fencing;
+use domicile_proto::{AckLevel, PartitionId};
+
+use super::lineage;
+use crate::plan::node_id;
+use crate::scene::Scene;
+use crate::truth::{Acked, TakenOver};
+
+/// `home_of` says at which node a partition's home is in the end.
+pub(crate) fn check(home_of: impl Fn(PartitionId) -> Option<usize>, scene: &mut Scene) {
+    let mut problems = Vec::new();
+    for acked in &scene.truth.acked {
+        let (partition, epoch, seq) = (acked.partition, acked.epoch(), acked.seq());
+        match lineage::lost_at(&scene.truth, partition, (epoch, seq)) {
+            Some(lost) => {
+                if let Some(problem) = forbidden(acked, lost, scene) {
+                    let position = acked.receipt.position;
+                    problems.push(format!("{position} lost at {lost:?}: {problem}"));
+                }
+            }
+            None => {
+                let home = home_of(partition);
+                let log = home.and_then(|home| scene.truth.logs.get(&(home, partition)));
+                let is_there = log.is_some_and(|it| it.has_durable(epoch, seq) || it.base >= seq);
+                if !is_there {
+                    problems.push(format!("{acked:?} is not in the final log of n{home:?}"));
+                }
+            }
+        }
+    }
+    if let Some(problem) = problems.into_iter().next() {
+        scene.fail("I1 ack truth", problem);
+    }
+}
+
+/// Why a write should not have been lost there.
+fn forbidden(acked: &Acked, lost: &TakenOver, scene: &Scene) -> Option<String> {
+    if lost.is_by_word {
+        return None;
+    }
+    let (epoch, seq) = (acked.epoch(), acked.seq());
+    let lost_memory = |node: &usize| {
+        let log = scene.truth.logs.get(&(*node, acked.partition));
+        log.is_some_and(|log| log.has_lost(epoch, seq))
+    };
+    let was_there = |node: &&usize| lost.is_promised_by(node_id(**node));
+    if let Some(node) = acked.durable_at.iter().find(was_there) {
+        return Some(format!("n{node} had it on disk and promised"));
+    }
+    let received = acked.received_at.iter();
+    let mut received = received.filter(|node| was_there(node) && !lost_memory(node));
+    if let Some(node) = received.next() {
+        return Some(format!("n{node} had received it and promised"));
+    }
+    let is_at_level = !acked.receipt.degraded && acked.receipt.achieved.meets(acked.level);
+    let is_revoked = lineage::fencing(scene, acked.partition) == Fencing::AckRevocation;
+    let may_lose_memory = matches!(acked.level, AckLevel::SemiSync { .. });
+    let has_lost_memory = may_lose_memory && acked.received_at.iter().any(lost_memory);
+    if is_revoked && is_at_level && !has_lost_memory {
+        return Some("its level allows no loss".to_owned());
+    }
+    None
+}

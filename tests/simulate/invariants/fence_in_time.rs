@@ -1,0 +1,30 @@
+//! I4: an old home acknowledges nothing once its successor was decided on.
+//!
+//! **Owns**: homes that are fenced by a lease. Those whose acknowledgements were revoked may still
+//! be told of what was met before, which the successor has: `ack_truth` looks at that.
+//! **Does not own**: leases (core).
+
+use domicile_core::Partition;
+use domicile_core::Receipt;
+use domicile_core::control::Fencing;
+
+use crate::network::REGIONS;
+use crate::scene::Scene;
+
+pub(crate) fn acked(node: usize, core: &Partition, receipt: &Receipt, scene: &mut Scene) {
+    let (partition, epoch) = (core.config().partition, core.epoch());
+    let keyspaces = &scene.plan.keyspaces;
+    let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
+    let is_leased = keyspace.is_some_and(|it| Fencing::of(it, REGIONS) == Fencing::Lease);
+    let ended = scene
+        .truth
+        .takeovers
+        .iter()
+        .find(|it| it.partition == partition && Some(it.from) == epoch && !it.is_unfenced);
+    if let (true, Some(ended)) = (is_leased, ended) {
+        let by_us = scene.now_us - ended.at_us;
+        let position = receipt.position;
+        let problem = format!("n{node} acknowledges {position} {by_us} us after it was succeeded");
+        scene.fail("I4 fence in time", problem);
+    }
+}

@@ -1,0 +1,101 @@
+//! Which record lies where in the log of a reign, of all that was ever written.
+//!
+//! **Owns**: histories put together from takeovers, and the fold of a history.
+//! **Does not own**: any verdict.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use domicile_core::control::Fencing;
+use domicile_proto::{Epoch, PartitionId, Seq, Version};
+
+use crate::network::REGIONS;
+use crate::scene::Scene;
+use crate::truth::{TakenOver, Truth, Written};
+
+/// A key's version and value.
+pub(crate) type Fold = BTreeMap<Bytes, (Version, Bytes)>;
+
+/// The reigns of a log, each with its first record.
+pub(crate) type Reigns = Vec<(Epoch, Seq)>;
+
+/// The reigns of the log that a home of this reign writes.
+pub(crate) fn of_home(truth: &Truth, partition: PartitionId, epoch: Epoch) -> Option<Reigns> {
+    let began = truth
+        .takeovers
+        .iter()
+        .find(|it| it.partition == partition && it.to == epoch);
+    match began {
+        Some(began) => {
+            let mut reigns: Reigns = began
+                .log
+                .iter()
+                .map(|(it, first, _)| (*it, *first))
+                .collect();
+            let last = began.log.last().map_or(Seq::NONE, |(_, _, last)| *last);
+            reigns.push((epoch, last.next()));
+            Some(reigns)
+        }
+        None if epoch.counter == 1 => Some(vec![(epoch, Seq::FIRST)]),
+        None => None,
+    }
+}
+
+/// Which reign wrote a record.
+pub(crate) fn reign_of(reigns: &Reigns, seq: Seq) -> Option<Epoch> {
+    let found = reigns.iter().rev().find(|(_, first)| *first <= seq);
+    found.map(|(epoch, _)| *epoch)
+}
+
+/// Every record of such a log up to one.
+pub(crate) fn records<'truth>(
+    truth: &'truth Truth,
+    partition: PartitionId,
+    reigns: &'truth Reigns,
+    upto: Seq,
+) -> impl Iterator<Item = (Epoch, Seq, Option<&'truth Written>)> {
+    (1..=upto.get()).filter_map(move |seq| {
+        let seq = Seq::new(seq);
+        let epoch = reign_of(reigns, seq)?;
+        Some((epoch, seq, truth.records.get(&(partition, epoch, seq))))
+    })
+}
+
+/// What such a log comes to.
+pub(crate) fn fold(truth: &Truth, partition: PartitionId, reigns: &Reigns, upto: Seq) -> Fold {
+    let mut fold = Fold::new();
+    for (epoch, seq, written) in records(truth, partition, reigns, upto) {
+        let Some(written) = written.filter(|it| !it.key.is_empty()) else {
+            continue;
+        };
+        let version = Version {
+            generation: 0,
+            epoch,
+            seq,
+        };
+        match &written.value {
+            Some(value) => fold.insert(written.key.clone(), (version, value.clone())),
+            None => fold.remove(&written.key),
+        };
+    }
+    fold
+}
+
+/// The takeover that lost a record, if one did. A successor that never wrote may be followed by
+/// one that has more: what that one has is not lost.
+pub(crate) fn lost_at(
+    truth: &Truth,
+    partition: PartitionId,
+    (epoch, seq): (Epoch, Seq),
+) -> Option<&TakenOver> {
+    let later = truth.takeovers.iter().rev();
+    let later = later.filter(|it| it.partition == partition && it.to > epoch);
+    later.take_while(|it| !it.has(epoch, seq)).last()
+}
+
+/// How the homes of a partition are fenced.
+pub(crate) fn fencing(scene: &Scene, partition: PartitionId) -> Fencing {
+    let keyspaces = &scene.plan.keyspaces;
+    let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
+    keyspace.map_or(Fencing::Operator, |it| Fencing::of(it, REGIONS))
+}

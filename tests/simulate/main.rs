@@ -1,0 +1,27 @@
+//! The cluster in simulation: real cores, real stores on a disk in memory, everything else made up.
+//!
+//! One seed decides everything; one queue, one true time. A seed always runs the same.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "what cannot go on fails where it stands"
+)]
+
+mod chance;
+mod clients;
+mod clocks;
+mod faults;
+mod invariants;
+mod network;
+mod node;
+mod packets;
+mod plan;
+mod plane;
+mod planted;
+mod planted_runs;
+mod queue;
+mod scene;
+mod seeds;
+mod truth;
+mod verdict;
+mod world;

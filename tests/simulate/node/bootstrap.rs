@@ -1,0 +1,144 @@
+//! A snapshot of the home in place of what a partition is here.
+//!
+//! **Owns**: fetching what is wanted, sending it, the order of installing it in store and core.
+//! **Does not own**: finding out that one is needed (`rejoin`, `receive`), the files (storage).
+
+use bytes::Bytes;
+use domicile_core::Input;
+use domicile_proto::{PartitionId, Seq};
+use domicile_storage::{SnapshotHeader, SnapshotPlan, StoreError};
+
+use super::process::Process;
+use crate::packets::Body;
+use crate::plan::index_of;
+use crate::scene::Scene;
+
+/// Requests that a snapshot keeps: all of a run.
+const REQUESTS_MAX: usize = 65_536;
+
+impl Process {
+    pub(super) fn fetch_wanted(&mut self, scene: &mut Scene) {
+        for (partition, seq_min) in self.wanted.clone() {
+            let Some(slot) = self.slots.get(&partition).filter(|slot| !slot.is_home) else {
+                continue;
+            };
+            let home = index_of(slot.home);
+            let received = self.store.received_snapshot(partition);
+            let is_damaged = slot.is_damaged;
+            if received.is_some_and(|it| it.seq >= seq_min || is_damaged) {
+                self.install(partition, scene);
+                continue;
+            }
+            let process = self.number;
+            self.send(
+                home,
+                Body::FetchSnapshot {
+                    process,
+                    partition,
+                    seq_min,
+                },
+            );
+        }
+    }
+
+    pub(super) fn send_snapshot(
+        &mut self,
+        (from, process): (usize, u64),
+        partition: PartitionId,
+        seq_min: Seq,
+        scene: &mut Scene,
+    ) {
+        let is_served = self.slots.get(&partition).is_some_and(|it| !it.is_damaged);
+        if !is_served {
+            return;
+        }
+        let found = match self.store.tail(partition) {
+            None => Ok(None),
+            Some(_) => self.snapshot_from(partition, seq_min, scene),
+        };
+        self.hear_of_commits();
+        let nothing = self.store.tail(partition).is_none();
+        if let Ok(found) = found
+            && (nothing || found.is_some())
+        {
+            let answer = Body::Snapshot {
+                process,
+                partition,
+                found,
+            };
+            self.send(from, answer);
+        }
+    }
+
+    fn snapshot_from(
+        &mut self,
+        partition: PartitionId,
+        seq_min: Seq,
+        scene: &Scene,
+    ) -> Result<Option<(SnapshotHeader, Bytes)>, StoreError> {
+        self.store.flush_once()?;
+        let plan = SnapshotPlan {
+            now_ms: self.wall_ms(scene),
+            requests_max: REQUESTS_MAX,
+        };
+        self.store.snapshot(partition, plan, &mut |_| true)?;
+        let outgoing = self.store.outgoing_snapshot(partition)?;
+        let Some(outgoing) = outgoing.filter(|it| it.header().seq >= seq_min) else {
+            return Ok(None);
+        };
+        let (header, first) = (*outgoing.header(), outgoing.first_offset());
+        let bytes = outgoing.read(first, header.file_bytes as usize)?;
+        Ok(Some((header, bytes)))
+    }
+
+    pub(super) fn take_snapshot(
+        &mut self,
+        partition: PartitionId,
+        found: Option<(SnapshotHeader, Bytes)>,
+        scene: &mut Scene,
+    ) {
+        let slot = self.slots.get(&partition);
+        if slot.is_none_or(|slot| slot.is_home) || !self.wanted.contains_key(&partition) {
+            return;
+        }
+        let Some((header, bytes)) = found else {
+            return;
+        };
+        let write = || {
+            let mut incoming = self.store.begin_incoming(header)?;
+            incoming.write(&bytes)?;
+            self.store.finish_incoming(incoming)
+        };
+        let written = write();
+        let node = self.host.index;
+        scene.note(|| format!("n{node} {partition:?} received a snapshot: {written:?}"));
+        if written.is_ok() {
+            self.install(partition, scene);
+        }
+    }
+
+    fn install(&mut self, partition: PartitionId, scene: &mut Scene) {
+        let Some(slot) = self.slots.get_mut(&partition) else {
+            return;
+        };
+        slot.installing = true;
+        if !slot.is_quiet() {
+            // It is tried again; until then nothing is taken.
+            return;
+        }
+        let node = self.host.index;
+        let installed = self.store.install_received(partition);
+        self.hear_of_commits();
+        scene.note(|| format!("n{node} {partition:?} installed: {installed:?}"));
+        let Ok(header) = installed else {
+            return self.quarantine(partition, scene);
+        };
+        let SnapshotHeader {
+            epoch, seq, chain, ..
+        } = header;
+        scene.truth.installed(node, partition, &self.store);
+        self.installed(partition, Input::Installed { epoch, seq, chain }, scene);
+        self.wanted.remove(&partition);
+        self.say_hello_again(partition);
+    }
+}

@@ -1,0 +1,72 @@
+//! Bugs that are planted to see that the simulator catches them.
+//!
+//! **Owns**: those of the simulated node, which does what the product's driver does; the switch.
+//! **Does not own**: those of the core and of storage, which their crates have.
+
+use std::cell::Cell;
+
+use domicile_core::planted as core_planted;
+use domicile_storage::planted as storage_planted;
+
+/// A bug of the node, by what it does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeBug {
+    /// A promise is told and not written down.
+    PromiseNotPersisted,
+    /// A promise is answered before what was received is on disk.
+    PromiseBeforeDurable,
+    /// A core that is opened after a cut does not know what was promised.
+    ReopenWithOldPromise,
+    /// A log is cut where it is longer than its home's, whoever wrote it.
+    CutByWatermark,
+    /// The home says what it has of a key before it has applied enough.
+    HealReadTooEarly,
+    /// A home answers reads without asking for its lease.
+    ReadWithoutLease,
+    /// A lease is counted by the wall clock.
+    LeaseByWall,
+    /// A lease is used for twice as long.
+    LeaseTwiceAsLong,
+    /// A grant to another life of the process counts.
+    GrantOfAnotherLife,
+    /// A lease is granted without asking a majority.
+    GrantUnconfirmed,
+    /// A home that restarts knows no requests.
+    ForgetRequests,
+    /// A home that has promised still answers reads while its lease lasts.
+    ReadsOpenWhenFenced,
+    /// A lease counts from when it was granted, not from when it was asked for.
+    LeaseFromGrant,
+}
+
+/// A bug anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    Core(core_planted::Bug),
+    Storage(storage_planted::Bug),
+    Node(NodeBug),
+}
+
+impl Planted {
+    /// Runs with the bug in place.
+    pub(crate) fn with<T>(self, work: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Core(bug) => core_planted::plant(Some(bug)),
+            Self::Storage(bug) => storage_planted::plant(Some(bug)),
+            Self::Node(bug) => PLANTED.set(Some(bug)),
+        }
+        let done = work();
+        core_planted::plant(None);
+        storage_planted::plant(None);
+        PLANTED.set(None);
+        done
+    }
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<NodeBug>> = const { Cell::new(None) };
+}
+
+pub(crate) fn is_planted(bug: NodeBug) -> bool {
+    PLANTED.get() == Some(bug)
+}

@@ -1,0 +1,104 @@
+//! Every planted bug is caught, by a seed that is clean without it.
+//!
+//! **Owns**: the list of bugs, each with a seed that is known to catch it.
+//! **Does not own**: the bugs (`planted`, and those of the crates).
+
+use std::fmt::Write as _;
+
+use domicile_core::planted::Bug as C;
+use domicile_storage::planted::Bug as S;
+
+use crate::planted::NodeBug as N;
+use crate::planted::Planted::{self, Core, Node, Storage};
+use crate::scene::Tracing;
+use crate::seeds::{mode_of, number, quietly};
+use crate::world::run;
+
+/// Seeds among which one has to catch a bug.
+const SEEDS_MAX: u64 = 2_000;
+
+/// Each bug, and a seed that caught it when this was last written down.
+const BUGS: &[(Planted, u64)] = &[
+    (Core(C::IgnoreEpoch), 1),
+    (Core(C::IgnorePromise), 1),
+    (Core(C::AppendWithoutLease), 1),
+    (Core(C::AckWithoutLease), 1),
+    (Core(C::PromoteAny), 1),
+    (Core(C::LeaseNotWaitedOut), 1),
+    (Core(C::RevokeTooFew), 1),
+    (Core(C::ForkByWatermark), 1),
+    (Core(C::ClaimLevel), 1),
+    (Core(C::DurableTooEarly), 1),
+    (Core(C::VisibleBeforeMet), 1),
+    (Core(C::ForgetRequests), 1),
+    (Core(C::NoReignMark), 1),
+    (Core(C::CountOldReigns), 1),
+    (Core(C::AcksOfAnyReign), 1),
+    (Core(C::AckBeyondLog), 1),
+    (Core(C::AttachAnyLog), 1),
+    (Core(C::CasIgnoresInFlight), 1),
+    (Core(C::ShowReceived), 1),
+    (Core(C::DegradeBeforeMark), 1),
+    (Core(C::OldPromisesCount), 1),
+    (Core(C::GrantOfAnyMap), 1),
+    (Core(C::MapIgnoresFrom), 1),
+    (Storage(S::SkipSync), 1),
+    (Storage(S::AckBeforeSync), 1),
+    (Storage(S::CutBeforeSealed), 1),
+    (Storage(S::SealTwice), 1),
+    (Storage(S::SkipHeal), 1),
+    (Storage(S::IgnoreCut), 1),
+    (Storage(S::MarkBeforeCells), 1),
+    (Node(N::PromiseNotPersisted), 1),
+    (Node(N::PromiseBeforeDurable), 1),
+    (Node(N::ReopenWithOldPromise), 1),
+    (Node(N::CutByWatermark), 1),
+    (Node(N::HealReadTooEarly), 1),
+    (Node(N::ReadWithoutLease), 1),
+    (Node(N::LeaseByWall), 1),
+    (Node(N::LeaseTwiceAsLong), 1),
+    (Node(N::LeaseFromGrant), 1),
+    (Node(N::GrantOfAnotherLife), 1),
+    (Node(N::GrantUnconfirmed), 1),
+    (Node(N::ForgetRequests), 1),
+    (Node(N::ReadsOpenWhenFenced), 1),
+];
+
+/// What caught a bug: the seed, the invariant, how many seeds were tried.
+fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, &'static str, u64)> {
+    let seeds = std::iter::once(known).chain(1..=seeds_max);
+    for (tried, seed) in (1..).zip(seeds) {
+        let mode = mode_of(seed);
+        let found = bug.with(|| run(seed, mode, Tracing::Hash));
+        let Some(violation) = found.violation else {
+            continue;
+        };
+        if run(seed, mode, Tracing::Hash).violation.is_none() {
+            return Some((seed, violation.invariant, tried));
+        }
+    }
+    None
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let seeds_max = number("SIM_PLANTED").unwrap_or(SEEDS_MAX);
+    let (mut table, mut escaped) = (String::new(), Vec::new());
+    quietly(|| {
+        for (bug, known) in BUGS {
+            let name = format!("{bug:?}");
+            let line = match catch(*bug, *known, seeds_max) {
+                Some((seed, invariant, tried)) => {
+                    format!("{name:<34} | {seed:>6} | {tried:>5} | {invariant}")
+                }
+                None => {
+                    escaped.push(name.clone());
+                    format!("{name:<34} | escaped")
+                }
+            };
+            println!("{line}");
+            writeln!(table, "{line}").expect("into memory");
+        }
+    });
+    assert!(escaped.is_empty(), "not caught: {escaped:?}\n{table}");
+}

@@ -1,0 +1,254 @@
+//! The whole truth of a run.
+//!
+//! **Owns**: taking note of what happens.
+//! **Does not own**: judging it (`invariants`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use domicile_core::Moment;
+use domicile_core::control::{Command, ControlMap, Evidence, PromisedEnd};
+use domicile_proto::{
+    Epoch, NodeId, Operation, PartitionId, Record, RecordKind, RequestId, SegmentHeader, Seq,
+};
+use domicile_storage::{Committed, Store};
+
+use super::ledger::{Acked, Called};
+use super::logs::{Log, Piece};
+use super::takeovers::TakenOver;
+use crate::invariants::monotone::Marks;
+use crate::plan::index_of_node;
+
+/// A record, when its home gave it its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Written {
+    pub(crate) at_us: u64,
+    pub(crate) node: usize,
+    pub(crate) kind: RecordKind,
+    pub(crate) request_id: RequestId,
+    pub(crate) key: Bytes,
+    pub(crate) value: Option<Bytes>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) records: BTreeMap<(PartitionId, Epoch, Seq), Written>,
+    pub(crate) logs: BTreeMap<(usize, PartitionId), Log>,
+    pub(crate) writers: BTreeMap<(PartitionId, Epoch), usize>,
+    pub(crate) segments: BTreeMap<(PartitionId, Epoch, Seq), (Seq, domicile_proto::ChainHash)>,
+    pub(crate) promises: BTreeMap<(usize, PartitionId), Epoch>,
+    pub(crate) takeovers: Vec<TakenOver>,
+    pub(crate) proposed: BTreeMap<(PartitionId, Epoch, NodeId), BTreeMap<NodeId, PromisedEnd>>,
+    /// Partitions whose homes an operator gave up.
+    pub(crate) words: BTreeSet<PartitionId>,
+    pub(crate) acked: Vec<Acked>,
+    pub(crate) calls: Vec<Called>,
+    pub(crate) marks: BTreeMap<(usize, PartitionId), Marks>,
+    /// Which node's disk is slow, and until when.
+    pub(crate) slow_disk: (usize, u64),
+    /// When, on its own clock, a process reached which moment: it never goes back.
+    pub(crate) moments: BTreeMap<(usize, u64), Moment>,
+    first_applied: usize,
+}
+
+impl Truth {
+    pub(crate) fn appended(
+        &mut self,
+        (node, at_us): (usize, u64),
+        (partition, epoch, seq): (PartitionId, Epoch, Seq),
+        record: &Record,
+    ) {
+        let operations = record.body.operations().unwrap_or_default();
+        let (key, value) = match operations.into_iter().next() {
+            Some(Operation::Put { key, value, .. }) => (key, Some(value)),
+            Some(Operation::Delete { key }) => (key, None),
+            None => (Bytes::new(), None),
+        };
+        let written = Written {
+            at_us,
+            node,
+            kind: record.head.kind,
+            request_id: record.head.request_id,
+            key,
+            value,
+        };
+        self.records.insert((partition, epoch, seq), written);
+    }
+
+    pub(crate) fn log(&mut self, node: usize, partition: PartitionId) -> &mut Log {
+        self.logs.entry((node, partition)).or_default()
+    }
+
+    pub(crate) fn received(&mut self, node: usize, header: &SegmentHeader) {
+        let piece = Piece {
+            epoch: header.epoch,
+            first: header.first_seq,
+            last: header.last_seq(),
+            chain: domicile_proto::ChainHash::START,
+        };
+        self.log(node, header.partition).memory.push(piece);
+    }
+
+    pub(crate) fn committed(&mut self, node: usize, commit: &Committed) {
+        let piece = Piece {
+            epoch: commit.epoch,
+            first: commit.first_seq,
+            last: commit.last_seq,
+            chain: commit.chain,
+        };
+        let log = self.log(node, commit.partition);
+        if piece.first > log.last_seq() {
+            log.commit(piece);
+        }
+    }
+
+    pub(crate) fn promised(&mut self, node: usize, partition: PartitionId, epoch: Epoch) {
+        let known = self.promises.entry((node, partition)).or_insert(epoch);
+        *known = (*known).max(epoch);
+    }
+
+    pub(crate) fn cutting(&mut self, node: usize, partition: PartitionId, fork: Seq) {
+        self.log(node, partition).cutting = Some(fork);
+    }
+
+    pub(crate) fn cut(&mut self, node: usize, partition: PartitionId, fork: Seq) {
+        let log = self.log(node, partition);
+        log.cut_after(fork);
+        log.cutting = None;
+    }
+
+    /// A snapshot took the place of a log.
+    pub(crate) fn installed(&mut self, node: usize, partition: PartitionId, store: &Store) {
+        let last_seq = store
+            .tail(partition)
+            .map_or(Seq::NONE, |tail| tail.last_seq);
+        let log = self.log(node, partition);
+        *log = Log {
+            base: last_seq,
+            lost: std::mem::take(&mut log.lost),
+            ..Log::default()
+        };
+    }
+
+    /// Whoever applies an entry of the control plane's log first tells of it.
+    pub(crate) fn is_first_to_apply(&mut self, index: usize) -> bool {
+        let is_first = index > self.first_applied;
+        self.first_applied = self.first_applied.max(index);
+        is_first
+    }
+
+    pub(crate) fn decided(
+        &mut self,
+        at_us: u64,
+        before: &ControlMap,
+        after: &ControlMap,
+        command: &Command,
+        is_done: bool,
+    ) {
+        let Command::TakeOver {
+            partition,
+            from,
+            to,
+            evidence,
+            ..
+        } = command
+        else {
+            return;
+        };
+        let (partition, from, successor) = (*partition, *from, *to);
+        let places = (before.assignment(partition), after.assignment(partition));
+        let (Some(old), Some(new), true) = (places.0, places.1, is_done) else {
+            return;
+        };
+        let proposed = self.proposed.get(&(partition, from, successor));
+        let promised = proposed.cloned().unwrap_or_default();
+        let mut log: Vec<(Epoch, Seq, Seq)> = Vec::new();
+        let durable = &self.log(index_of_node(successor), partition).durable;
+        for piece in durable {
+            match log.last_mut() {
+                Some((epoch, _, last)) if *epoch == piece.epoch => *last = piece.last,
+                _ => log.push((piece.epoch, piece.first, piece.last)),
+            }
+        }
+        self.takeovers.push(TakenOver {
+            at_us,
+            partition,
+            from,
+            to: new.epoch,
+            old_home: old.home,
+            successor,
+            is_by_word: self.words.remove(&partition),
+            is_unfenced: matches!(evidence, Evidence::Operator { .. }),
+            promised,
+            log,
+        });
+    }
+
+    /// A process has ended: what was only in memory is not there any more. What a commit that was
+    /// under way came to is found out when the directory is opened.
+    pub(crate) fn reopened(
+        &mut self,
+        node: usize,
+        store: &Store,
+        partitions: &[PartitionId],
+    ) -> Result<(), String> {
+        let known = self.logs.keys().filter(|(it, _)| *it == node);
+        let mut all: Vec<PartitionId> = known.map(|(_, partition)| *partition).collect();
+        all.extend(partitions);
+        all.sort_unstable();
+        all.dedup();
+        self.marks.retain(|(it, _), _| *it != node);
+        for partition in all {
+            let found = store
+                .tail(partition)
+                .map_or(Seq::NONE, |tail| tail.last_seq);
+            let log = self.log(node, partition);
+            if let Some(fork) = log.cutting.take()
+                && found == fork
+            {
+                log.cut_after(fork);
+            }
+            let known = log.last_seq();
+            if found < known {
+                return Err(format!(
+                    "n{node} {partition:?} ends at {found}, had {known}"
+                ));
+            }
+            for piece in pieces_from(store, partition, known.next()) {
+                log.commit(piece);
+            }
+            log.forget_memory();
+        }
+        Ok(())
+    }
+}
+
+/// The segments of a log from a record on.
+fn pieces_from(store: &Store, partition: PartitionId, from: Seq) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let end = store.durable_end();
+    let Some(mut place) = store.locate(partition, from) else {
+        return pieces;
+    };
+    while place < end {
+        let Ok(chunk) = store.read(place, end, 1 << 20) else {
+            break;
+        };
+        for (_, segment) in &chunk.segments {
+            let header = segment.header();
+            if header.partition == partition && header.first_seq >= from {
+                pieces.push(Piece {
+                    epoch: header.epoch,
+                    first: header.first_seq,
+                    last: header.last_seq(),
+                    chain: segment.chain(),
+                });
+            }
+        }
+        if chunk.next == place {
+            break;
+        }
+        place = chunk.next;
+    }
+    pieces
+}
