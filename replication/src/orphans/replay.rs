@@ -52,7 +52,7 @@ impl NodeCore {
                 answers,
                 is_left: false,
             };
-            if let Err(error) = run.to_end(scan).await {
+            if let Err(error) = run.go(scan).await {
                 // Who has gone away needs no reason.
                 tell(&run.replaying.node, &run.answers, Err(error)).await;
             }
@@ -72,7 +72,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_end(&mut self, scan: OrphanScan) -> Result<(), Error> {
+    async fn go(&mut self, scan: OrphanScan) -> Result<(), Error> {
         let (node, file) = (Arc::clone(&self.replaying.node), self.replaying.file);
         let (store, only) = (Arc::clone(&node.store), self.only);
         let keys = blocking(move || {
