@@ -187,8 +187,8 @@ impl Node {
     /// file stays.
     ///
     /// # Errors
-    /// `ORPHANS_NOT_FOUND`; `INVALID_ARGUMENT` for records that the file has not; `OVERLOADED` while
-    /// another replays or discards.
+    /// `ORPHANS_NOT_FOUND`; `INVALID_ARGUMENT` for records that the file has not; `OVERLOADED`
+    /// while another replays or discards.
     pub async fn discard_orphans(
         &self,
         call: OrphanDiscard,

@@ -27,7 +27,7 @@ impl NodeCore {
         self: &Arc<Self>,
         call: OrphanReplay,
     ) -> Result<OrphanStream<ReplayStep>, Error> {
-        let turn = self.orphan_turn()?;
+        let turn = self.orphan_tally.turn()?;
         let scan = self.open_orphans(call.file).await?;
         let file = *scan.file();
         let keyspace = self.keyspace_of(&file)?;
