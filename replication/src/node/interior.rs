@@ -59,8 +59,6 @@ pub(crate) struct NodeCore {
     /// Whether the journal may be cut, or a backup reads it.
     pub(crate) backup_turn: BackupTurn,
     pub(crate) orphan_tally: OrphanTally,
-    /// Whether orphans are being replayed or discarded.
-    pub(crate) orphan_turn: Arc<tokio::sync::Mutex<()>>,
     pub(crate) ownership: Ownership,
     /// `None`: homes are static.
     pub(crate) plane: Option<Arc<Plane>>,

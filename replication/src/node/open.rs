@@ -111,7 +111,6 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
         orphan_tally: OrphanTally::default(),
-        orphan_turn: Arc::default(),
         ownership: Ownership::default(),
         plane: plane.as_ref().map(|(plane, _)| Arc::clone(plane)),
         watches,

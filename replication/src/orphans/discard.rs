@@ -20,7 +20,7 @@ impl NodeCore {
         self: &Arc<Self>,
         call: OrphanDiscard,
     ) -> Result<OrphanStream<OrphanShown>, Error> {
-        let turn = self.orphan_turn()?;
+        let turn = self.orphan_tally.turn()?;
         let scan = self.open_orphans(call.file).await?;
         let (first, last) = (scan.file().first_seq(), scan.file().last_seq);
         let (from, upto) = (call.first.unwrap_or(first), call.last.unwrap_or(last));

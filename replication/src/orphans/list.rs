@@ -4,20 +4,14 @@
 //! **Does not own**: the files (storage).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use domicile_proto::{Epoch, Keyspace, Name, NodeId, Reason};
 use domicile_storage::{OrphanCounts, OrphanFile, Store, StoreError};
-
-use tokio::sync::OwnedMutexGuard;
 
 use super::call::{OrphanFileStatus, OrphanListing};
 use crate::error::Error;
 use crate::node::NodeCore;
 use crate::ownership::blocking;
-
-/// When it makes sense to ask for the turn again: a replay may take minutes.
-const TURN_AGAIN: Duration = Duration::from_secs(1);
 
 impl NodeCore {
     pub(crate) async fn orphan_files(&self) -> Result<OrphanListing, Error> {
@@ -52,18 +46,6 @@ impl NodeCore {
         })?;
         self.check_residency(&keyspace)?;
         Ok(keyspace)
-    }
-
-    /// The turn to decide about orphans, of which there is one.
-    ///
-    /// # Errors
-    /// `OVERLOADED` while another has it.
-    pub(super) fn orphan_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
-        let turn = Arc::clone(&self.orphan_turn).try_lock_owned();
-        turn.map_err(|_| {
-            let message = "orphans are being replayed or discarded here: 1 at once";
-            Error::new(Reason::Overloaded, message).retry_in(TURN_AGAIN)
-        })
     }
 
     fn region_of(&self, node: NodeId) -> Option<Name> {

@@ -27,7 +27,7 @@ impl NodeCore {
         self: &Arc<Self>,
         call: OrphanReplay,
     ) -> Result<OrphanStream<ReplayStep>, Error> {
-        let turn = self.orphan_turn()?;
+        let turn = self.orphan_tally.turn()?;
         let scan = self.open_orphans(call.file).await?;
         let file = *scan.file();
         let keyspace = self.keyspace_of(&file)?;
@@ -52,7 +52,7 @@ impl NodeCore {
                 answers,
                 is_left: false,
             };
-            if let Err(error) = run.run_to_end(scan).await {
+            if let Err(error) = run.go(scan).await {
                 // Who has gone away needs no reason.
                 tell(&run.replaying.node, &run.answers, Err(error)).await;
             }
@@ -72,7 +72,7 @@ struct Run {
 }
 
 impl Run {
-    async fn run_to_end(&mut self, scan: OrphanScan) -> Result<(), Error> {
+    async fn go(&mut self, scan: OrphanScan) -> Result<(), Error> {
         let (node, file) = (Arc::clone(&self.replaying.node), self.replaying.file);
         let (store, only) = (Arc::clone(&node.store), self.only);
         let keys = blocking(move || {

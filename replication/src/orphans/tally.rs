@@ -1,21 +1,41 @@
-//! How many orphans are open, as it is told with every status.
+//! How many orphans are open, as it is told with every status, and whose turn it is to decide.
 //!
-//! **Owns**: the count, until something changes it.
+//! **Owns**: the count, until something changes it; that one decides at once.
 //! **Does not own**: counting (storage).
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use domicile_proto::KeyspaceId;
+use domicile_proto::{KeyspaceId, Reason};
 use domicile_storage::{Store, StoreError};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::error::Error;
+
+/// When it makes sense to ask for the turn again: a replay may take minutes.
+const TURN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The open orphans of each keyspace. Read from disk when it is asked for after a change.
 #[derive(Debug, Default)]
 pub(crate) struct OrphanTally {
     known: Mutex<Option<BTreeMap<KeyspaceId, u64>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl OrphanTally {
+    /// The turn to decide about orphans, of which there is one.
+    ///
+    /// # Errors
+    /// `OVERLOADED` while another has it.
+    pub(super) fn turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = Arc::clone(&self.turn).try_lock_owned();
+        turn.map_err(|_| {
+            let message = "orphans are being replayed or discarded here: 1 at once";
+            Error::new(Reason::Overloaded, message).retry_in(TURN_AGAIN)
+        })
+    }
+
     /// Files or decisions have changed.
     pub(crate) fn changed(&self) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -314,7 +314,10 @@ impl ReplayFlags {
             .iter()
             .map(|(word, it)| format!("{it} {word}"))
             .collect();
-        say(format_args!("{all} record(s): {}", told.join(", ")));
+        match told.is_empty() {
+            true => say("no record is open"),
+            false => say(format_args!("{all} record(s): {}", told.join(", "))),
+        }
         // What was done is told before why there is not more of it.
         ended?;
         if left == 0 {

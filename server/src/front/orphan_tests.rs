@@ -386,17 +386,18 @@ async fn what_is_wrong_with_a_call_about_orphans_is_said() {
     }
     let absent = "0000000100020003-1";
     let missing = admin.show_orphans(show(absent)).await.unwrap_err();
-    assert_eq!(
-        (missing.code(), reason(&missing).as_str()),
-        (Code::NotFound, "ORPHANS_NOT_FOUND")
-    );
+    let told = (missing.code(), reason(&missing));
+    assert_eq!(told, (Code::NotFound, "ORPHANS_NOT_FOUND".to_owned()));
     let next_file = file.replace("-1", "-2");
-    let missing = admin
-        .replay_orphans(replay(&next_file, 0))
-        .await
-        .unwrap_err();
-    assert_eq!(missing.code(), Code::NotFound);
+    let missing = admin.replay_orphans(replay(&next_file, 0)).await;
+    assert_eq!(missing.unwrap_err().code(), Code::NotFound);
+    served.close().await;
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_meant_is_refused_and_nothing_is_done() {
+    let (served, file) = orphaned().await;
+    let mut admin = served.admin();
     let bare = v1::ReplayOrphansRequest {
         if_unchanged: false,
         ..replay(&file, 0)
