@@ -210,7 +210,8 @@ fn recover(
     let place = (own, recovery.node_id);
     let seated = held.iter().filter_map(|(keyspace, partition)| {
         let seat = seats.of(keyspace, *partition, place)?;
-        Some((keyspace, *partition, seat))
+        let last = found.get(partition).map(|each| each.epoch);
+        Some((keyspace, *partition, seat.beside(last)))
     });
     let seated: Vec<(&Arc<Keyspace>, PartitionId, Seat)> = seated.collect();
     // Whatever ended while the node was away is over here too.

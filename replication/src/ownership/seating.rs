@@ -85,6 +85,18 @@ impl Seats {
     }
 }
 
+impl Seat {
+    /// The place, where the log here ends in the reign `last`. A map that is behind it, as the one
+    /// that a process starts with may be, makes nobody home: a newer one is on its way.
+    pub(crate) fn beside(self, last: Option<Epoch>) -> Self {
+        let is_behind = self.epoch.is_some() && last > self.epoch;
+        Self {
+            is_here: self.is_here && !is_behind,
+            ..self
+        }
+    }
+}
+
 /// Below what nothing is taken: the present reign, or all up to the next one once it is over.
 fn floor_of(assignment: Assignment) -> Epoch {
     match assignment.lost {
@@ -177,7 +189,12 @@ async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, E
 
 fn seat_of(node: &NodeCore, seats: &Seats, slot: &Slot) -> Option<Seat> {
     let own = (node.topology.own.id, node.store.node_id());
-    seats.of(&slot.keyspace, slot.partition, own)
+    let seat = seats.of(&slot.keyspace, slot.partition, own)?;
+    Some(seat.beside(last_reign(node, slot.partition)))
+}
+
+fn last_reign(node: &NodeCore, partition: PartitionId) -> Option<Epoch> {
+    node.store.tail(partition).map(|tail| tail.epoch)
 }
 
 /// Whether a slot's core was opened for another place. One whose home is given up stays where it
@@ -214,6 +231,7 @@ async fn learn_keyspaces(
             if node.driver.slot(partition).is_none()
                 && let Some(seat) = seats.of(&keyspace, partition, place)
             {
+                let seat = seat.beside(last_reign(node, partition));
                 new.push((Arc::clone(&keyspace), partition, seat));
             }
         }
