@@ -253,6 +253,14 @@ impl Slot {
         self.reads_open.store(false, Ordering::Release);
     }
 
+    /// Whether the home may say what its log comes to, to a copy that waits to be healed.
+    pub(crate) fn check_heal(&self, now: Moment) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.core.renew_lease(self.lease.until());
+        self.check_damage(&state)?;
+        Ok(state.core.heal_gate(now)?)
+    }
+
     /// The place up to which a read of `applied_upto` has seen the history.
     pub(crate) fn position(&self, applied_upto: Seq) -> Option<Position> {
         let epoch: Option<Epoch> = self.lock().core.epoch();

@@ -15,7 +15,7 @@ use domicile_core::control::{Command, Note};
 use domicile_core::{Partition, fork};
 use domicile_proto::{Epoch, PartitionId, Seq, v1};
 use domicile_storage::cells::Cell;
-use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, StoreError};
+use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress};
 
 use super::leases::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
@@ -240,22 +240,4 @@ async fn ask_home(
         return Err("its home answered with keys that were not asked for".into());
     }
     Ok((cells, Seq::new(applied_upto)))
-}
-
-/// What this node has of some keys, at the home of their partition.
-///
-/// # Errors
-/// What the store says.
-pub(crate) fn cells_here(
-    slot: &Slot,
-    keys: Vec<Bytes>,
-) -> Result<(Vec<(Bytes, Cell)>, Seq), StoreError> {
-    let mut found = Vec::new();
-    let mut applied_upto = Seq::NONE;
-    for key in keys {
-        let read = slot.cells.get(&key)?;
-        applied_upto = applied_upto.max(read.applied_upto);
-        found.extend(read.cell.map(|cell| (key, cell)));
-    }
-    Ok((found, applied_upto))
 }
