@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
-use domicile_storage::{Cell, HealProgress};
+use domicile_storage::{Cell, HealProgress, ToldCells};
 
 use super::process::Process;
 use crate::packets::Body;
@@ -70,22 +70,21 @@ impl Process {
         scene: &mut Scene,
     ) {
         let is_home = self.slots.get(&partition).is_some_and(|it| it.is_home);
-        if !is_home || !self.check_reads_open(partition, scene) {
+        if !is_home || !self.may_tell(partition, scene) {
             let node = self.host.index;
             return scene.note(|| format!("n{node} {partition:?}: no cells, home {is_home}"));
         }
-        let store = self.store.cells(partition);
-        if store.applied_upto() < seq_min && !is_planted(NodeBug::HealReadTooEarly) {
+        let (cells, at) = match is_planted(NodeBug::HealReadTooEarly) {
+            true => self.applied_cells(partition, keys),
+            false => match self.store.cells_at_end(partition, keys) {
+                Ok(told) => told,
+                Err(_) => return,
+            },
+        };
+        if at < seq_min && !is_planted(NodeBug::HealReadTooEarly) {
             return;
         }
-        let (mut cells, mut at) = (Vec::new(), seq_min);
-        for key in keys {
-            let Ok(read) = store.get(key) else {
-                return;
-            };
-            at = at.max(read.applied_upto);
-            cells.push((key.clone(), read.cell));
-        }
+        let at = at.max(seq_min);
         let answer = Body::Cells {
             process,
             partition,
@@ -93,6 +92,23 @@ impl Process {
             at,
         };
         self.send(from, answer);
+    }
+
+    fn may_tell(&mut self, partition: PartitionId, scene: &Scene) -> bool {
+        let (now, until) = (self.moment(scene), self.lease_until);
+        let Some(slot) = self.slots.get_mut(&partition) else {
+            return false;
+        };
+        slot.core.renew_lease(until);
+        !slot.is_damaged && slot.core.heal_gate(now).is_ok()
+    }
+
+    /// What readers see, wherever that is.
+    fn applied_cells(&self, partition: PartitionId, keys: &[Bytes]) -> ToldCells {
+        let cells = self.store.cells(partition);
+        let read = |key: &Bytes| cells.get(key).ok().and_then(|read| read.cell);
+        let told = keys.iter().map(|key| (key.clone(), read(key)));
+        (told.collect(), cells.applied_upto())
     }
 
     /// Gives the next keys the cells that the home has of them.
