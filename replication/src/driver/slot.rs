@@ -62,6 +62,8 @@ pub(super) struct SlotState {
     pub(super) installing: bool,
     /// What the partition has lost here: it is out of service until a snapshot took its place.
     damage: Option<String>,
+    /// In which reign the home spoke by whose word the cells are newer than the log, if they are.
+    ahead_by: Option<Epoch>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
     /// Copies for which less of the log is kept than they lack.
     kept: BTreeMap<RegionId, Kept>,
@@ -150,6 +152,7 @@ impl Slot {
             stalled: false,
             installing: false,
             damage: None,
+            ahead_by: None,
             kept: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
@@ -240,6 +243,21 @@ impl Slot {
         state.damage = Some(damage.to_owned());
         state.alarm = Some(format!("damaged: {damage}"));
         state.installing = true;
+    }
+
+    /// Whether the cells are newer than the log by the word of another reign than this: healed with
+    /// what a home said, or filled from its snapshot, that has been succeeded before its log came.
+    /// Its successor's log may come to something else there.
+    pub(crate) fn is_ahead_of(&self, reign: Option<Epoch>) -> bool {
+        let state = self.lock();
+        let is_ahead = self.cells.intent_upto() > state.core.appended_upto();
+        let is_by_it = reign.is_some() && state.ahead_by == reign;
+        is_ahead && !is_by_it && !self.cells.is_wounded()
+    }
+
+    /// The cells may be newer than the log from now on, by the word of the home in this reign.
+    pub(crate) fn set_ahead_by(&self, reign: Option<Epoch>) {
+        self.lock().ahead_by = reign;
     }
 
     /// A snapshot took the place of what was there.

@@ -24,5 +24,6 @@ pub use embedded::Node;
 pub use handle::{KeyspaceHandle, Read, Scan, Write};
 pub use homes::{HomeChange, OrphanRecord, orphan_state};
 pub(crate) use interior::NodeCore;
+pub(crate) use open::AHEAD;
 pub(crate) use scan::{PartitionRows, PartitionScan, partitions_of};
 pub use watch::Watch;

@@ -49,6 +49,9 @@ const TIDY_QUIET: Duration = Duration::from_secs(1);
 /// After a flush that failed the next one waits this long.
 const FLUSH_RETRY: Duration = Duration::from_secs(1);
 
+/// What is said of a copy whose cells are newer than its log, by the word of nobody knows whom.
+pub(crate) const AHEAD: &str = "its cells are newer than its log: it ended before that came";
+
 /// What ends with the node.
 pub(super) struct Threads {
     pub(super) commit: CommitThread,
@@ -239,6 +242,10 @@ fn recover(
         let config = config_of(keyspace, partition, own, seat);
         let core = open_core(config, recovered, seat, Moment::START)?;
         let slot = driver.add(Arc::clone(keyspace), core);
+        let is_ahead = !seat.is_here && seat.epoch.is_some() && slot.is_ahead_of(None);
+        if is_ahead {
+            driver.quarantine(&slot, AHEAD);
+        }
         if let Some(damage) = damage {
             let is_home = seat.is_here;
             tracing::error!(%partition, damage, is_home, "a partition is damaged");

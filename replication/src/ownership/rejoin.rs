@@ -192,6 +192,9 @@ fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &Cut
 /// Gives every key that the cut records touched what the home has of it.
 async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
     let partition = slot.partition;
+    // All of it is one home's word: another one may have another history.
+    node.store.restart_heal(partition);
+    let reign = reign_of(node, partition);
     loop {
         let store = Arc::clone(&node.store);
         let keys = blocking(move || store.wounded_keys(partition, HEAL_KEYS_MAX)).await?;
@@ -201,6 +204,10 @@ async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
             true => (Vec::new(), seq_min),
             false => ask_home(node, slot, keys, seq_min).await?,
         };
+        if reign_of(node, partition) != reign {
+            return Err("its home has changed meanwhile".into());
+        }
+        slot.set_ahead_by(reign);
         let store = Arc::clone(&node.store);
         let progress = blocking(move || store.heal(partition, &cells, at)).await?;
         if let HealProgress::Done { readable_from } = progress {
@@ -208,6 +215,12 @@ async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
             return Ok(());
         }
     }
+}
+
+/// The reign of a partition's home, as the map says; `None` where homes are static.
+pub(crate) fn reign_of(node: &NodeCore, partition: PartitionId) -> Option<Epoch> {
+    let assignment = node.plane.as_ref()?.map().assignment(partition)?;
+    Some(assignment.epoch)
 }
 
 type Healed = (Vec<(Bytes, Option<Cell>)>, Seq);

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::leases::tell;
 use crate::driver::{Slot, remembered_requests};
 use crate::error::Error;
-use crate::node::NodeCore;
+use crate::node::{AHEAD, NodeCore};
 
 /// How often it is looked whether what a partition had under way is on disk. It takes a sync.
 const QUIESCE_POLL: Duration = Duration::from_millis(2);
@@ -258,6 +258,10 @@ async fn learn_keyspaces(
         let recovered = recovered_of(node, partition, seat, requests, None);
         let core = open_core(config, recovered, seat, node.clock.now())?;
         let slot = node.driver.add(keyspace, core);
+        if !seat.is_here && slot.is_ahead_of(None) {
+            node.driver.quarantine(&slot, AHEAD);
+            node.wanted.want(partition, Seq::FIRST);
+        }
         if let Some(damage) = node.damage.of(partition, is_found) {
             tracing::error!(%partition, damage, "a partition is damaged");
             node.driver.quarantine(&slot, damage);
