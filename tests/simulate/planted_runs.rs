@@ -62,6 +62,7 @@ const BUGS: &[(Planted, u64)] = &[
     (Node(N::GrantUnconfirmed), 14),
     (Node(N::ForgetRequests), 1),
     (Node(N::ReadsOpenWhenFenced), 1),
+    (Node(N::IgnoreAhead), 1),
 ];
 
 /// What caught a bug: the seed, the invariant, how many seeds were tried.

@@ -30,6 +30,12 @@ impl Process {
         let copies: Vec<PartitionId> = copies.map(|(id, _)| *id).collect();
         for partition in copies {
             if self.store.wound(partition).is_some() {
+                // All of it is one home's word: another one may have another history.
+                self.store.restart_heal(partition);
+                let reign = self.reign_of(partition);
+                if let Some(slot) = self.slots.get_mut(&partition) {
+                    slot.healing = reign;
+                }
                 self.ask_home(partition, scene);
             }
         }
@@ -123,6 +129,11 @@ impl Process {
         if slot.is_none_or(|slot| slot.is_home) || self.store.wound(partition).is_none() {
             return;
         }
+        let reign = self.reign_of(partition);
+        let Some(slot) = self.slots.get_mut(&partition).filter(|it| it.healing == reign) else {
+            return;
+        };
+        slot.ahead_by = reign;
         let node = self.host.index;
         let healed = self.store.heal(partition, cells, at);
         scene.note(|| format!("n{node} {partition:?} healed: {healed:?}"));
