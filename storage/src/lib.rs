@@ -93,7 +93,7 @@ pub use journal::{FileNumber, JournalChunk, OrphanNumber, PartitionTail, Place, 
 pub use options::{EngineChoice, OnDamage, StoreOptions};
 pub use orphans::{
     AfterCut, CutPlan, CutReport, HealProgress, Orphan, OrphanCounts, OrphanFile, OrphanFileId,
-    OrphanFork, OrphanList, OrphanScan, OrphanState, WoundReport,
+    OrphanFork, OrphanList, OrphanScan, OrphanState, ToldCells, WoundReport,
 };
 pub use reach::LogReach;
 pub use records::RecordScan;

@@ -35,6 +35,8 @@ pub(crate) enum NodeBug {
     ForgetRequests,
     /// A home that has promised still answers reads while its lease lasts.
     ReadsOpenWhenFenced,
+    /// Cells that are newer than the log do not matter to a new home.
+    IgnoreAhead,
     /// A lease counts from when it was granted, not from when it was asked for.
     LeaseFromGrant,
 }

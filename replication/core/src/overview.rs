@@ -46,6 +46,12 @@ impl Home {
         Ok(self.visible.upto())
     }
 
+    /// Whether its log may be told to a copy that waits for it.
+    pub(crate) fn heal_gate(&self, now: Moment) -> Result<(), Refusal> {
+        self.check_phase()?;
+        self.check_lease(LeaseNeed::Reads, now)
+    }
+
     /// What became of a request.
     pub(crate) fn outcome(&self, request_id: RequestId) -> Outcome {
         let Some(known) = self.requests.get(request_id) else {

@@ -113,6 +113,18 @@ impl Partition {
         }
     }
 
+    /// Whether this home may say what its log comes to, visible or not, to a copy that waits for it
+    /// and shows nothing of it before it is visible: its own records may be waiting for that copy.
+    ///
+    /// # Errors
+    /// As [`Partition::read_gate`], but for [`Refusal::Recovering`].
+    pub fn heal_gate(&self, now: Moment) -> Result<(), Refusal> {
+        match &self.state {
+            State::Home(home) => home.heal_gate(now),
+            State::Copy(copy) => copy.read_gate().map(drop),
+        }
+    }
+
     /// What became of a request. A copy knows none.
     #[must_use]
     pub fn outcome(&self, request_id: RequestId) -> Outcome {

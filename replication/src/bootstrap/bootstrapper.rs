@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::source::checked_bytes;
 use crate::driver::{Slot, lock};
 use crate::node::NodeCore;
+use crate::ownership::reign_of;
 use crate::shipping::PROTOCOL;
 
 /// After a failed attempt the next one waits this long, and what else is wanted comes first.
@@ -130,6 +131,7 @@ async fn bootstrap(
         // An earlier attempt got so far; its log may even begin anew with it already.
         return install(node, slot).await.map(Some);
     }
+    let reign = reign_of(node, slot.partition);
     let Some(incoming) = fetch(node, slot, source, seq_min).await? else {
         if node.store.tail(slot.partition).is_some() || source != slot.home() {
             return Err("the source has no record of it".into());
@@ -139,6 +141,8 @@ async fn bootstrap(
     };
     let store = Arc::clone(&node.store);
     blocking(move || store.finish_incoming(incoming)).await?;
+    let is_its_word = source == slot.home() && reign_of(node, slot.partition) == reign;
+    slot.set_ahead_by(reign.filter(|_| is_its_word));
     install(node, slot).await.map(Some)
 }
 

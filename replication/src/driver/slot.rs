@@ -66,6 +66,8 @@ pub(super) struct SlotState {
     pub(super) installing: bool,
     /// What the partition has lost here: it is out of service until a snapshot took its place.
     damage: Option<String>,
+    /// In which reign the home spoke by whose word the cells are newer than the log, if they are.
+    ahead_by: Option<Epoch>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
     /// Copies for which less of the log is kept than they lack.
     kept: BTreeMap<RegionId, Kept>,
@@ -154,6 +156,7 @@ impl Slot {
             stalled: false,
             installing: false,
             damage: None,
+            ahead_by: None,
             kept: BTreeMap::new(),
             arrivals: VecDeque::new(),
             next_ticket: 0,
@@ -277,6 +280,21 @@ impl Slot {
         state.installing = true;
     }
 
+    /// Whether the cells are newer than the log by the word of another reign than this: healed with
+    /// what a home said, or filled from its snapshot, that has been succeeded before its log came.
+    /// Its successor's log may come to something else there.
+    pub(crate) fn is_ahead_of(&self, reign: Option<Epoch>) -> bool {
+        let state = self.lock();
+        let is_ahead = self.cells.intent_upto() > state.core.appended_upto();
+        let is_by_it = reign.is_some() && state.ahead_by == reign;
+        is_ahead && !is_by_it && !self.cells.is_wounded()
+    }
+
+    /// The cells may be newer than the log from now on, by the word of the home in this reign.
+    pub(crate) fn set_ahead_by(&self, reign: Option<Epoch>) {
+        self.lock().ahead_by = reign;
+    }
+
     /// A snapshot took the place of what was there.
     pub(super) fn clear_damage(&self) {
         let mut state = self.lock();
@@ -286,6 +304,14 @@ impl Slot {
 
     pub(super) fn close_reads(&self) {
         self.reads_open.store(false, Ordering::Release);
+    }
+
+    /// Whether the home may say what its log comes to, to a copy that waits to be healed.
+    pub(crate) fn check_heal(&self, now: Moment) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.core.renew_lease(self.lease.until());
+        self.check_damage(&state)?;
+        Ok(state.core.heal_gate(now)?)
     }
 
     /// The place up to which a read of `applied_upto` has seen the history.

@@ -480,6 +480,11 @@ impl Driver {
                 tracing::error!(%partition, ?event, "a copy does not follow this home's log");
                 state.alarm = Some(format!("{event:?}"));
             }
+            Event::Fenced { .. } => {
+                // Its lease may last: a successor need not wait for it once this was promised.
+                slot.close_reads();
+                tracing::info!(%partition, ?event, "event");
+            }
             Event::DegradeBegan { .. } | Event::DegradeEnded { .. } => {
                 tracing::warn!(%partition, ?event, "acknowledgement level changed");
             }

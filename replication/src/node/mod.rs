@@ -27,5 +27,6 @@ pub use failover::FailoverPlan;
 pub use handle::{KeyspaceHandle, Read, Scan, Write};
 pub use homes::{HomeChange, OrphanRecord, Switchover, orphan_state};
 pub(crate) use interior::NodeCore;
+pub(crate) use open::AHEAD;
 pub(crate) use scan::{PartitionRows, PartitionScan, partitions_of};
 pub use watch::Watch;

@@ -50,6 +50,9 @@ const TIDY_QUIET: Duration = Duration::from_secs(1);
 /// After a flush that failed the next one waits this long.
 const FLUSH_RETRY: Duration = Duration::from_secs(1);
 
+/// What is said of a copy whose cells are newer than its log, by the word of nobody knows whom.
+pub(crate) const AHEAD: &str = "its cells are newer than its log: it ended before that came";
+
 /// What ends with the node.
 pub(super) struct Threads {
     pub(super) commit: CommitThread,
@@ -243,7 +246,8 @@ fn recover(
     let place = (own, recovery.node_id);
     let seated = held.iter().filter_map(|(keyspace, partition)| {
         let seat = seats.of(keyspace, *partition, place)?;
-        Some((keyspace, *partition, seat))
+        let last = found.get(partition).map(|each| each.epoch);
+        Some((keyspace, *partition, seat.beside(last)))
     });
     let seated: Vec<(&Arc<Keyspace>, PartitionId, Seat)> = seated.collect();
     // Whatever ended while the node was away is over here too.
@@ -275,6 +279,10 @@ fn recover(
         let config = config_of(keyspace, partition, own, seat);
         let core = open_core(config, recovered, seat, Moment::START)?;
         let slot = driver.add(Arc::clone(keyspace), core);
+        let is_ahead = !seat.is_here && seat.epoch.is_some() && slot.is_ahead_of(None);
+        if is_ahead {
+            driver.quarantine(&slot, AHEAD);
+        }
         if let Some(damage) = damage {
             let is_home = seat.is_here;
             tracing::error!(%partition, damage, is_home, "a partition is damaged");

@@ -23,7 +23,7 @@ mod wire;
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
 pub(crate) use leases::{answer_renewal, run_enrolment, run_leases};
 pub(crate) use plane::Plane;
-pub(crate) use rejoin::{HEAL_KEYS_MAX, cells_here, note_intact, rejoin, run_mender};
+pub(crate) use rejoin::{HEAL_KEYS_MAX, note_intact, reign_of, rejoin, run_mender};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, handed_on, open_core, run_seating};
 pub(crate) use state::Ownership;
 pub(crate) use switchover::run_switchovers;

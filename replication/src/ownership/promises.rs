@@ -36,7 +36,7 @@ pub(crate) async fn promise(
         let Some(slot) = node.driver.slot(partition) else {
             continue;
         };
-        if slot.is_damaged() {
+        if slot.is_damaged() || slot.is_ahead_of(None) {
             answers.push((partition, floor, unsound()));
             continue;
         }
@@ -64,7 +64,8 @@ pub(crate) async fn promise(
     Ok(answers)
 }
 
-/// It may have lost records, or its cells wait to be healed: it promises and leads nobody.
+/// It may have lost records, its cells wait to be healed or are newer than its log: it promises and
+/// leads nobody.
 fn unsound() -> PromisedEnd {
     PromisedEnd {
         epoch: None,

@@ -17,7 +17,7 @@ use domicile_proto::{
     Epoch, NodeId, OnTimeout, PartitionId, Record, RecordKind, RegionId, Seq, v1,
 };
 use domicile_storage::cells::Cell;
-use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, OrphanFile, StoreError};
+use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, OrphanFile};
 
 use super::leases::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
@@ -277,6 +277,9 @@ pub(crate) fn note_intact(node: &Arc<NodeCore>, region: RegionId, peer: NodeId) 
 /// Gives every key that the cut records touched what the home has of it.
 async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
     let partition = slot.partition;
+    // All of it is one home's word: another one may have another history.
+    node.store.restart_heal(partition);
+    let reign = reign_of(node, partition);
     loop {
         let store = Arc::clone(&node.store);
         let keys = blocking(move || store.wounded_keys(partition, HEAL_KEYS_MAX)).await?;
@@ -286,6 +289,10 @@ async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
             true => (Vec::new(), seq_min),
             false => ask_home(node, slot, keys, seq_min).await?,
         };
+        if reign_of(node, partition) != reign {
+            return Err("its home has changed meanwhile".into());
+        }
+        slot.set_ahead_by(reign);
         let store = Arc::clone(&node.store);
         let progress = blocking(move || store.heal(partition, &cells, at)).await?;
         if let HealProgress::Done { readable_from } = progress {
@@ -293,6 +300,12 @@ async fn heal(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<(), Failure> {
             return Ok(());
         }
     }
+}
+
+/// The reign of a partition's home, as the map says; `None` where homes are static.
+pub(crate) fn reign_of(node: &NodeCore, partition: PartitionId) -> Option<Epoch> {
+    let assignment = node.plane.as_ref()?.map().assignment(partition)?;
+    Some(assignment.epoch)
 }
 
 type Healed = (Vec<(Bytes, Option<Cell>)>, Seq);
@@ -325,22 +338,4 @@ async fn ask_home(
         return Err("its home answered with keys that were not asked for".into());
     }
     Ok((cells, Seq::new(applied_upto)))
-}
-
-/// What this node has of some keys, at the home of their partition.
-///
-/// # Errors
-/// What the store says.
-pub(crate) fn cells_here(
-    slot: &Slot,
-    keys: Vec<Bytes>,
-) -> Result<(Vec<(Bytes, Cell)>, Seq), StoreError> {
-    let mut found = Vec::new();
-    let mut applied_upto = Seq::NONE;
-    for key in keys {
-        let read = slot.cells.get(&key)?;
-        applied_upto = applied_upto.max(read.applied_upto);
-        found.extend(read.cell.map(|cell| (key, cell)));
-    }
-    Ok((found, applied_upto))
 }

@@ -20,7 +20,7 @@ use super::switchover::reign_end;
 use crate::clock::Clock;
 use crate::driver::{Slot, remembered_requests};
 use crate::error::Error;
-use crate::node::NodeCore;
+use crate::node::{AHEAD, NodeCore};
 
 /// How often it is looked whether what a partition had under way is on disk. It takes a sync.
 const QUIESCE_POLL: Duration = Duration::from_millis(2);
@@ -85,6 +85,18 @@ impl Seats {
                 Fencing::Operator => LeaseNeed::Nothing,
             },
         })
+    }
+}
+
+impl Seat {
+    /// The place, where the log here ends in the reign `last`. A map that is behind it, as the one
+    /// that a process starts with may be, makes nobody home: a newer one is on its way.
+    pub(crate) fn beside(self, last: Option<Epoch>) -> Self {
+        let is_behind = self.epoch.is_some() && last > self.epoch;
+        Self {
+            is_here: self.is_here && !is_behind,
+            ..self
+        }
     }
 }
 
@@ -182,22 +194,30 @@ async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, E
 fn seat_of(node: &NodeCore, seats: &Seats, slot: &Slot) -> Option<Seat> {
     let own = (node.topology.own.id, node.store.node_id());
     let seat = seats.of(&slot.keyspace, slot.partition, own)?;
+    let seat = followed(node, seats, slot, seat).unwrap_or(seat);
+    Some(seat.beside(last_reign(node, slot.partition)))
+}
+
+/// The place of a partition that was handed on, where the map does not say so yet.
+fn followed(node: &NodeCore, seats: &Seats, slot: &Slot, seat: Seat) -> Option<Seat> {
     let Seats::Map(map) = seats else {
-        return Some(seat);
+        return None;
     };
     // Given up, both reigns are over.
     let is_lost = seat.floor > seat.epoch;
     let handed = node.ownership.handed(slot.partition);
-    let Some(epoch) = handed.filter(|epoch| Some(*epoch) > seat.epoch && !is_lost) else {
-        return Some(seat);
-    };
+    let epoch = handed.filter(|epoch| Some(*epoch) > seat.epoch && !is_lost)?;
     Some(Seat {
         home: map.node(epoch.node)?.region,
-        is_here: epoch.node == own.1,
+        is_here: epoch.node == node.store.node_id(),
         epoch: Some(epoch),
         floor: Some(epoch),
         lease: seat.lease,
     })
+}
+
+fn last_reign(node: &NodeCore, partition: PartitionId) -> Option<Epoch> {
+    node.store.tail(partition).map(|tail| tail.epoch)
 }
 
 /// Whether a slot's core was opened for another place. One whose home is given up stays where it
@@ -234,6 +254,7 @@ async fn learn_keyspaces(
             if node.driver.slot(partition).is_none()
                 && let Some(seat) = seats.of(&keyspace, partition, place)
             {
+                let seat = seat.beside(last_reign(node, partition));
                 new.push((Arc::clone(&keyspace), partition, seat));
             }
         }
@@ -260,6 +281,10 @@ async fn learn_keyspaces(
         let recovered = recovered_of(node, partition, seat, requests, None)?;
         let core = open_core(config, recovered, seat, node.clock.now())?;
         let slot = node.driver.add(keyspace, core);
+        if !seat.is_here && slot.is_ahead_of(None) {
+            node.driver.quarantine(&slot, AHEAD);
+            node.wanted.want(partition, Seq::FIRST);
+        }
         if let Some(damage) = node.damage.of(partition, is_found) {
             tracing::error!(%partition, damage, "a partition is damaged");
             node.driver.quarantine(&slot, damage);

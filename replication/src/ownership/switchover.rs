@@ -209,7 +209,15 @@ async fn follow(switch: &Switch) {
     let partition = slot.partition;
     let mut looked_at = None;
     while switch.is_on() {
-        let last = node.store.tail(partition).map(|tail| tail.last_seq);
+        let tail = node.store.tail(partition);
+        if tail
+            .as_ref()
+            .is_some_and(|tail| tail.epoch == switch.next())
+        {
+            // It began before it restarted.
+            break;
+        }
+        let last = tail.map(|tail| tail.last_seq);
         if last != looked_at && slot.is_quiet() {
             looked_at = last;
             let found = reign_end(&node.store, partition);

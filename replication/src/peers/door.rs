@@ -23,9 +23,7 @@ use crate::call::{
 };
 use crate::error::Error;
 use crate::node::{NodeCore, PartitionScan};
-use crate::ownership::{
-    HEAL_KEYS_MAX, Plane, answer_promises, answer_renewal, blocking, cells_here,
-};
+use crate::ownership::{HEAL_KEYS_MAX, Plane, answer_promises, answer_renewal, blocking};
 use crate::receipt::Receipt;
 use crate::shipping::Receiver;
 
@@ -79,18 +77,21 @@ impl PeerService {
             let text = format!("keyspace {keyspace} may not be in region {region}");
             return Err(Status::permission_denied(text));
         }
-        let gate = slot.check_reads_open(self.node.clock.now());
+        let gate = slot.check_heal(self.node.clock.now());
         gate.map_err(|error| Status::unavailable(error.to_string()))?;
         let seq_min = Seq::new(request.seq_min);
-        if slot.cells.applied_upto() < seq_min {
-            let text = format!("{partition} is not applied up to {seq_min} here");
+        let store = Arc::clone(&self.node.store);
+        let read = blocking(move || store.cells_at_end(partition, &request.keys)).await;
+        let (cells, at) = read.map_err(|error| Status::internal(error.to_string()))?;
+        if at < seq_min {
+            let text = format!("{partition} ends at {at} here, asked from {seq_min}");
             return Err(Status::unavailable(text));
         }
-        let read = blocking(move || cells_here(&slot, request.keys)).await;
-        let (cells, at) = read.map_err(|error| Status::internal(error.to_string()))?;
+        let rows = cells.into_iter();
+        let rows = rows.filter_map(|(key, cell)| Some(row_of_cell((key, cell?))));
         Ok(v1::ReadCellsResponse {
-            applied_upto: at.max(seq_min).get(),
-            rows: cells.into_iter().map(row_of_cell).collect(),
+            applied_upto: at.get(),
+            rows: rows.collect(),
         })
     }
 

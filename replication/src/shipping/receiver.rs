@@ -268,6 +268,12 @@ impl Receiver {
                 .reject(partition, "RESIDENCY", message, Seq::NONE)
                 .await;
         };
+        if self.node.plane.is_some() && slot.is_ahead_of(Some(reign)) {
+            let damage =
+                "its cells are newer than its log, by the word of a home that is succeeded";
+            self.node.driver.quarantine(&slot, damage);
+            self.node.wanted.want(slot.partition, Seq::FIRST);
+        }
         let cause = match self.node.driver.receive(&slot, segment, reign) {
             Ok(()) | Err(Refused::ByCore(RejectCause::Duplicate { .. })) => return Ok(()),
             Err(Refused::ByCore(cause)) => cause,

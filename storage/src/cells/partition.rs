@@ -299,6 +299,34 @@ impl PartitionCells {
         })
     }
 
+    /// The cell of a key as far as records are applied, or newer: what the engine holds beyond that
+    /// is not hidden. Only of use to whoever folds the log over it.
+    ///
+    /// # Errors
+    /// As [`PartitionCells::get`]; while the engine's cells are being replaced.
+    pub(crate) fn get_ahead(&self, key: &[u8]) -> Result<CellRead, EngineError> {
+        // Held over the engine: no flush begins meanwhile.
+        let overlay = self.overlay.read().expect(UNPOISONED);
+        let applied_upto = self.applied_upto();
+        let readable_from = self.readable_from.load(Ordering::Acquire);
+        if readable_from == u64::MAX {
+            let needed_upto = Seq::new(readable_from);
+            return Err(EngineError::Filling {
+                applied_upto,
+                needed_upto,
+            });
+        }
+        let cell = match overlay.find(key) {
+            Some(cell) => cell.value.is_some().then(|| cell.clone()),
+            None => {
+                let stored = self.engine.get(&self.prefix.row(key))?;
+                stored.map(|stored| Cell::decode(&stored)).transpose()?
+            }
+        };
+        drop(overlay);
+        Ok(CellRead { cell, applied_upto })
+    }
+
     /// Reads overlay and engine as of one moment: again, if the engine may have changed meanwhile.
     pub(super) fn read_consistently<T>(
         &self,

@@ -84,6 +84,14 @@ impl Store {
         self.keys_of(&wound, limit)
     }
 
+    /// What was healed so far is to be healed again: it was another home that said so.
+    pub fn restart_heal(&self, partition: PartitionId) {
+        let mut published = self.published();
+        if let Some(wound) = published.wounds.get_mut(&partition) {
+            (wound.healed_after, wound.healed_upto) = (None, Seq::NONE);
+        }
+    }
+
     /// Gives the next of [`Store::wounded_keys`] the cells that the home has of them, as it has
     /// applied `at`; `None` for a key that it does not have. With the last of them, or with none if
     /// there are none left, the partition is whole. An end of the process anywhere means that all

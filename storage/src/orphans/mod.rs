@@ -28,6 +28,7 @@ mod ledger;
 mod reader;
 mod seal;
 mod settle;
+mod tell;
 mod wound;
 
 pub use cut::{AfterCut, CutPlan, CutReport};
@@ -38,4 +39,5 @@ pub(crate) use found::{Found, check_cut, find, rows_without_orphans};
 pub use heal::{HealProgress, WoundReport};
 pub(crate) use ledger::Ledger;
 pub(crate) use settle::{check_files, settle_all};
+pub use tell::ToldCells;
 pub(crate) use wound::{Wound, WoundKind};

@@ -29,7 +29,10 @@ impl Process {
                 self.install(partition, scene);
                 continue;
             }
-            let process = self.number;
+            let (process, reign) = (self.number, self.reign_of(partition));
+            if let Some(slot) = self.slots.get_mut(&partition) {
+                slot.healing = reign;
+            }
             self.send(
                 home,
                 Body::FetchSnapshot {
@@ -113,6 +116,11 @@ impl Process {
         let node = self.host.index;
         scene.note(|| format!("n{node} {partition:?} received a snapshot: {written:?}"));
         if written.is_ok() {
+            let reign = self.reign_of(partition);
+            if let Some(slot) = self.slots.get_mut(&partition) {
+                // Asked of the home that the map names now, or of nobody knows whom.
+                slot.ahead_by = reign.filter(|_| slot.healing == reign);
+            }
             self.install(partition, scene);
         }
     }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Seq};
-use domicile_storage::{Cell, HealProgress};
+use domicile_storage::{Cell, HealProgress, ToldCells};
 
 use super::process::Process;
 use crate::packets::Body;
@@ -30,6 +30,12 @@ impl Process {
         let copies: Vec<PartitionId> = copies.map(|(id, _)| *id).collect();
         for partition in copies {
             if self.store.wound(partition).is_some() {
+                // All of it is one home's word: another one may have another history.
+                self.store.restart_heal(partition);
+                let reign = self.reign_of(partition);
+                if let Some(slot) = self.slots.get_mut(&partition) {
+                    slot.healing = reign;
+                }
                 self.ask_home(partition, scene);
             }
         }
@@ -70,22 +76,21 @@ impl Process {
         scene: &mut Scene,
     ) {
         let is_home = self.slots.get(&partition).is_some_and(|it| it.is_home);
-        if !is_home || !self.check_reads_open(partition, scene) {
+        if !is_home || !self.may_tell(partition, scene) {
             let node = self.host.index;
             return scene.note(|| format!("n{node} {partition:?}: no cells, home {is_home}"));
         }
-        let store = self.store.cells(partition);
-        if store.applied_upto() < seq_min && !is_planted(NodeBug::HealReadTooEarly) {
+        let (cells, at) = match is_planted(NodeBug::HealReadTooEarly) {
+            true => self.applied_cells(partition, keys),
+            false => match self.store.cells_at_end(partition, keys) {
+                Ok(told) => told,
+                Err(_) => return,
+            },
+        };
+        if at < seq_min && !is_planted(NodeBug::HealReadTooEarly) {
             return;
         }
-        let (mut cells, mut at) = (Vec::new(), seq_min);
-        for key in keys {
-            let Ok(read) = store.get(key) else {
-                return;
-            };
-            at = at.max(read.applied_upto);
-            cells.push((key.clone(), read.cell));
-        }
+        let at = at.max(seq_min);
         let answer = Body::Cells {
             process,
             partition,
@@ -93,6 +98,23 @@ impl Process {
             at,
         };
         self.send(from, answer);
+    }
+
+    fn may_tell(&mut self, partition: PartitionId, scene: &Scene) -> bool {
+        let (now, until) = (self.moment(scene), self.lease_until);
+        let Some(slot) = self.slots.get_mut(&partition) else {
+            return false;
+        };
+        slot.core.renew_lease(until);
+        !slot.is_damaged && slot.core.heal_gate(now).is_ok()
+    }
+
+    /// What readers see, wherever that is.
+    fn applied_cells(&self, partition: PartitionId, keys: &[Bytes]) -> ToldCells {
+        let cells = self.store.cells(partition);
+        let read = |key: &Bytes| cells.get(key).ok().and_then(|read| read.cell);
+        let told = keys.iter().map(|key| (key.clone(), read(key)));
+        (told.collect(), cells.applied_upto())
     }
 
     /// Gives the next keys the cells that the home has of them.
@@ -107,6 +129,15 @@ impl Process {
         if slot.is_none_or(|slot| slot.is_home) || self.store.wound(partition).is_none() {
             return;
         }
+        let reign = self.reign_of(partition);
+        let Some(slot) = self
+            .slots
+            .get_mut(&partition)
+            .filter(|it| it.healing == reign)
+        else {
+            return;
+        };
+        slot.ahead_by = reign;
         let node = self.host.index;
         let healed = self.store.heal(partition, cells, at);
         scene.note(|| format!("n{node} {partition:?} healed: {healed:?}"));

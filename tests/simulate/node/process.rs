@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domicile_core::control::{ControlMap, LeaseHolder};
 use domicile_core::{Moment, Partition, Ticket, Urgency};
-use domicile_proto::{Hlc, Keyspace, NodeId, PartitionId, RegionId, Seq};
+use domicile_proto::{Epoch, Hlc, Keyspace, NodeId, PartitionId, RegionId, Seq};
 use domicile_storage::engine::MemoryEngine;
 use domicile_storage::{MemoryDisk, Store};
 
@@ -60,6 +60,10 @@ pub(crate) struct Slot {
     pub(crate) armed: Option<Moment>,
     pub(crate) installing: bool,
     pub(crate) is_damaged: bool,
+    /// In which reign the home spoke by whose word cells are newer than the log.
+    pub(crate) ahead_by: Option<Epoch>,
+    /// In which reign the home is asked for what heals.
+    pub(crate) healing: Option<Epoch>,
     pub(crate) reads_open: bool,
 }
 

@@ -98,11 +98,12 @@ impl Process {
         while let Some((partition, floor)) = promising.held.get(promising.at).copied() {
             let is_wounded = self.store.wound(partition).is_some();
             let last_seq = self.last_seq(partition);
+            let is_ahead = self.is_ahead_of(partition, None);
             let Some(slot) = self.slots.get_mut(&partition) else {
                 promising.at += 1;
                 continue;
             };
-            if slot.is_damaged {
+            if slot.is_damaged || is_ahead {
                 promising.answers.push((partition, floor, unsound()));
                 promising.next(scene);
                 continue;

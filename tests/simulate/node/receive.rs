@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use domicile_core::{Awaited, Input, RejectCause, Urgency};
-use domicile_proto::{Epoch, PartitionId, Segment};
+use domicile_proto::{Epoch, PartitionId, Segment, Seq};
 use domicile_storage::CheckedSegment;
 
 use super::process::Process;
@@ -193,6 +193,11 @@ impl Process {
         let is_taken = self.slots.get(&partition).map(|slot| !slot.installing);
         let rejection = |cause| Frame::Rejection { partition, cause };
         if !self.is_held(peer, partition) || is_taken != Some(true) {
+            return self.send_frame(peer, conn, rejection(Rejected::LeaveOut));
+        }
+        if self.is_ahead_of(partition, Some(reign)) {
+            self.quarantine(partition, scene);
+            self.wanted.insert(partition, Seq::FIRST);
             return self.send_frame(peer, conn, rejection(Rejected::LeaveOut));
         }
         let bytes = segment.bytes().len();

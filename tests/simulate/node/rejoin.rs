@@ -4,7 +4,7 @@
 //! **Does not own**: sealing and cutting (storage), where logs part (core), healing (`mend`).
 
 use domicile_core::{Input, Partition, fork};
-use domicile_proto::{PartitionId, Seq};
+use domicile_proto::{Epoch, PartitionId, Seq};
 use domicile_storage::{AfterCut, CutPlan};
 
 use super::process::Process;
@@ -113,6 +113,24 @@ impl Process {
         let now = self.moment(scene);
         let core = Partition::copy(config, recovered, now).expect("a copy's config holds");
         self.take_seat(partition, core, scene);
+    }
+
+    /// Whether its cells are newer than its log by the word of another reign than this.
+    pub(super) fn is_ahead_of(&self, partition: PartitionId, reign: Option<Epoch>) -> bool {
+        let cells = self.store.cells(partition);
+        let Some(slot) = self.slots.get(&partition) else {
+            return false;
+        };
+        let is_ahead = cells.intent_upto() > slot.core.appended_upto();
+        let is_by_it = reign.is_some() && slot.ahead_by == reign;
+        let is_known = is_by_it || is_planted(NodeBug::IgnoreAhead);
+        is_ahead && !is_known && !cells.is_wounded()
+    }
+
+    /// The reign of a partition's home, as the map says.
+    pub(super) fn reign_of(&self, partition: PartitionId) -> Option<Epoch> {
+        let assignment = self.host.map.assignment(partition);
+        assignment.map(|it| it.epoch)
     }
 
     /// The partition is damaged here: nothing of it is served or taken.

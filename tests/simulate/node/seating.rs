@@ -182,6 +182,10 @@ impl Process {
             let is_wounded = self.store.wound(id).is_some();
             let slot = new_slot(keyspace, core, is_wounded);
             self.slots.insert(id, slot);
+            if !seat.is_here && self.is_ahead_of(id, None) {
+                self.quarantine(id, scene);
+                self.wanted.insert(id, Seq::FIRST);
+            }
             self.input(id, Input::Tick, scene);
         }
         self.begin_streams_anew(scene);
@@ -344,6 +348,8 @@ fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot 
         armed: None,
         installing: is_wounded,
         is_damaged: false,
+        ahead_by: None,
+        healing: None,
         reads_open: false,
         keyspace,
         core,

@@ -126,6 +126,7 @@ impl Truth {
         *log = Log {
             base: last_seq,
             lost: std::mem::take(&mut log.lost),
+            cut: std::mem::take(&mut log.cut),
             ..Log::default()
         };
     }
