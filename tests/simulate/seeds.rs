@@ -5,6 +5,7 @@
 
 use std::env;
 use std::panic;
+use std::time::{Duration, Instant};
 
 use crate::plan::Mode;
 use crate::scene::Tracing;
@@ -60,15 +61,12 @@ fn seed() {
         Some(_) => Tracing::All,
         None => Tracing::Last,
     };
-    let found = run(seed, mode_of(seed), tracing);
+    let found = quietly(|| run(seed, mode_of(seed), tracing));
     for line in &found.lines {
         println!("{line}");
     }
     if let Some(violation) = found.violation {
-        panic!(
-            "seed {seed}: {}: {}",
-            violation.invariant, violation.problem
-        );
+        panic!("seed {seed}: {}: {}", violation.invariant, violation.problem);
     }
 }
 
@@ -84,33 +82,54 @@ fn the_same_seed_runs_the_same() {
     }
 }
 
-#[test]
-fn fixed_seeds() {
-    let (from, count) = (
-        number("SIM_FROM").unwrap_or(1),
-        number("SIM_SEEDS").unwrap_or(FIXED),
-    );
-    let (mut calls, mut takeovers, mut cuts, mut failed) = (0, 0, 0, Vec::new());
+/// Runs seeds, until there are none left or time is up; what failed is told at once.
+fn check_all(seeds: impl Iterator<Item = u64>) {
+    let seconds = number("SIM_SECONDS").map(Duration::from_secs);
+    let began = Instant::now();
+    let (mut calls, mut takeovers, mut cuts) = (0, 0, 0);
+    let (mut count, mut failed) = (0, Vec::new());
     quietly(|| {
-        for seed in from..from + count {
+        for seed in seeds {
+            if seconds.is_some_and(|limit| began.elapsed() > limit) {
+                break;
+            }
+            count += 1;
             match check(seed) {
                 Ok(found) => {
                     calls += found.calls;
                     takeovers += found.takeovers;
                     cuts += found.cuts;
                 }
-                Err(problem) => failed.push(problem),
+                Err(problem) => {
+                    let last: Vec<&str> = problem.lines().rev().take(2).collect();
+                    println!("{} | {}", last[1], last[0]);
+                    failed.push(problem);
+                }
             }
         }
     });
     println!("{count} seeds, {calls} calls, {takeovers} takeovers, {cuts} logs cut");
     if let Some(first) = failed.first() {
-        for problem in &failed {
-            println!(
-                "{}",
-                problem.lines().rev().take(2).collect::<Vec<_>>().join(" ")
-            );
-        }
         panic!("{} seeds failed, the first:\n{first}", failed.len());
     }
+}
+
+/// More of them by `SIM_SEEDS`, from `SIM_FROM` on; `SIM_SECONDS` ends it.
+#[test]
+fn fixed_seeds() {
+    let from = number("SIM_FROM").unwrap_or(1);
+    let count = match (number("SIM_SEEDS"), number("SIM_SECONDS")) {
+        (Some(count), _) => count,
+        (None, Some(_)) => u64::MAX - from,
+        (None, None) => FIXED,
+    };
+    check_all(from..from + count);
+}
+
+#[test]
+fn seeds_that_failed_once() {
+    let lines = include_str!("../seeds.txt").lines();
+    let seeds = lines.filter(|line| !line.starts_with('#') && !line.is_empty());
+    let seed = |line: &str| line.split_whitespace().next()?.parse().ok();
+    check_all(seeds.map(|line| seed(line).expect("a seed, then its cause")));
 }
