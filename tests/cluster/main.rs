@@ -13,6 +13,7 @@ mod expiry;
 mod hostile;
 mod levels;
 mod orphans;
+mod processes;
 mod reads;
 mod restarts;
 mod retention;

@@ -100,6 +100,7 @@ fn cluster_plan(options: &BenchOptions, dir: std::path::PathBuf) -> anyhow::Resu
     Ok(ClusterPlan {
         rtts: options.rtts()?,
         keyspaces: LEVELS.map(keyspace).to_vec(),
+        program: None,
         homes: HomesPlan::Static,
         dir,
     })
@@ -114,6 +115,7 @@ pub(super) fn one_region(dir: &Path, stop: &Stop) -> anyhow::Result<Cluster> {
     let region = "a".to_owned();
     let plan = ClusterPlan {
         rtts: Rtts::parse(std::slice::from_ref(&region), "0")?,
+        program: None,
         homes: HomesPlan::Static,
         keyspaces: vec![KeyspacePlan {
             name: keyspace_name("async"),

@@ -29,6 +29,7 @@ impl Stage {
         let mut header = Header::measure(scratch.path(), options)?;
         let plan = ClusterPlan {
             rtts: options.rtts()?,
+            program: None,
             homes: HomesPlan::Static,
             keyspaces: vec![KeyspacePlan {
                 name: KEYSPACE.to_owned(),

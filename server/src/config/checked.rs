@@ -327,8 +327,12 @@ fn limits(given: &LimitsGiven, faults: &mut Faults) -> FrontLimits {
     limits
 }
 
+/// What is logged if nothing is said. Elections of the control plane are told by ourselves; openraft
+/// warns of each of their usual steps.
+const LOG_FILTER: &str = "info,openraft=error";
+
 fn log(given: &LogGiven, faults: &mut Faults) -> LogOptions {
-    let filter = given.filter.clone().unwrap_or_else(|| "info".to_owned());
+    let filter = given.filter.as_deref().unwrap_or(LOG_FILTER).to_owned();
     let parsed = filter.parse::<tracing_subscriber::filter::Targets>();
     faults.check("log.filter", parsed);
     let format = match given.format.as_deref() {

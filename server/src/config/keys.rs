@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
     key(
         "log.filter",
         "directives",
-        "info",
+        "info,openraft=error",
         "as RUST_LOG: info,domicile_server=debug",
     ),
     key(

@@ -38,7 +38,7 @@ listen_client = "127.0.0.1:7400"
 # drain_timeout_ms = 10000
 
 # [log]
-# filter = "info"
+# filter = "info,openraft=error"
 # format = "text"                 # or "json"
 
 [[region]]

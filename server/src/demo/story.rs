@@ -79,6 +79,7 @@ fn tell_story(
     let plan = ClusterPlan {
         keyspaces: keyspaces(home),
         homes: agreed(&rtts),
+        program: None,
         dir: scratch.sub("regions")?,
         rtts,
     };

@@ -50,6 +50,8 @@ pub struct ClusterPlan {
     pub keyspaces: Vec<KeyspacePlan>,
     /// Whether homes may change.
     pub homes: HomesPlan,
+    /// The program that serves; `None`: this one.
+    pub program: Option<PathBuf>,
     /// The directory of everything that the run writes.
     pub dir: PathBuf,
 }
@@ -82,6 +84,7 @@ pub struct Crash {
 #[derive(Debug)]
 pub struct Cluster {
     rtts: Rtts,
+    program: Option<PathBuf>,
     // Before the links, so that servers are gone when those are reset.
     servers: BTreeMap<String, Server>,
     wan: Wan,
@@ -129,6 +132,7 @@ impl Cluster {
         }
         let mut cluster = Self {
             rtts: plan.rtts.clone(),
+            program: plan.program.clone(),
             servers,
             wan,
             measured,
@@ -218,6 +222,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// Stops the process of a region where it is, as a machine that is suspended.
+    ///
+    /// # Errors
+    /// There is no such region.
+    pub fn pause(&self, region: &str) -> anyhow::Result<()> {
+        if let Some(process) = &self.server(region)?.process {
+            process.signal_stop();
+        }
+        Ok(())
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// There is no such region.
+    pub fn unpause(&self, region: &str) -> anyhow::Result<()> {
+        if let Some(process) = &self.server(region)?.process {
+            process.signal_continue();
+        }
+        Ok(())
+    }
+
     /// Kills the process of a region and cuts all its links, at one instant: bytes on their way
     /// are gone with it.
     ///
@@ -255,12 +281,16 @@ impl Cluster {
     /// There is no such region, it is running, or it cannot be started.
     pub fn start_server(&mut self, region: &str) -> anyhow::Result<()> {
         let name = format!("server of {region}");
+        let program = self.program.clone();
         let server = self.server_mut(region)?;
         anyhow::ensure!(server.process.is_none(), "{name} is running");
         let settings = server.settings.display().to_string();
         let arguments = ["serve", "--config", &settings];
-        let process = Process::start(&name, &arguments, &server.log)
-            .with_context(|| format!("cannot start the {name}"))?;
+        let process = match program {
+            Some(program) => Process::start_program(&program, &name, &arguments, &server.log),
+            None => Process::start(&name, &arguments, &server.log),
+        };
+        let process = process.with_context(|| format!("cannot start the {name}"))?;
         server.process = Some(process);
         Ok(())
     }

@@ -38,8 +38,21 @@ impl Process {
     /// # Errors
     /// The program cannot be started or the file not be made.
     pub fn start(name: &str, arguments: &[&str], log: &Path) -> io::Result<Self> {
+        Self::start_program(&std::env::current_exe()?, name, arguments, log)
+    }
+
+    /// As [`Process::start`], of another build of this program: a test is none itself.
+    ///
+    /// # Errors
+    /// The program cannot be started or the file not be made.
+    pub fn start_program(
+        program: &Path,
+        name: &str,
+        arguments: &[&str],
+        log: &Path,
+    ) -> io::Result<Self> {
         let said = File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(program);
         // The settings of the owner's own run are not for its children.
         for (name, _) in std::env::vars_os() {
             if name.as_encoded_bytes().starts_with(b"DOMICILE_") {
@@ -74,6 +87,20 @@ impl Process {
         // Both fail only for a child that is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Stops it where it is (SIGSTOP), until [`Process::signal_continue`].
+    pub fn signal_stop(&self) {
+        if let Some(pid) = self.raw_pid() {
+            let _ = kill_process(pid, Signal::STOP);
+        }
+    }
+
+    /// Lets a stopped one go on (SIGCONT).
+    pub fn signal_continue(&self) {
+        if let Some(pid) = self.raw_pid() {
+            let _ = kill_process(pid, Signal::CONT);
+        }
     }
 
     /// Kills it without warning and does not wait: it executes nothing from here on.
