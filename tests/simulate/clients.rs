@@ -258,7 +258,10 @@ impl Client {
             ended_us: scene.now_us,
             outcome,
         });
-        let think_us = scene.chance.below(2 * scene.plan.think_us);
+        let think_us = match scene.now_us < scene.plan.clients_end_us {
+            true => scene.chance.below(2 * scene.plan.think_us),
+            false => 1_000,
+        };
         self.sleep(think_us, scene);
     }
 

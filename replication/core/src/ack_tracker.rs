@@ -68,6 +68,13 @@ impl CopyMarks {
         (self.claimed_received, self.claimed_durable) = (self.received, self.durable);
     }
 
+    /// Lowers its marks to what our own disk has answered for; what it claims stays.
+    fn keep_within(&mut self, home_durable: Mark) {
+        let end = home_durable.upto();
+        self.received = Mark::at(self.received.upto().min(end));
+        self.durable = Mark::at(self.durable.upto().min(end));
+    }
+
     /// Raises its marks to what it claims, as far as our own disk goes.
     fn follow(&mut self, home_durable: Mark) {
         let mut end = home_durable.upto();
@@ -157,12 +164,13 @@ impl AckTracker {
     }
 
     /// A copy said what it has: its marks start again from there, if its log is a prefix of ours.
+    /// It may have what our own disk is not known to have answered for yet: that counts once it has.
     pub(crate) fn attach(
         &mut self,
         claim: Claim,
         end: LogEnd,
         epochs: &Epochs,
-        home_durable: Mark,
+        own: OwnMarks,
     ) -> Option<Event> {
         let Some(copy) = self
             .copies
@@ -179,7 +187,7 @@ impl AckTracker {
             own_chain,
             log_start,
         } = end;
-        let (region, upto, end) = (claim.region, claim.upto(), home_durable.upto());
+        let (region, upto, end) = (claim.region, claim.upto(), own.appended.upto());
         let is_of_reign = epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
         let lacks_the_cut = upto.get().saturating_add(1) < log_start.get();
         if lacks_the_cut && (upto == Seq::NONE || is_of_reign) {
@@ -209,6 +217,7 @@ impl AckTracker {
         let had_upto = copy.durable_upto();
         copy.standing = Standing::Attached;
         copy.restart_at(claim.received_upto, claim.durable_upto);
+        copy.keep_within(own.durable);
         let has_upto = copy.durable_upto();
         (has_upto < had_upto).then_some(Event::CopyRegressed {
             region,

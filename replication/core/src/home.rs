@@ -240,21 +240,26 @@ impl Home {
     }
 
     fn on_attached(&mut self, claim: Claim, end: LogEnd, effects: &mut Vec<Effect>) {
-        let event = self.acks.attach(claim, end, &self.epochs, self.durable);
+        let own = self.own_marks();
+        let event = self.acks.attach(claim, end, &self.epochs, own);
         effects.extend(event.map(Effect::Event));
     }
 
     fn on_ack(&mut self, claim: Claim, epoch: Epoch, effects: &mut Vec<Effect>) {
-        let own = OwnMarks {
-            appended: self.appended,
-            durable: self.durable,
-        };
+        let own = self.own_marks();
         let event = self.acks.ack(claim, epoch, self.epochs.present(), own);
         if matches!(event, Some(Event::AckIgnored { .. })) {
             self.counters.acks_ignored += 1;
         }
         effects.extend(event.map(Effect::Event));
         self.forget_lag();
+    }
+
+    fn own_marks(&self) -> OwnMarks {
+        OwnMarks {
+            appended: self.appended,
+            durable: self.durable,
+        }
     }
 
     fn forget_lag(&mut self) {

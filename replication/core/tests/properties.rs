@@ -292,14 +292,15 @@ impl Model {
 
     fn attach(&mut self, copy: usize, received: u64, durable: u64) {
         let upto = received.max(durable);
-        let is_prefix = upto <= self.durable;
+        let is_prefix = upto <= self.appended;
+        let end = self.durable;
         if let Some(copy) = self.copies.get_mut(copy) {
             *copy = CopyModel {
                 attached: is_prefix,
                 ..CopyModel::default()
             };
             if is_prefix {
-                (copy.received, copy.durable) = (upto, durable);
+                (copy.received, copy.durable) = (upto.min(end), durable.min(end));
                 copy.claimed = (upto, durable);
             }
         }

@@ -119,12 +119,24 @@ impl Truth {
 
     /// A snapshot took the place of a log.
     pub(crate) fn installed(&mut self, node: usize, partition: PartitionId, store: &Store) {
-        let last_seq = store
-            .tail(partition)
-            .map_or(Seq::NONE, |tail| tail.last_seq);
+        let mut durable = Vec::new();
+        if let Some(tail) = store.tail(partition) {
+            let firsts = tail.epoch_history.iter().map(|(_, first)| *first);
+            let nexts = firsts.skip(1).chain([tail.last_seq.next()]);
+            let reigns = tail.epoch_history.iter().zip(nexts);
+            durable = reigns
+                .map(|((epoch, first), next)| Piece {
+                    epoch: *epoch,
+                    first: *first,
+                    last: next.previous(),
+                    chain: tail.chain,
+                })
+                .filter(|piece| piece.first <= piece.last)
+                .collect();
+        }
         let log = self.log(node, partition);
         *log = Log {
-            base: last_seq,
+            durable,
             lost: std::mem::take(&mut log.lost),
             cut: std::mem::take(&mut log.cut),
             ..Log::default()
