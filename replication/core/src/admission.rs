@@ -15,7 +15,7 @@ use crate::ack_tracker::Needs;
 use crate::config::LeaseNeed;
 use crate::effect::Effect;
 use crate::event::Event;
-use crate::home::{Home, Origin, Phase};
+use crate::home::{Home, Origin};
 use crate::moment::Moment;
 use crate::planted::{Bug, is_planted};
 use crate::recovered::RememberedRequest;
@@ -227,7 +227,7 @@ impl Home {
             timeout,
         };
         let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
-        let may_acknowledge = has_lease && !matches!(self.phase, Phase::Fenced(_));
+        let may_acknowledge = has_lease && !self.is_succeeded;
         if may_acknowledge && self.freed_upto(needs) >= seq {
             return self.acknowledge(waiter, effects);
         }

@@ -52,6 +52,8 @@ pub(crate) struct Home {
     pub(crate) lease_until: Option<Moment>,
     pub(crate) opened: Moment,
     pub(crate) phase: Phase,
+    /// It was succeeded, or is about to be: nothing is acknowledged any more, whatever else comes.
+    pub(crate) is_succeeded: bool,
     pub(crate) acks: AckTracker,
     pub(crate) waiters: Waiters,
     pub(crate) delayed: Delayed,
@@ -132,6 +134,7 @@ impl Home {
             lease_until: None,
             opened: now,
             phase,
+            is_succeeded: succeeded.is_some(),
             acks: AckTracker::new(&config),
             waiters: Waiters::new(needs),
             delayed: Delayed::default(),
@@ -155,6 +158,10 @@ impl Home {
             // Known requests are answered even when nothing else is done any more.
             Input::Write(write) => return self.write(now, write, effects),
             Input::Received { .. } => return self.reject(effects),
+            Input::Promised { epoch } if self.phase == Phase::Poisoned => {
+                self.is_succeeded |= epoch > self.epochs.present();
+                return;
+            }
             _ if self.phase == Phase::Poisoned => return,
             Input::Poisoned => return self.stop(Phase::Poisoned, effects),
             Input::Durable { upto } if self.phase.is_over() => {
@@ -165,6 +172,7 @@ impl Home {
             _ if self.phase.is_over() => return,
             Input::Promised { .. } if is_planted(Bug::IgnorePromise) => {}
             Input::Promised { epoch } if epoch > self.epochs.present() => {
+                self.is_succeeded = true;
                 return self.stop(Phase::Fenced(epoch), effects);
             }
             Input::Promised { .. } => {}
