@@ -158,18 +158,11 @@ impl Home {
             // Known requests are answered even when nothing else is done any more.
             Input::Write(write) => return self.write(now, write, effects),
             Input::Received { .. } => return self.reject(effects),
-            Input::Promised { epoch } if self.phase == Phase::Poisoned => {
-                self.is_succeeded |= epoch > self.epochs.present();
-                return;
+            Input::Poisoned if self.phase != Phase::Poisoned => {
+                return self.stop(Phase::Poisoned, effects);
             }
-            _ if self.phase == Phase::Poisoned => return,
-            Input::Poisoned => return self.stop(Phase::Poisoned, effects),
-            Input::Durable { upto } if self.phase.is_over() => {
-                // What was on its way to the disk arrives there; it sets nothing free any more.
-                self.durable.raise(upto);
-                return;
-            }
-            _ if self.phase.is_over() => return,
+            input if self.phase.is_over() => return self.step_behind_the_end(input),
+            Input::Poisoned => {}
             Input::Promised { .. } if is_planted(Bug::IgnorePromise) => {}
             Input::Promised { epoch } if epoch > self.epochs.present() => {
                 self.is_succeeded = true;
@@ -225,6 +218,20 @@ impl Home {
             Input::Tick => {}
         }
         self.settle(now, effects);
+    }
+
+    /// What is still taken in once nothing is begun any more.
+    fn step_behind_the_end(&mut self, input: Input) {
+        match (input, self.phase) {
+            (Input::Promised { epoch }, Phase::Poisoned) => {
+                self.is_succeeded |= epoch > self.epochs.present();
+            }
+            // What was on its way to the disk arrives there; it sets nothing free any more.
+            (Input::Durable { upto }, Phase::Fenced(_)) => {
+                self.durable.raise(upto);
+            }
+            _ => {}
+        }
     }
 
     fn begin(&mut self, now: Moment, effects: &mut Vec<Effect>) {

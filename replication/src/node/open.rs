@@ -270,10 +270,7 @@ fn recover(
         let recovered = Recovered {
             requests: requests.remove(&partition).unwrap_or_default(),
             promised: driver.store.promised(partition),
-            handed_to: match seat.is_here {
-                true => handed_on(&driver.store, partition, seat)?,
-                false => None,
-            },
+            handed_to: handed_on(&driver.store, partition, seat)?,
             ..recovered_state(found.remove(&partition), seat, recovery.node_id)
         };
         let config = config_of(keyspace, partition, own, seat);

@@ -341,10 +341,7 @@ fn recovered_of(
             false => copy.epoch,
         },
         visible_upto: visible_upto.unwrap_or(copy.visible_upto),
-        handed_to: match seat.is_here {
-            true => handed_on(&node.store, partition, seat)?,
-            false => None,
-        },
+        handed_to: handed_on(&node.store, partition, seat)?,
         requests,
         ..copy
     })
@@ -356,6 +353,9 @@ pub(crate) fn handed_on(
     partition: PartitionId,
     seat: Seat,
 ) -> Result<Option<NodeId>, StoreError> {
+    if !seat.is_here {
+        return Ok(None);
+    }
     let end = reign_end(store, partition)?;
     let end = end.filter(|(epoch, _)| Some(*epoch) == seat.epoch);
     Ok(end.map(|(_, to)| to))

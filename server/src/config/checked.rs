@@ -327,8 +327,8 @@ fn limits(given: &LimitsGiven, faults: &mut Faults) -> FrontLimits {
     limits
 }
 
-/// What is logged if nothing is said. Elections of the control plane are told by ourselves; openraft
-/// warns of each of their usual steps.
+/// What is logged if nothing is said. Elections of the control plane are told by ourselves;
+/// openraft warns of each of their usual steps.
 const LOG_FILTER: &str = "info,openraft=error";
 
 fn log(given: &LogGiven, faults: &mut Faults) -> LogOptions {
