@@ -6,7 +6,10 @@
 
 /// A bug, by what it does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "planted"), expect(unreachable_pub, reason = "tests alone name it"))]
+#[cfg_attr(
+    not(feature = "planted"),
+    expect(unreachable_pub, reason = "tests alone name it")
+)]
 pub enum Bug {
     /// A commit does not sync.
     SkipSync,

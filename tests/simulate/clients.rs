@@ -129,7 +129,7 @@ impl Client {
         if self.current.is_some() {
             return self.try_again(true, scene);
         }
-        let op = match scene.now_us < scene.plan.clients_end_us {
+        let op = match scene.now_us < scene.plan.busy_end_us {
             true => Some(self.choose(scene)),
             false => self.agenda.pop(),
         };
@@ -196,7 +196,10 @@ impl Client {
         self.attempt += 1;
         let partition = current.op.partition;
         let own = self.index % REGIONS;
-        let home = *self.homes.entry(partition).or_insert(index_of(partition.region));
+        let home = *self
+            .homes
+            .entry(partition)
+            .or_insert(index_of(partition.region));
         let is_first = current.tries == 1;
         let to = match &current.op.kind {
             Kind::Read(Freshness::Local) => own,
@@ -211,7 +214,11 @@ impl Client {
         let (client, op) = (self.index, &current.op);
         scene.note(|| format!("c{client} asks n{to}: {:?} {:?}", op.kind, op.request_id));
         let timeout_us = scene.plan.client_timeout_us;
-        scene.send(Place::Client(self.index), Place::Node(to), Body::Request { call });
+        scene.send(
+            Place::Client(self.index),
+            Place::Node(to),
+            Body::Request { call },
+        );
         self.sleep(timeout_us, scene);
     }
 
@@ -245,13 +252,12 @@ impl Client {
         let client = self.index;
         scene.note(|| format!("c{client} ends {:?}: {outcome:?}", op.request_id));
         scene.truth.calls.push(Called {
-            client,
             op,
             began_us,
             ended_us: scene.now_us,
             outcome,
         });
-        let think_us = match scene.now_us < scene.plan.clients_end_us {
+        let think_us = match scene.now_us < scene.plan.busy_end_us {
             true => scene.chance.below(2 * scene.plan.think_us),
             false => 1_000,
         };
@@ -267,7 +273,10 @@ impl Client {
         match answer {
             Answer::Write(Ok(receipt)) => {
                 let position = receipt.position;
-                let token = self.tokens.entry(partition).or_insert((position.epoch, Seq::NONE));
+                let token = self
+                    .tokens
+                    .entry(partition)
+                    .or_insert((position.epoch, Seq::NONE));
                 *token = (*token).max((position.epoch, position.seq));
                 let is_deleted = call.op.kind == Kind::Delete;
                 let version = (!is_deleted).then_some(receipt.version);
@@ -284,7 +293,8 @@ impl Client {
                 let us = scene.chance.between(1_000, 50_000);
                 self.wait_and_try_again(us, scene);
             }
-            Answer::Unavailable(_) => {
+            Answer::Unavailable(why) => {
+                scene.note(|| format!("unavailable: {why}"));
                 let us = scene.chance.between(10_000, 300_000);
                 self.wait_and_try_again(us, scene);
             }

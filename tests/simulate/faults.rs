@@ -23,9 +23,17 @@ pub(crate) enum Fault {
     /// A machine loses power: what was not synced may be gone, in part.
     Power(usize),
     /// The same, in the middle of one of the next changes of its disk.
-    Doom { node: usize, nth: u64, is_power: bool },
+    Doom {
+        node: usize,
+        nth: u64,
+        is_power: bool,
+    },
     /// One direction is cut, or mended.
-    Cut { from: usize, to: usize, is_cut: bool },
+    Cut {
+        from: usize,
+        to: usize,
+        is_cut: bool,
+    },
     Pause(usize, u64),
     JumpWall(usize, i64),
     /// A sync or a write fails, once.
@@ -106,7 +114,9 @@ fn power(scene: &mut Scene) {
 }
 
 fn cut(scene: &mut Scene) {
-    let lasts_us = scene.chance.pick(&[100_000, 1_000_000, 3_000_000, 8_000_000]);
+    let lasts_us = scene
+        .chance
+        .pick(&[100_000, 1_000_000, 3_000_000, 8_000_000]);
     let lasts_us = scene.chance.below(lasts_us) + 10_000;
     let (one, other) = (node(scene), node(scene));
     let pairs: Vec<(usize, usize)> = match scene.chance.below(4) {
@@ -138,7 +148,9 @@ fn pause(scene: &mut Scene) {
 
 fn wall(scene: &mut Scene) {
     let hour_ms: i64 = 3_600_000;
-    let by_ms = scene.chance.pick(&[hour_ms, -hour_ms, 1_200_000, -1_200_000, 5_000, -5_000]);
+    let by_ms = scene
+        .chance
+        .pick(&[hour_ms, -hour_ms, 1_200_000, -1_200_000, 5_000, -5_000]);
     let node = node(scene);
     after(scene, 0, Fault::JumpWall(node, by_ms));
 }

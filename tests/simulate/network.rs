@@ -86,7 +86,11 @@ impl Network {
                 if is_loose {
                     let late = now_us + delay + chance.below(3 * way.delay_us + 1000);
                     let once = [now_us + delay, late][chance.below(2) as usize];
-                    return if is_doubled { vec![once, late + 1] } else { vec![once] };
+                    return if is_doubled {
+                        vec![once, late + 1]
+                    } else {
+                        vec![once]
+                    };
                 }
                 let retransmit = if is_lost { RETRANSMIT_US } else { 0 };
                 let last = self.last.entry(direction).or_default();

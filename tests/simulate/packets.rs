@@ -33,7 +33,10 @@ pub(crate) struct Packet {
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     /// On the connection of a stream, in order.
-    Stream { conn: u64, frame: Frame },
+    Stream {
+        conn: u64,
+        frame: Frame,
+    },
     /// To the consensus of the control plane.
     Append(Append),
     Appended(Appended),
@@ -85,8 +88,13 @@ pub(crate) enum Body {
         found: Option<(SnapshotHeader, Bytes)>,
     },
     /// A caller's.
-    Request { call: Call },
-    Answer { call: Call, answer: Answer },
+    Request {
+        call: Call,
+    },
+    Answer {
+        call: Call,
+        answer: Answer,
+    },
 }
 
 /// A frame of a stream.

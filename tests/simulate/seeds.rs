@@ -66,7 +66,10 @@ fn seed() {
         println!("{line}");
     }
     if let Some(violation) = found.violation {
-        panic!("seed {seed}: {}: {}", violation.invariant, violation.problem);
+        panic!(
+            "seed {seed}: {}: {}",
+            violation.invariant, violation.problem
+        );
     }
 }
 

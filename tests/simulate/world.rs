@@ -81,7 +81,12 @@ pub(crate) fn run(seed: u64, mode: Mode, tracing: Tracing) -> Run {
         lines: std::mem::take(&mut scene.lines).into(),
         calls: scene.truth.calls.len(),
         takeovers: scene.truth.takeovers.len(),
-        cuts: scene.truth.logs.values().filter(|log| !log.cut.is_empty()).count(),
+        cuts: scene
+            .truth
+            .logs
+            .values()
+            .filter(|log| !log.cut.is_empty())
+            .count(),
     }
 }
 
@@ -97,7 +102,9 @@ impl World {
         let clients = (0..plan.clients).map(|index| Client::new(index, &mut scene));
         let clients = clients.collect();
         scene.after(1_500_000, Event::Fault(Fault::Next));
-        scene.queue.push(plan.trouble_end_us, Event::Fault(Fault::Calm));
+        scene
+            .queue
+            .push(plan.trouble_end_us, Event::Fault(Fault::Calm));
         Self {
             machines,
             dooms: [None; REGIONS],
@@ -237,7 +244,8 @@ impl World {
                 self.scene.note(|| format!("n{node} does not open: {why}"));
                 self.machines[node] = Machine::Off(host);
                 if self.dooms[node].is_none() && !self.is_faulty[node] {
-                    self.scene.fail("I16 fail-stop", format!("n{node} does not open: {why}"));
+                    self.scene
+                        .fail("I16 fail-stop", format!("n{node} does not open: {why}"));
                 }
                 let is_power = self.dooms[node].is_some_and(|doom| doom.is_power);
                 self.stop(node, is_power);
@@ -255,7 +263,8 @@ impl World {
             Machine::Off(host) => *host,
             Machine::Nowhere => panic!("n{node} is nowhere"),
         };
-        self.scene.note(|| format!("n{node} stops, power {is_power}"));
+        self.scene
+            .note(|| format!("n{node} stops, power {is_power}"));
         (self.dooms[node], self.is_faulty[node]) = (None, false);
         self.paused_until_us[node] = 0;
         let seed = self.scene.chance.next();

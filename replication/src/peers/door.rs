@@ -23,9 +23,7 @@ use crate::call::{
 };
 use crate::error::Error;
 use crate::node::{NodeCore, PartitionScan};
-use crate::ownership::{
-    HEAL_KEYS_MAX, Plane, answer_promises, answer_renewal, blocking,
-};
+use crate::ownership::{HEAL_KEYS_MAX, Plane, answer_promises, answer_renewal, blocking};
 use crate::receipt::Receipt;
 use crate::shipping::Receiver;
 

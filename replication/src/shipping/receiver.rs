@@ -269,7 +269,8 @@ impl Receiver {
                 .await;
         };
         if self.node.plane.is_some() && slot.is_ahead_of(Some(reign)) {
-            let damage = "its cells are newer than its log, by the word of a home that is succeeded";
+            let damage =
+                "its cells are newer than its log, by the word of a home that is succeeded";
             self.node.driver.quarantine(&slot, damage);
             self.node.wanted.want(slot.partition, Seq::FIRST);
         }

@@ -5,8 +5,8 @@
 //! **Does not own**: leases (core).
 
 use domicile_core::Partition;
-use domicile_core::control::Fencing;
 use domicile_core::Receipt;
+use domicile_core::control::Fencing;
 
 use crate::network::REGIONS;
 use crate::scene::Scene;
@@ -16,9 +16,11 @@ pub(crate) fn acked(node: usize, core: &Partition, receipt: &Receipt, scene: &mu
     let keyspaces = &scene.plan.keyspaces;
     let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
     let is_leased = keyspace.is_some_and(|it| Fencing::of(it, REGIONS) == Fencing::Lease);
-    let ended = scene.truth.takeovers.iter().find(|it| {
-        it.partition == partition && Some(it.from) == epoch && !it.is_unfenced
-    });
+    let ended = scene
+        .truth
+        .takeovers
+        .iter()
+        .find(|it| it.partition == partition && Some(it.from) == epoch && !it.is_unfenced);
     if let (true, Some(ended)) = (is_leased, ended) {
         let by_us = scene.now_us - ended.at_us;
         let position = receipt.position;

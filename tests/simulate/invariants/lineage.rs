@@ -21,10 +21,17 @@ pub(crate) type Reigns = Vec<(Epoch, Seq)>;
 
 /// The reigns of the log that a home of this reign writes.
 pub(crate) fn of_home(truth: &Truth, partition: PartitionId, epoch: Epoch) -> Option<Reigns> {
-    let began = truth.takeovers.iter().find(|it| it.partition == partition && it.to == epoch);
+    let began = truth
+        .takeovers
+        .iter()
+        .find(|it| it.partition == partition && it.to == epoch);
     match began {
         Some(began) => {
-            let mut reigns: Reigns = began.log.iter().map(|(it, first, _)| (*it, *first)).collect();
+            let mut reigns: Reigns = began
+                .log
+                .iter()
+                .map(|(it, first, _)| (*it, *first))
+                .collect();
             let last = began.log.last().map_or(Seq::NONE, |(_, _, last)| *last);
             reigns.push((epoch, last.next()));
             Some(reigns)

@@ -29,9 +29,12 @@ pub(crate) fn check(
             problems.extend(differs(process, processes[home], partition));
         }
         let core = &processes[home].slots.get(&partition);
-        let is_home = core.is_some_and(|it| it.is_home && it.core.epoch() == Some(assignment.epoch));
+        let is_home =
+            core.is_some_and(|it| it.is_home && it.core.epoch() == Some(assignment.epoch));
         if !is_home {
-            problems.push(format!("{partition:?}: n{home} does not know that it is home"));
+            problems.push(format!(
+                "{partition:?}: n{home} does not know that it is home"
+            ));
         }
     }
     if clients.iter().any(Client::is_busy) {

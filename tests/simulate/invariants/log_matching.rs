@@ -29,9 +29,8 @@ pub(crate) fn found(partition: PartitionId, piece: Piece, scene: &mut Scene) {
     let segments = &mut scene.truth.segments;
     let key = (partition, epoch, last);
     let before = segments.range(..key).next_back();
-    let overlaps_before = before.is_some_and(|((id, it, end), _)| {
-        (*id, *it) == (partition, epoch) && *end >= first
-    });
+    let overlaps_before =
+        before.is_some_and(|((id, it, end), _)| (*id, *it) == (partition, epoch) && *end >= first);
     let after = segments.range((partition, epoch, last.next())..).next();
     let overlaps_after = after.is_some_and(|((id, it, _), (begin, _))| {
         (*id, *it) == (partition, epoch) && *begin <= last

@@ -23,7 +23,10 @@ pub(crate) fn check(partition: PartitionId, reigns: &Reigns, upto: Seq, scene: &
             _ => None,
         })
         .collect();
-    let refused = truth.calls.iter().filter(|it| matches!(it.outcome, Outcome::Refused));
+    let refused = truth
+        .calls
+        .iter()
+        .filter(|it| matches!(it.outcome, Outcome::Refused));
     let refused: BTreeSet<RequestId> = refused.map(|it| it.op.request_id).collect();
     let (mut seen, mut current) = (BTreeMap::new(), BTreeMap::<Bytes, Version>::new());
     let mut problem = None;
@@ -37,10 +40,14 @@ pub(crate) fn check(partition: PartitionId, reigns: &Reigns, upto: Seq, scene: &
         }
         let id = written.request_id;
         if let Some(before) = seen.insert(id, seq) {
-            problem = Some(format!("{partition:?} {id:?} was done at {before} and {seq}"));
+            problem = Some(format!(
+                "{partition:?} {id:?} was done at {before} and {seq}"
+            ));
         }
         if refused.contains(&id) {
-            problem = Some(format!("{partition:?} {id:?} at {seq} was said not to be done"));
+            problem = Some(format!(
+                "{partition:?} {id:?} at {seq} was said not to be done"
+            ));
         }
         let version = Version {
             generation: 0,
@@ -51,7 +58,9 @@ pub(crate) fn check(partition: PartitionId, reigns: &Reigns, upto: Seq, scene: &
         if let Some(expected) = swaps.get(&id)
             && *expected != found
         {
-            problem = Some(format!("{partition:?} {id:?} wanted {expected:?}, was {found:?}"));
+            problem = Some(format!(
+                "{partition:?} {id:?} wanted {expected:?}, was {found:?}"
+            ));
         }
         match written.value {
             Some(_) => current.insert(written.key.clone(), version),

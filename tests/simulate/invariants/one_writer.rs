@@ -10,7 +10,11 @@ use crate::scene::Scene;
 
 /// A home gave a record its place.
 pub(crate) fn appended(node: usize, partition: PartitionId, epoch: Epoch, scene: &mut Scene) {
-    let writer = *scene.truth.writers.entry((partition, epoch)).or_insert(node);
+    let writer = *scene
+        .truth
+        .writers
+        .entry((partition, epoch))
+        .or_insert(node);
     if writer != node || epoch.node != node_id(node) {
         let problem = format!("n{node} appends to {partition:?} in {epoch}, as n{writer} did");
         scene.fail("I3 one writer", problem);

@@ -83,9 +83,11 @@ fn newest(read: &Called, seen: &Seen, scene: &Scene) -> Option<String> {
             }
             _ => continue,
         };
-        let is_by_word = scene.truth.takeovers.iter().any(|it| {
-            it.partition == read.op.partition && it.is_unfenced && it.to > epoch
-        });
+        let is_by_word = scene
+            .truth
+            .takeovers
+            .iter()
+            .any(|it| it.partition == read.op.partition && it.is_unfenced && it.to > epoch);
         if (epoch < before || seen.applied_upto < upto) && !is_by_word {
             return Some(format!("{read:?} is older than {other:?}"));
         }

@@ -102,7 +102,9 @@ impl Process {
     ) -> Stream {
         let end = self.store.durable_end();
         let start = self.store.journal_start();
-        let lacking = next.iter().filter(|(id, next)| next.from <= self.last_seq(**id));
+        let lacking = next
+            .iter()
+            .filter(|(id, next)| next.from <= self.last_seq(**id));
         let starts = lacking.map(|(id, next)| self.store.locate(*id, next.from).unwrap_or(start));
         let place = starts.min().unwrap_or(end).min(end);
         Stream {

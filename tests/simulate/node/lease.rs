@@ -180,7 +180,9 @@ impl Process {
                 if let Some(before) = before {
                     scene.note(|| format!("map: {command:?} {refused:?}"));
                     let is_done = refused.is_none();
-                    scene.truth.decided(scene.now_us, &before, &map, command, is_done);
+                    scene
+                        .truth
+                        .decided(scene.now_us, &before, &map, command, is_done);
                 }
             }
         }

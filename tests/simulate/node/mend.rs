@@ -130,7 +130,11 @@ impl Process {
             return;
         }
         let reign = self.reign_of(partition);
-        let Some(slot) = self.slots.get_mut(&partition).filter(|it| it.healing == reign) else {
+        let Some(slot) = self
+            .slots
+            .get_mut(&partition)
+            .filter(|it| it.healing == reign)
+        else {
             return;
         };
         slot.ahead_by = reign;

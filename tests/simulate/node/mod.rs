@@ -24,5 +24,5 @@ mod serve;
 mod ship;
 mod step;
 
-pub(crate) use process::{Host, Process};
 pub(crate) use open::{DIR, Opened};
+pub(crate) use process::{Host, Process};

@@ -106,10 +106,7 @@ impl Process {
     /// The core believed in the log and the cells as they were.
     pub(super) fn reopen(&mut self, partition: PartitionId, scene: &mut Scene) {
         let config = self.slots[&partition].core.config().clone();
-        let mut recovered = self.recovered_copy(partition);
-        if is_planted(NodeBug::ReopenWithOldPromise) {
-            recovered.promised = None;
-        }
+        let recovered = self.recovered_copy(partition);
         let now = self.moment(scene);
         let core = Partition::copy(config, recovered, now).expect("a copy's config holds");
         self.take_seat(partition, core, scene);
@@ -145,12 +142,7 @@ impl Process {
     }
 
     /// A snapshot took the place of what a copy had.
-    pub(super) fn installed(
-        &mut self,
-        partition: PartitionId,
-        input: Input,
-        scene: &mut Scene,
-    ) {
+    pub(super) fn installed(&mut self, partition: PartitionId, input: Input, scene: &mut Scene) {
         invariants::monotone::reseated(self.host.index, partition, scene);
         self.input(partition, input, scene);
         if let Some(slot) = self.slots.get_mut(&partition) {

@@ -82,7 +82,11 @@ impl Process {
     /// A new map is looked at soon.
     pub(super) fn seat_if_new(&mut self, scene: &mut Scene) {
         let version = self.host.map.version();
-        if version > self.seating.seen && !self.is_poisoned && !self.seating.is_waking && !self.seating.is_running {
+        if version > self.seating.seen
+            && !self.is_poisoned
+            && !self.seating.is_waking
+            && !self.seating.is_running
+        {
             self.seating.is_waking = true;
             let us = scene.chance.below(scene.plan.seat_lag_us + 1);
             self.wake_in(us, Wake::Seat, scene);

@@ -150,7 +150,11 @@ impl Process {
         let Some(tail) = self.store.tail(partition) else {
             return seq == Seq::NONE;
         };
-        let reign = tail.epoch_history.iter().rev().find(|(_, first)| *first <= seq);
+        let reign = tail
+            .epoch_history
+            .iter()
+            .rev()
+            .find(|(_, first)| *first <= seq);
         seq > tail.last_seq || reign.is_some_and(|(it, _)| *it == epoch)
     }
 }

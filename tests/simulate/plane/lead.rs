@@ -55,7 +55,11 @@ impl Process {
     /// Begins a lead, ends it, lets its time pass.
     pub(crate) fn look_around(&mut self, scene: &mut Scene) {
         let (term, leads) = (self.host.raft.term, self.host.raft.is_leader());
-        if self.lead.as_ref().is_some_and(|lead| !leads || lead.term != term) {
+        if self
+            .lead
+            .as_ref()
+            .is_some_and(|lead| !leads || lead.term != term)
+        {
             self.lead = None;
         }
         let is_beginning = self
@@ -231,7 +235,8 @@ impl Process {
         let map = Arc::clone(&self.host.map);
         let lead = self.lead.as_mut()?;
         let mut effects = Vec::new();
-        lead.supervisor.step(now, wall_ms, &map, input, &mut effects);
+        lead.supervisor
+            .step(now, wall_ms, &map, input, &mut effects);
         let (mut granted, mut commands) = (None, Vec::new());
         let mut asks: BTreeMap<NodeId, Vec<(PartitionId, Epoch)>> = BTreeMap::new();
         for effect in effects {

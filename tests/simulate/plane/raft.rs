@@ -194,7 +194,10 @@ impl Raft {
     }
 
     fn last(&self) -> (u64, usize) {
-        (self.log.last().map_or(0, |entry| entry.term), self.log.len())
+        (
+            self.log.last().map_or(0, |entry| entry.term),
+            self.log.len(),
+        )
     }
 
     fn see_term(&mut self, term: u64) {
@@ -247,7 +250,9 @@ impl Raft {
         self.role = Role::Follower;
         (self.leader, self.heard_us) = (Some(append.from), now_us);
         let (at, term) = append.previous;
-        let here = at.checked_sub(1).map(|at| self.log.get(at).map(|it| it.term));
+        let here = at
+            .checked_sub(1)
+            .map(|at| self.log.get(at).map(|it| it.term));
         if here.is_some_and(|here| here != Some(term)) {
             let before = at.saturating_sub(1).min(self.log.len());
             out.push(answer(self.term, self.own, Err(before)));

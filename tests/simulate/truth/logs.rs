@@ -70,7 +70,11 @@ impl Log {
     /// More is durable.
     pub(crate) fn commit(&mut self, piece: Piece) {
         self.durable.push(piece);
-        self.memory = self.memory.iter().filter_map(|it| it.after(piece.last)).collect();
+        self.memory = self
+            .memory
+            .iter()
+            .filter_map(|it| it.after(piece.last))
+            .collect();
     }
 
     /// What is in memory will not be durable.
@@ -81,7 +85,11 @@ impl Log {
     pub(crate) fn cut_after(&mut self, fork: Seq) {
         let gone = self.durable.iter().filter_map(|piece| piece.after(fork));
         self.cut.extend(gone);
-        self.durable = self.durable.iter().filter_map(|piece| piece.upto(fork)).collect();
+        self.durable = self
+            .durable
+            .iter()
+            .filter_map(|piece| piece.upto(fork))
+            .collect();
         self.base = self.base.min(fork);
     }
 }

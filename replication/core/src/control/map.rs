@@ -14,7 +14,6 @@ use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, Reg
 use super::command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
 use super::fencing::{Fencing, revokes};
 use super::history::{Change, History, Why};
-use crate::planted::{Bug, is_planted};
 
 /// The first reign's number.
 const FIRST_COUNTER: u64 = 1;
@@ -493,7 +492,7 @@ impl ControlMap {
     ) -> Result<Assignment, CommandRefused> {
         let found = self.partition(partition)?;
         let actual = found.epoch;
-        if actual != expected && !is_planted(Bug::MapIgnoresFrom) {
+        if actual != expected {
             return Err(CommandRefused::StaleEpoch {
                 partition,
                 actual,

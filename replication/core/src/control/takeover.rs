@@ -152,8 +152,7 @@ impl TakeOver {
         }
         // Readers of the old home cannot see that its copies refuse it: its lease is waited for in
         // either case.
-        let leases_are_over =
-            scene.now >= self.leases_end || is_planted(Bug::LeaseNotWaitedOut);
+        let leases_are_over = scene.now >= self.leases_end || is_planted(Bug::LeaseNotWaitedOut);
         match scene.map.fencing(scene.keyspace) {
             Fencing::Operator => None,
             Fencing::Lease => leases_are_over.then_some(Evidence::LeaseRanOut),
