@@ -129,7 +129,7 @@ impl Client {
         if self.current.is_some() {
             return self.try_again(true, scene);
         }
-        let op = match scene.now_us < scene.plan.clients_end_us {
+        let op = match scene.now_us < scene.plan.busy_end_us {
             true => Some(self.choose(scene)),
             false => self.agenda.pop(),
         };
@@ -252,13 +252,12 @@ impl Client {
         let client = self.index;
         scene.note(|| format!("c{client} ends {:?}: {outcome:?}", op.request_id));
         scene.truth.calls.push(Called {
-            client,
             op,
             began_us,
             ended_us: scene.now_us,
             outcome,
         });
-        let think_us = match scene.now_us < scene.plan.clients_end_us {
+        let think_us = match scene.now_us < scene.plan.busy_end_us {
             true => scene.chance.below(2 * scene.plan.think_us),
             false => 1_000,
         };
@@ -294,7 +293,8 @@ impl Client {
                 let us = scene.chance.between(1_000, 50_000);
                 self.wait_and_try_again(us, scene);
             }
-            Answer::Unavailable(_) => {
+            Answer::Unavailable(why) => {
+                scene.note(|| format!("unavailable: {why}"));
                 let us = scene.chance.between(10_000, 300_000);
                 self.wait_and_try_again(us, scene);
             }

@@ -62,7 +62,9 @@ pub(crate) struct Plan {
     pub(crate) seat_lag_us: u64,
     /// Trouble until then.
     pub(crate) trouble_end_us: u64,
-    /// Callers until then.
+    /// Callers until then, be there trouble or not.
+    pub(crate) busy_end_us: u64,
+    /// Then what is to work in the end is shown to.
     pub(crate) clients_end_us: u64,
     pub(crate) end_us: u64,
 }
@@ -129,6 +131,10 @@ impl Plan {
             fault_every_us: chance.pick(&[300_000, 1_000_000, 3_000_000]),
             drift_ppm_max: chance.pick(&[0, 200, 10_000]),
             seat_lag_us: chance.pick(&[0, 5_000, 200_000]),
+            busy_end_us: match chance.percent(25) {
+                true => trouble_end_us - 1_000_000,
+                false => trouble_end_us + calm_us,
+            },
             trouble_end_us,
             clients_end_us: trouble_end_us + calm_us,
             end_us: trouble_end_us + calm_us + 8_000_000,

@@ -15,8 +15,6 @@ pub(crate) enum NodeBug {
     PromiseNotPersisted,
     /// A promise is answered before what was received is on disk.
     PromiseBeforeDurable,
-    /// A core that is opened after a cut does not know what was promised.
-    ReopenWithOldPromise,
     /// A log is cut where it is longer than its home's, whoever wrote it.
     CutByWatermark,
     /// The home says what it has of a key before it has applied enough.

@@ -31,8 +31,8 @@ pub(crate) fn set_agenda(world: &mut World) {
         }
         seen.push(partition);
         for kind in [
-            Kind::Read(Freshness::Home),
             Kind::Put(bytes::Bytes::from("probe")),
+            Kind::Read(Freshness::Home),
         ] {
             let request_id = client.new_id();
             client.agenda.push(Op {

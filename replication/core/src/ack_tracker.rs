@@ -77,10 +77,7 @@ impl CopyMarks {
 
     /// Raises its marks to what it claims, as far as our own disk goes.
     fn follow(&mut self, home_durable: Mark) {
-        let mut end = home_durable.upto();
-        if is_planted(Bug::AckBeyondLog) {
-            end = Seq::new(u64::MAX);
-        }
+        let end = home_durable.upto();
         self.received.raise(self.claimed_received.upto().min(end));
         self.durable.raise(self.claimed_durable.upto().min(end));
         let (received, durable) = (self.received, self.durable);
@@ -266,9 +263,7 @@ impl AckTracker {
             Standing::Attached => {}
         }
         let is_possible = own.appended.covers(claim.upto());
-        let limit = if is_planted(Bug::AckBeyondLog) {
-            claim.upto()
-        } else if is_possible {
+        let limit = if is_possible {
             own.appended.upto()
         } else {
             own.durable.upto()

@@ -17,7 +17,6 @@ use std::time::Duration;
 use domicile_proto::Seq;
 
 use crate::moment::Moment;
-use crate::planted::{Bug, is_planted};
 use crate::status::DegradedRange;
 
 /// The longest lag with which a copy counts as caught up: above any round trip on earth, far below
@@ -70,9 +69,7 @@ impl Degrade {
 
     /// Whether it lasts and is recorded, so that writes may rely on it.
     pub(crate) fn is_in_force(&self, durable: Seq) -> bool {
-        let is_early = is_planted(Bug::DegradeBeforeMark);
-        self.began()
-            .is_some_and(|began| is_early || began <= durable)
+        self.began().is_some_and(|began| began <= durable)
     }
 
     /// It begins, with this mark.

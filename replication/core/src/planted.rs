@@ -41,22 +41,14 @@ pub enum Bug {
     CountOldReigns,
     /// Acks that answer to another reign count.
     AcksOfAnyReign,
-    /// An ack raises marks beyond the home's own log.
-    AckBeyondLog,
     /// A copy is attached whatever its log is.
     AttachAnyLog,
     /// Conditions do not see what is in flight.
     CasIgnoresInFlight,
     /// A copy shows what it received, whatever its level.
     ShowReceived,
-    /// A home that degrades writes no mark down first.
-    DegradeBeforeMark,
-    /// Promises for an older question count.
-    OldPromisesCount,
     /// A lease counts whatever map it was granted on.
     GrantOfAnyMap,
-    /// Of two who end the same reign, both do.
-    MapIgnoresFrom,
 }
 
 #[cfg(not(all(feature = "planted", debug_assertions)))]

@@ -4,7 +4,7 @@
 //! **Does not own**: whether that lasts (`ack_truth`).
 
 use domicile_core::{Partition, Receipt};
-use domicile_proto::{OnTimeout, RequestId};
+use domicile_proto::OnTimeout;
 
 use super::{fail_stop, fence_in_time};
 use crate::network::REGIONS;
@@ -16,7 +16,7 @@ use crate::truth::Acked;
 pub(crate) fn acked(
     node: usize,
     core: &Partition,
-    ((request_id, _), receipt): ((RequestId, bool), &Receipt),
+    receipt: &Receipt,
     is_poisoned: bool,
     scene: &mut Scene,
 ) {
@@ -70,12 +70,8 @@ pub(crate) fn acked(
         scene.fail("I2 honest level", problem);
     }
     let level = config.ack;
-    let at_us = scene.now_us;
     scene.truth.acked.push(Acked {
-        at_us,
-        node,
         partition,
-        request_id,
         receipt: *receipt,
         level,
         received_at,

@@ -106,10 +106,7 @@ impl Process {
     /// The core believed in the log and the cells as they were.
     pub(super) fn reopen(&mut self, partition: PartitionId, scene: &mut Scene) {
         let config = self.slots[&partition].core.config().clone();
-        let mut recovered = self.recovered_copy(partition);
-        if is_planted(NodeBug::ReopenWithOldPromise) {
-            recovered.promised = None;
-        }
+        let recovered = self.recovered_copy(partition);
         let now = self.moment(scene);
         let core = Partition::copy(config, recovered, now).expect("a copy's config holds");
         self.take_seat(partition, core, scene);

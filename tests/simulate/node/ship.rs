@@ -48,6 +48,8 @@ pub(super) struct Outgoing {
     pub(super) heard_us: u64,
     backoff_us: u64,
     pub(super) watermarks: BTreeMap<PartitionId, (Epoch, Seq)>,
+    /// The reigns of streams that have ended: acks on them may come late.
+    ended: BTreeMap<u64, BTreeMap<PartitionId, Epoch>>,
 }
 
 impl Process {
@@ -60,6 +62,7 @@ impl Process {
             heard_us: scene.now_us,
             backoff_us: BACKOFF_US.0,
             watermarks: BTreeMap::new(),
+            ended: BTreeMap::new(),
         };
         self.out.insert(peer, out);
         self.wake_in(1, Wake::Dial(peer, 0), scene);
@@ -95,7 +98,10 @@ impl Process {
             return;
         };
         let conn = out.conn;
-        (out.conn, out.stream) = (0, None);
+        if let Some(stream) = out.stream.take() {
+            out.ended.insert(conn, stream.reigns);
+        }
+        out.conn = 0;
         out.generation += 1;
         let generation = out.generation;
         let wait_us = match is_anew {
@@ -203,13 +209,20 @@ impl Process {
     ) {
         self.heard_copy(peer, conn, scene);
         for (partition, mark) in marks {
-            let Some(stream) = self.out.get(&peer).filter(|out| out.conn == conn) else {
+            let Some(out) = self.out.get(&peer) else {
                 return;
             };
-            let reigns = stream.stream.as_ref().map(|stream| &stream.reigns);
+            let current = out.stream.as_ref().filter(|_| out.conn == conn);
+            let ended = out.ended.get(&conn);
+            let reigns = current.map(|stream| &stream.reigns).or(ended);
             let Some(epoch) = reigns.and_then(|reigns| reigns.get(partition).copied()) else {
                 continue;
             };
+            // Nobody hears an ended stream; if somebody did, its reign would tell.
+            let present = self.slots.get(partition).and_then(|slot| slot.core.epoch());
+            if current.is_none() && present == Some(epoch) {
+                continue;
+            }
             let input = Input::Ack {
                 region: region(peer),
                 epoch,

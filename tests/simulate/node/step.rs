@@ -113,9 +113,7 @@ impl Process {
         let epoch = slot.core.epoch().expect("a home has an epoch");
         let node = self.host.index;
         invariants::one_writer::appended(node, partition, epoch, scene);
-        scene
-            .truth
-            .appended((node, scene.now_us), (partition, epoch, seq), &record);
+        scene.truth.appended((partition, epoch, seq), &record);
         scene.mix(seq.get() ^ partition.bucket.get() as u64);
         let submitted = self
             .store
@@ -175,16 +173,9 @@ impl Process {
             return;
         };
         if let Ok(receipt) = &result {
-            let request = (call.op.request_id, receipt.duplicate);
             scene.mix(receipt.position.seq.get());
             let is_poisoned = self.is_poisoned;
-            invariants::acked(
-                self.host.index,
-                &slot.core,
-                (request, receipt),
-                is_poisoned,
-                scene,
-            );
+            invariants::acked(self.host.index, &slot.core, receipt, is_poisoned, scene);
         }
         self.answer(call, Answer::Write(result));
     }

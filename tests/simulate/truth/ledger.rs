@@ -4,17 +4,14 @@
 //! **Does not own**: judging them (`invariants`).
 
 use domicile_core::Receipt;
-use domicile_proto::{AckLevel, Epoch, PartitionId, RequestId, Seq};
+use domicile_proto::{AckLevel, Epoch, PartitionId, Seq};
 
 use crate::clients::{Op, Seen};
 
 /// An acknowledgement, when it left the home.
 #[derive(Debug, Clone)]
 pub(crate) struct Acked {
-    pub(crate) at_us: u64,
-    pub(crate) node: usize,
     pub(crate) partition: PartitionId,
-    pub(crate) request_id: RequestId,
     pub(crate) receipt: Receipt,
     /// The keyspace's level.
     pub(crate) level: AckLevel,
@@ -47,7 +44,6 @@ pub(crate) enum Outcome {
 /// One call.
 #[derive(Debug, Clone)]
 pub(crate) struct Called {
-    pub(crate) client: usize,
     pub(crate) op: Op,
     pub(crate) began_us: u64,
     pub(crate) ended_us: u64,

@@ -15,8 +15,6 @@ pub(crate) struct TakenOver {
     pub(crate) partition: PartitionId,
     pub(crate) from: Epoch,
     pub(crate) to: Epoch,
-    pub(crate) old_home: NodeId,
-    pub(crate) successor: NodeId,
     /// An operator wanted it, and whoever they named, even if another copy had more.
     pub(crate) is_by_word: bool,
     /// Somebody only said that the old home is off.

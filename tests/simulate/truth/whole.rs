@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use domicile_core::Moment;
 use domicile_core::control::{Command, ControlMap, Evidence, PromisedEnd};
 use domicile_proto::{
     Epoch, NodeId, Operation, PartitionId, Record, RecordKind, RequestId, SegmentHeader, Seq,
@@ -22,8 +21,6 @@ use crate::plan::index_of_node;
 /// A record, when its home gave it its place.
 #[derive(Debug, Clone)]
 pub(crate) struct Written {
-    pub(crate) at_us: u64,
-    pub(crate) node: usize,
     pub(crate) kind: RecordKind,
     pub(crate) request_id: RequestId,
     pub(crate) key: Bytes,
@@ -46,15 +43,12 @@ pub(crate) struct Truth {
     pub(crate) marks: BTreeMap<(usize, PartitionId), Marks>,
     /// Which node's disk is slow, and until when.
     pub(crate) slow_disk: (usize, u64),
-    /// When, on its own clock, a process reached which moment: it never goes back.
-    pub(crate) moments: BTreeMap<(usize, u64), Moment>,
     first_applied: usize,
 }
 
 impl Truth {
     pub(crate) fn appended(
         &mut self,
-        (node, at_us): (usize, u64),
         (partition, epoch, seq): (PartitionId, Epoch, Seq),
         record: &Record,
     ) {
@@ -65,8 +59,6 @@ impl Truth {
             None => (Bytes::new(), None),
         };
         let written = Written {
-            at_us,
-            node,
             kind: record.head.kind,
             request_id: record.head.request_id,
             key,
@@ -170,7 +162,7 @@ impl Truth {
         };
         let (partition, from, successor) = (*partition, *from, *to);
         let places = (before.assignment(partition), after.assignment(partition));
-        let (Some(old), Some(new), true) = (places.0, places.1, is_done) else {
+        let (Some(_), Some(new), true) = (places.0, places.1, is_done) else {
             return;
         };
         let proposed = self.proposed.get(&(partition, from, successor));
@@ -188,8 +180,6 @@ impl Truth {
             partition,
             from,
             to: new.epoch,
-            old_home: old.home,
-            successor,
             is_by_word: self.words.remove(&partition),
             is_unfenced: matches!(evidence, Evidence::Operator { .. }),
             promised,

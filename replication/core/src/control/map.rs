@@ -16,7 +16,6 @@ use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, Reg
 use super::command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
 use super::fencing::{Fencing, revokes};
 use super::history::{Change, History, Why};
-use crate::planted::{Bug, is_planted};
 
 pub use parts::MapParts;
 
@@ -450,7 +449,7 @@ impl ControlMap {
     ) -> Result<Assignment, CommandRefused> {
         let found = self.partition(partition)?;
         let actual = found.epoch;
-        if actual != expected && !is_planted(Bug::MapIgnoresFrom) {
+        if actual != expected {
             return Err(CommandRefused::StaleEpoch {
                 partition,
                 actual,

@@ -20,7 +20,6 @@ use super::takeover::{PromisedEnd, Scene, TakeOver};
 use super::times::ControlTimes;
 use super::watchman::Watchman;
 use crate::moment::Moment;
-use crate::planted::{Bug, is_planted};
 
 /// What was proposed or asked and not answered is repeated after this long, and two round trips.
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -257,7 +256,7 @@ impl Supervisor {
         // What was promised in answer to an older question may have been added to since.
         if let Some(takeover) = self.takeovers.get_mut(&partition)
             && takeover.from == assignment.epoch
-            && (floor == assignment.floor() || is_planted(Bug::OldPromisesCount))
+            && floor == assignment.floor()
         {
             takeover.promised(node, end);
         }
