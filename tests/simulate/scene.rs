@@ -85,6 +85,7 @@ impl Scene {
     }
 
     /// A line of the trace, made only if somebody reads it.
+    #[allow(clippy::print_stdout, reason = "the trace of a run")]
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.tracing == Tracing::Hash {
             return;

@@ -86,6 +86,7 @@ fn the_same_seed_runs_the_same() {
 }
 
 /// Runs seeds, until there are none left or time is up; what failed is told at once.
+#[allow(clippy::print_stdout, reason = "what failed, at once")]
 fn check_all(seeds: impl Iterator<Item = u64>) {
     let seconds = number("SIM_SECONDS").map(Duration::from_secs);
     let began = Instant::now();
