@@ -174,11 +174,12 @@ fn ways(chance: &mut Chance, rtt_ms: u64) -> [[Way; REGIONS]; REGIONS] {
         double_permille: 0,
         is_cut: false,
     }; REGIONS]; REGIONS];
-    for from in 0..REGIONS {
-        for to in (0..REGIONS).filter(|to| *to != from) {
+    for (from, ways) in ways.iter_mut().enumerate() {
+        let others = ways.iter_mut().enumerate().filter(|(to, _)| *to != from);
+        for (_, way) in others {
             let one_way_us = rtt_ms * 500;
             let delay_us = one_way_us / chance.between(1, 3);
-            ways[from][to] = Way {
+            *way = Way {
                 delay_us,
                 jitter_us: delay_us * jitter / 100,
                 loss_permille,

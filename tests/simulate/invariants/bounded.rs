@@ -15,7 +15,7 @@ const EVERY: u64 = 16;
 
 pub(crate) fn check(core: &Partition, now: Moment, scene: &mut Scene) {
     let appended = core.appended_upto();
-    if core.role() != Role::Home || appended.get() % EVERY != 0 {
+    if core.role() != Role::Home || !appended.get().is_multiple_of(EVERY) {
         return;
     }
     let status = core.status(now);
