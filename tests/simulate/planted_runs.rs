@@ -17,6 +17,9 @@ use crate::world::run;
 /// Seeds among which one has to catch a bug.
 const SEEDS_MAX: u64 = 2_000;
 
+/// Characters of a problem that the table shows.
+const SHOWN: usize = 60;
+
 /// Each bug, and a seed that caught it when this was last written down.
 const BUGS: &[(Planted, u64)] = &[
     (Core(C::IgnoreEpoch), 6),
@@ -65,7 +68,7 @@ const RARE: &[(Planted, u64)] = &[
 ];
 
 /// What caught a bug: the seed, the invariant, how many seeds were tried.
-fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, &'static str, u64)> {
+fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, String, u64)> {
     let seeds = std::iter::once(known).chain(1..=seeds_max);
     for (tried, seed) in (1..).zip(seeds) {
         let mode = mode_of(seed);
@@ -74,7 +77,8 @@ fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, &'static str,
             continue;
         };
         if run(seed, mode, Tracing::Hash).violation.is_none() {
-            return Some((seed, violation.invariant, tried));
+            let problem: String = violation.problem.chars().take(SHOWN).collect();
+            return Some((seed, format!("{}: {problem}", violation.invariant), tried));
         }
     }
     None

@@ -171,30 +171,7 @@ impl Home {
             Input::Promised { .. } => {}
             Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
-            Input::CopyAttached {
-                region,
-                received_upto,
-                durable_upto,
-                epoch,
-                chain,
-                own_chain,
-                log_start,
-            } => {
-                let claim = Claim {
-                    region,
-                    received_upto,
-                    durable_upto,
-                };
-                let end = LogEnd {
-                    epoch,
-                    chain,
-                    own_chain,
-                    log_start,
-                };
-                let own = self.own_marks();
-                let event = self.acks.attach(claim, end, &self.epochs, own);
-                effects.extend(event.map(Effect::Event));
-            }
+            Input::CopyAttached { .. } => self.on_attached(&input, effects),
             Input::CopyDetached { region } => {
                 effects.extend(self.acks.detach(region).map(Effect::Event));
             }
@@ -219,6 +196,35 @@ impl Home {
             Input::Tick => {}
         }
         self.settle(now, effects);
+    }
+
+    fn on_attached(&mut self, input: &Input, effects: &mut Vec<Effect>) {
+        let &Input::CopyAttached {
+            region,
+            received_upto,
+            durable_upto,
+            epoch,
+            chain,
+            own_chain,
+            log_start,
+        } = input
+        else {
+            return;
+        };
+        let claim = Claim {
+            region,
+            received_upto,
+            durable_upto,
+        };
+        let end = LogEnd {
+            epoch,
+            chain,
+            own_chain,
+            log_start,
+        };
+        let own = self.own_marks();
+        let event = self.acks.attach(claim, end, &self.epochs, own);
+        effects.extend(event.map(Effect::Event));
     }
 
     fn on_ack(&mut self, claim: Claim, epoch: Epoch, effects: &mut Vec<Effect>) {
