@@ -67,6 +67,14 @@ const RARE: &[(Planted, u64)] = &[
     (Node(N::IgnoreAhead), 1),
 ];
 
+/// The bug that `SIM_BUGS` names, to look at it with one seed.
+pub(crate) fn named() -> Option<Planted> {
+    let name = std::env::var("SIM_BUGS").ok()?;
+    let all = BUGS.iter().chain(RARE);
+    let mut named = all.filter(|(bug, _)| format!("{bug:?}").contains(&name));
+    named.next().map(|(bug, _)| *bug)
+}
+
 /// What caught a bug: the seed, the invariant, how many seeds were tried.
 fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, String, u64)> {
     let seeds = std::iter::once(known).chain(1..=seeds_max);
