@@ -1,7 +1,7 @@
 //! Bugs that tests plant, to see that the tests which should catch them do.
 //!
-//! **Owns**: their list, the switch; outside of tests it is a constant `false`, and so it is with the
-//! feature `planted` in every build without debug assertions.
+//! **Owns**: their list, the switch; outside of tests it is a constant `false`, and so it is with
+//! the feature `planted` in every build without debug assertions.
 //! **Does not own**: what each one breaks (the line that asks).
 
 /// A bug, by what it does wrong.

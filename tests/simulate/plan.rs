@@ -175,7 +175,8 @@ fn ways(chance: &mut Chance, rtt_ms: u64) -> [[Way; REGIONS]; REGIONS] {
         is_cut: false,
     }; REGIONS]; REGIONS];
     for (from, ways) in ways.iter_mut().enumerate() {
-        for (_, way) in ways.iter_mut().enumerate().filter(|(to, _)| *to != from) {
+        let others = ways.iter_mut().enumerate().filter(|(to, _)| *to != from);
+        for (_, way) in others {
             let one_way_us = rtt_ms * 500;
             let delay_us = one_way_us / chance.between(1, 3);
             *way = Way {

@@ -8,6 +8,7 @@ use std::panic;
 use std::time::{Duration, Instant};
 
 use crate::plan::Mode;
+use crate::planted_runs::named;
 use crate::scene::Tracing;
 use crate::world::{Run, run};
 
@@ -61,7 +62,11 @@ fn seed() {
         Some(_) => Tracing::All,
         None => Tracing::Last,
     };
-    let found = quietly(|| run(seed, mode_of(seed), tracing));
+    let work = || quietly(|| run(seed, mode_of(seed), tracing));
+    let found = match named() {
+        Some(bug) => bug.with(work),
+        None => work(),
+    };
     for line in &found.lines {
         println!("{line}");
     }

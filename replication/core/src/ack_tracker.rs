@@ -184,7 +184,8 @@ impl AckTracker {
             own_chain,
             log_start,
         } = end;
-        let (region, upto, end) = (claim.region, claim.upto(), own.appended.upto());
+        let (region, upto) = (claim.region, claim.upto());
+        let end = own.appended.upto();
         let is_of_reign = epoch.is_some_and(|epoch| epochs.covers(epoch, upto, end));
         let lacks_the_cut = upto.get().saturating_add(1) < log_start.get();
         if lacks_the_cut && (upto == Seq::NONE || is_of_reign) {

@@ -228,7 +228,10 @@ impl Home {
         };
         let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
         let may_acknowledge = has_lease && !self.is_succeeded;
-        if may_acknowledge && self.freed_upto(needs) >= seq {
+        // A lease that has just come back may have let levels be met that are not shown so far: the
+        // step that it comes with shows them, and answers.
+        let is_shown = self.visible.covers(seq);
+        if may_acknowledge && is_shown && self.freed_upto(needs) >= seq {
             return self.acknowledge(waiter, effects);
         }
         // It is in the log, so nothing that means "not written" may be answered.

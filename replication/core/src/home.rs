@@ -172,28 +172,7 @@ impl Home {
             Input::HandOn { to } => self.hand_on(to, now, effects),
             Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
-            Input::CopyAttached {
-                region,
-                received_upto,
-                durable_upto,
-                epoch,
-                chain,
-                own_chain,
-                log_start,
-            } => {
-                let claim = Claim {
-                    region,
-                    received_upto,
-                    durable_upto,
-                };
-                let end = LogEnd {
-                    epoch,
-                    chain,
-                    own_chain,
-                    log_start,
-                };
-                self.on_attached(claim, end, effects);
-            }
+            Input::CopyAttached { .. } => self.on_attached(&input, effects),
             Input::CopyDetached { region } => {
                 effects.extend(self.acks.detach(region).map(Effect::Event));
             }
@@ -254,7 +233,30 @@ impl Home {
         }
     }
 
-    fn on_attached(&mut self, claim: Claim, end: LogEnd, effects: &mut Vec<Effect>) {
+    fn on_attached(&mut self, input: &Input, effects: &mut Vec<Effect>) {
+        let &Input::CopyAttached {
+            region,
+            received_upto,
+            durable_upto,
+            epoch,
+            chain,
+            own_chain,
+            log_start,
+        } = input
+        else {
+            return;
+        };
+        let claim = Claim {
+            region,
+            received_upto,
+            durable_upto,
+        };
+        let end = LogEnd {
+            epoch,
+            chain,
+            own_chain,
+            log_start,
+        };
         let own = self.own_marks();
         let event = self.acks.attach(claim, end, &self.epochs, own);
         effects.extend(event.map(Effect::Event));

@@ -1,7 +1,7 @@
 //! Bugs that tests plant, to see that the simulator which should catch them does.
 //!
-//! **Owns**: their list, the switch; without the feature `planted`, and in every build without debug
-//! assertions, it is a constant `false`.
+//! **Owns**: their list, the switch; without the feature `planted`, and in every build without
+//! debug assertions, it is a constant `false`.
 //! **Does not own**: what each one breaks (the line that asks).
 
 /// A bug, by what it does wrong.

@@ -4,7 +4,7 @@
 //! **Does not own**: who may ask (the node), what the copy does with them (`heal`).
 //!
 //! Not what readers see: what is visible may wait for the very copies that wait for these cells. A
-//! copy shows none of them before its own log has reached their position and is known to be visible.
+//! copy shows none of them before its own log has reached their position and is visible there.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The process keeps its lease, and its part in the consensus.
 //!
-//! **Owns**: asking the leader, by way of another node if need be; applying the map; the messages of
-//! the consensus.
+//! **Owns**: asking the leader, by way of another node if need be; applying the map; the messages
+//! of the consensus.
 //! **Does not own**: what a grant is worth (core), granting (`plane`).
 
 use std::sync::Arc;

@@ -42,10 +42,8 @@ impl Process {
         let mut effects = Vec::new();
         slot.core.renew_lease(self.lease_until);
         slot.core.step(now, input, &mut effects);
-        if name != "tick" || !effects.is_empty() {
-            let node = self.host.index;
-            scene.note(|| format!("n{node} {partition:?} {name} -> {effects:?}"));
-        }
+        let node = self.host.index;
+        scene.note(|| format!("n{node} {partition:?} {name} -> {effects:?}"));
         let mut rejected = None;
         let mut cargo = Some(cargo);
         let mut has_refused = false;

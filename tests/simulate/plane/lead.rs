@@ -3,8 +3,8 @@
 //! **Owns**: one supervisor for each lead, and carrying out what it decides.
 //! **Does not own**: the decisions (core), being leader (`raft`).
 //!
-//! What is proposed here is put down only if this very lead is confirmed by a majority first: what a
-//! supervisor knows of leases is all there is to know only while it is the only one.
+//! What is proposed here is put down only if this very lead is confirmed by a majority first: what
+//! a supervisor knows of leases is all there is to know only while it is the only one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
