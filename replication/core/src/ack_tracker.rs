@@ -161,7 +161,8 @@ impl AckTracker {
     }
 
     /// A copy said what it has: its marks start again from there, if its log is a prefix of ours.
-    /// It may have what our own disk is not known to have answered for yet: that counts once it has.
+    /// It may have what our own disk is not known to have answered for yet: that counts once it
+    /// has.
     pub(crate) fn attach(
         &mut self,
         claim: Claim,
