@@ -7,7 +7,7 @@
 //! A takeover begins and ends with a command in the map. In between everything may be done again:
 //! a new leader finds the partition given up, gathers promises anew and waits out leases anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domicile_proto::{Epoch, Failover, Keyspace, NodeId, PartitionId};
@@ -96,6 +96,38 @@ pub struct Supervisor {
     /// When giving up a home was last proposed.
     given_up: BTreeMap<PartitionId, Moment>,
     map_version: u64,
+    seen: Seen,
+}
+
+/// What a map comes to while nothing happens: a tick then costs nothing for each partition.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// Of which map; `None`: of none so far.
+    version: Option<u64>,
+    /// The nodes that are homes, or are to be.
+    homes: BTreeSet<NodeId>,
+    /// Whether some partition is being taken over.
+    is_any_lost: bool,
+}
+
+impl Seen {
+    fn of(map: &ControlMap) -> Self {
+        let (mut homes, mut is_any_lost) = (BTreeSet::new(), false);
+        for (_, assignment) in map.assignments() {
+            homes.extend(
+                [Some(assignment.home), assignment.moving_to]
+                    .into_iter()
+                    .flatten(),
+            );
+            is_any_lost |= assignment.lost.is_some();
+        }
+        let version = Some(map.version());
+        Self {
+            version,
+            homes,
+            is_any_lost,
+        }
+    }
 }
 
 impl Supervisor {
@@ -109,6 +141,7 @@ impl Supervisor {
             takeovers: BTreeMap::new(),
             given_up: BTreeMap::new(),
             map_version: 0,
+            seen: Seen::default(),
         }
     }
 
@@ -124,6 +157,9 @@ impl Supervisor {
         let (actual, last) = (map.version(), self.map_version);
         assert!(actual >= last, "the map went back from {last} to {actual}");
         self.map_version = actual;
+        if self.seen.version != Some(actual) {
+            self.seen = Seen::of(map);
+        }
         match input {
             SupervisorInput::Heard { node, incarnation } => {
                 self.watchman.heard(node, incarnation, now, &self.times);
@@ -178,6 +214,10 @@ impl Supervisor {
         map: &ControlMap,
         effects: &mut Vec<SupervisorEffect>,
     ) {
+        let mut homes = self.seen.homes.iter();
+        if !homes.any(|home| self.watchman.is_lost(*home, now, &self.times)) {
+            return;
+        }
         let retry = self.retry();
         let mut commands = Vec::new();
         for (partition, assignment) in map.assignments() {
@@ -270,6 +310,10 @@ impl Supervisor {
         effects: &mut Vec<SupervisorEffect>,
     ) {
         let retry = self.retry();
+        self.given_up.retain(|_, asked| now.since(*asked) < retry);
+        if !self.seen.is_any_lost && self.takeovers.is_empty() {
+            return;
+        }
         self.takeovers.retain(|partition, takeover| {
             let assignment = map.assignment(*partition);
             assignment.is_some_and(|it| it.lost.is_some() && it.epoch == takeover.from)
@@ -319,7 +363,6 @@ impl Supervisor {
                 commands.push(command);
             }
         }
-        self.given_up.retain(|_, asked| now.since(*asked) < retry);
         if !commands.is_empty() {
             effects.push(SupervisorEffect::Propose(commands));
         }
