@@ -45,9 +45,10 @@ impl NodeCore {
             Route::Here(slot) => self.read_slot(&slot, call.key),
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();
-                let rows = link
-                    .forward_get(&call.keyspace, from, call.key, timeout)
-                    .await?;
+                let answer = link.forward_get(&call.keyspace, from, call.key, timeout);
+                let answer = self.unless_moved(partition, link.region(), answer).await;
+                let moved = || Error::new(Reason::NoHome, "the home moved before it answered");
+                let rows = answer.unwrap_or_else(|| Err(moved()))?;
                 Ok(ReadAnswer {
                     entry: rows.entries.into_iter().next(),
                     partition,
