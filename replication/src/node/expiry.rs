@@ -68,9 +68,7 @@ pub(super) async fn run_expiry(core: Arc<NodeCore>) {
             () = &mut closed => return,
             _ = ticks.tick() => {
                 let now_ms = core.clock.head().wall_ms();
-                let (due, rest) = resting.into_iter().partition(|each| each.may_be_due(now_ms));
-                resting = rest;
-                for expirer in Vec::into_iter(due) {
+                for expirer in resting.extract_if(.., |each| each.may_be_due(now_ms)) {
                     rounds.spawn(expirer.round(Arc::clone(&core), Arc::clone(&turn)));
                 }
             }

@@ -114,11 +114,13 @@ struct Feedback {
 
 /// The partitions homed here that the peer may hold. Residency is decided here first.
 fn shared_slots(node: &NodeCore, link: &PeerLink) -> BTreeMap<PartitionId, Arc<Slot>> {
-    let region = link.region();
-    let slots = node.driver.slots();
-    let slots = slots.filter(|slot| slot.is_home() && !slot.is_damaged());
-    let slots = slots.filter(|slot| slot.keyspace.regions.contains(&region));
+    let slots = node.driver.slots().filter(|slot| is_shared(slot, link));
     slots.map(|slot| (slot.partition, slot)).collect()
+}
+
+fn is_shared(slot: &Slot, link: &PeerLink) -> bool {
+    let is_served = slot.is_home() && !slot.is_damaged();
+    is_served && slot.keyspace.regions.contains(&link.region())
 }
 
 fn detach(node: &NodeCore, link: &PeerLink) {
@@ -419,10 +421,13 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
 }
 
 fn take_digests(node: &NodeCore, link: &PeerLink) -> Vec<v1::PartitionDigest> {
-    let shared = shared_slots(node, link);
+    let follows = |slot: Arc<Slot>| {
+        let standing = slot.standing(link.region());
+        is_shared(&slot, link) && standing == Some(Standing::Attached)
+    };
     let digests = link.ship.take_digests().into_iter();
-    let follows = |slot: &Arc<Slot>| slot.standing(link.region()) == Some(Standing::Attached);
-    let digests = digests.filter(|(partition, _)| shared.get(partition).is_some_and(follows));
+    let digests =
+        digests.filter(|(partition, _)| node.driver.slot(*partition).is_some_and(follows));
     digests
         .map(|(partition, digest)| digest_message(partition, digest))
         .collect()
