@@ -146,6 +146,7 @@ impl ClientError {
 
     /// Reads a status: our reason if a Domicile server gave it, else what the code amounts to.
     pub(crate) fn from_status(status: Status) -> Self {
+        let status = as_lost(status);
         let info = status.get_details_error_info();
         if let Some(info) = info.filter(|info| info.domain == DOMAIN) {
             let retry = status.get_details_retry_info();
@@ -226,6 +227,18 @@ fn reason_of_code(code: Code) -> &'static str {
         Code::Unimplemented => "UNIMPLEMENTED",
         _ => UNREACHABLE,
     }
+}
+
+/// A call that was queued when its connection broke is called cancelled, and so is one whose time
+/// was up: what names a cause here, and no expired time among its causes, is the former. What a
+/// server says has no cause.
+fn as_lost(status: Status) -> Status {
+    let has_cause = std::error::Error::source(&status).is_some();
+    let is_expired = has_source::<tonic::TimeoutExpired>(&status);
+    if status.code() == Code::Cancelled && has_cause && !is_expired {
+        return Status::unavailable(format!("connection lost: {}", status.message()));
+    }
+    status
 }
 
 fn has_source<E: std::error::Error + 'static>(status: &Status) -> bool {
@@ -314,6 +327,31 @@ mod tests {
             (ErrorKind::Unavailable, Origin::Transport)
         );
         assert!(error.to_string().contains("proxy says no") && error.is_repeated());
+    }
+
+    /// What carries an error up through the layers of a channel.
+    #[derive(Debug, thiserror::Error)]
+    #[error("carried")]
+    struct Carried(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+    /// Regression: a write that was queued when the connection to a home broke was given back at
+    /// once as INDETERMINATE, as if its time were up, and not sent to another node.
+    #[test]
+    fn a_connection_that_breaks_is_no_deadline() {
+        let carried =
+            |cause| ClientError::from_status(Status::from_error(Box::new(Carried(cause))));
+        let broken = carried(Box::new(Status::cancelled("operation was canceled")));
+        assert_eq!(
+            (broken.kind(), broken.origin()),
+            (ErrorKind::Unavailable, Origin::Transport)
+        );
+        assert!(broken.is_repeated() && broken.to_string().contains("was canceled"));
+        let expired = carried(Box::new(tonic::TimeoutExpired(())));
+        let by_server = ClientError::from_status(Status::cancelled("Timeout expired"));
+        for late in [expired, by_server] {
+            assert_eq!(late.kind(), Reason::DeadlineExceeded.kind());
+            assert!(!late.is_repeated(), "{late}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 )]
 
 mod backup;
+mod bench_failover;
 mod bootstrap;
 mod damage;
 mod expiry;

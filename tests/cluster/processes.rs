@@ -42,6 +42,7 @@ fn start() -> Scene {
         name: name.to_owned(),
         ack: ack.to_owned(),
         home: HomePlan::Pinned("eu".to_owned()),
+        buckets: None,
     };
     let plan = ClusterPlan {
         rtts: Rtts::parse(&regions, "20").unwrap(),

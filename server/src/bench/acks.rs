@@ -96,6 +96,7 @@ fn cluster_plan(options: &BenchOptions, dir: std::path::PathBuf) -> anyhow::Resu
         name: keyspace_name(level),
         ack: level.to_owned(),
         home: HomePlan::Pinned(options.home().to_owned()),
+        buckets: None,
     };
     Ok(ClusterPlan {
         rtts: options.rtts()?,
@@ -121,6 +122,7 @@ pub(super) fn one_region(dir: &Path, stop: &Stop) -> anyhow::Result<Cluster> {
             name: keyspace_name("async"),
             ack: "async".to_owned(),
             home: HomePlan::Pinned(region),
+            buckets: None,
         }],
         dir: dir.to_owned(),
     };

@@ -4,7 +4,9 @@
 //! **Does not own**: flags (`cli`) and the benches themselves.
 
 use super::options::{Bench, BenchOptions};
-use super::{acks, catch_up, embedded, engines, lag, memory, pipelined, reopen, throughput};
+use super::{
+    acks, catch_up, embedded, engines, failover, lag, memory, pipelined, reopen, throughput,
+};
 use crate::rig::{Console, ExitOutcome, Stop, run_to_its_end};
 
 /// Runs a bench to its end: tables to standard output, talk to standard error, files where asked.
@@ -29,6 +31,7 @@ fn run_here(options: &BenchOptions, console: &Console, stop: &Stop) -> anyhow::R
         Bench::Memory => memory::run,
         Bench::Reopen => reopen::run,
         Bench::Engines => engines::run,
+        Bench::Failover => failover::run,
     };
     bench(options, console, stop)
 }

@@ -5,10 +5,11 @@
 //! **Does not own** servers, links and the loss of a region (`rig`), nor flags (`cli`).
 //!
 //! ```text
-//! command -> acks throughput pipelined embedded lag catch_up memory reopen engines
+//! command -> acks throughput pipelined embedded lag catch_up memory reopen engines failover
 //!              |                                                         what is measured
 //!              |- stage                                                on what
 //!              |- series -> load -> unary | stream, pace                how
+//!              |- failover -> the client library, series             homes that change
 //!              |- engines -> engine_life -> disk_use                    a process each
 //!              |- crash -> load + rig's ledger                          what a loss costs
 //!              `- checks, report -> page -> chart; hgrm                 what comes of it
@@ -27,6 +28,7 @@ mod disk_use;
 mod embedded;
 mod engine_life;
 mod engines;
+mod failover;
 mod hgrm;
 mod lag;
 mod load;
@@ -51,6 +53,7 @@ pub use checks::{Bound, Check, Distances, Kind, Verdict, checks_table, outcome};
 pub use command::run;
 pub use crash::{CrashLoad, CrashPlan, CrashReport, LoadedLoss, crash_under_load, load_until_lost};
 pub use engine_life::{EngineLife, live_engine_life};
+pub use failover::{FailoverOptions, FailoverPart};
 pub use load::{Acks, LoadPlan, LoadResult, Order, Second, Shape, run_load};
 pub use options::{Bench, BenchOptions, Ending, KEYS_DEFAULT, MANY_KEYS_DEFAULT, Transport};
 pub use pace::Pace;

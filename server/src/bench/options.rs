@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::failover::FailoverOptions;
 use super::load::Shape;
 use super::pace::Pace;
 use crate::rig::{RttError, Rtts, VALUE_BYTES_DEFAULT};
@@ -47,6 +48,8 @@ pub enum Bench {
     Reopen,
     /// The engines, each in a large store.
     Engines,
+    /// What a change of homes costs.
+    Failover,
 }
 
 impl Bench {
@@ -63,6 +66,7 @@ impl Bench {
             Self::Memory => "memory",
             Self::Reopen => "reopen",
             Self::Engines => "engines",
+            Self::Failover => "failover",
         }
     }
 }
@@ -120,6 +124,10 @@ pub struct BenchOptions {
     pub out: Option<PathBuf>,
     /// Where the servers keep their data meanwhile; `None`: a temporary directory.
     pub dir: Option<PathBuf>,
+    /// What `failover` is asked for besides.
+    pub failover: FailoverOptions,
+    /// The program that serves in `failover`; `None`: this one.
+    pub program: Option<PathBuf>,
 }
 
 impl BenchOptions {
@@ -128,6 +136,7 @@ impl BenchOptions {
     pub fn new(bench: Bench) -> Self {
         let clients = match bench {
             Bench::Throughput | Bench::Embedded => vec![1, 64, 256],
+            Bench::Failover => vec![1, 64],
             _ => vec![64],
         };
         let outstanding = match bench {
@@ -149,14 +158,21 @@ impl BenchOptions {
             value_bytes: VALUE_BYTES_DEFAULT,
             duration: match bench {
                 Bench::Memory => Duration::from_secs(60),
+                Bench::Failover => Duration::from_secs(24),
                 _ => Duration::from_secs(9),
             },
             warmup: Duration::from_secs(1),
-            rounds: 3,
+            rounds: match bench {
+                // Two medians that are compared to 2 % need many turns.
+                Bench::Failover => 12,
+                _ => 3,
+            },
             seed: 1,
             ending: Ending::Crash,
             out: None,
             dir: None,
+            failover: FailoverOptions::default(),
+            program: None,
         }
     }
 
@@ -183,6 +199,9 @@ impl BenchOptions {
         }
         for outstanding in &self.outstanding {
             within("--outstanding", *outstanding, OUTSTANDING_MAX)?;
+        }
+        if self.bench == Bench::Failover {
+            self.failover.check(self.regions.len())?;
         }
         let duration = self.duration;
         anyhow::ensure!(

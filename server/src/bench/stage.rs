@@ -35,6 +35,7 @@ impl Stage {
                 name: KEYSPACE.to_owned(),
                 ack: "async".to_owned(),
                 home: HomePlan::Pinned(options.home().to_owned()),
+                buckets: None,
             }],
             dir: scratch.sub("regions")?,
         };

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use domicile_replication::Engine;
+use domicile_replication::{Engine, Haste};
 
 use crate::bench::{
-    self, Bench, BenchOptions, CeilingMode, CeilingOptions, Ending, EngineLife, Transport,
-    live_engine_life, serve_ceiling,
+    self, Bench, BenchOptions, CeilingMode, CeilingOptions, Ending, EngineLife, FailoverOptions,
+    FailoverPart, Transport, live_engine_life, serve_ceiling,
 };
 use crate::rig::{ExitOutcome, run_leashed};
 
@@ -44,6 +44,8 @@ enum BenchVerb {
     Reopen(BenchFlags),
     /// The engines of this build, each in a large store: writes, memory, disk, reads.
     Engines(BenchFlags),
+    /// What a change of homes costs: a lost one, a planned one, and none at all.
+    Failover(Box<FailoverFlags>),
     #[command(hide = true)]
     EngineLife(EngineLifeFlags),
     #[command(hide = true)]
@@ -99,6 +101,47 @@ struct BenchFlags {
     /// Keep the servers' data in this directory, which must be empty, instead of a temporary one.
     #[arg(long, env = "DOMICILE_BENCH_DIR")]
     dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FailoverFlags {
+    /// The parts that are measured; all, if none is named.
+    #[arg(long, env = "DOMICILE_BENCH_PARTS", value_delimiter = ',')]
+    parts: Vec<PartWord>,
+    /// How often a home is lost (takeover).
+    #[arg(long, env = "DOMICILE_BENCH_RUNS")]
+    runs: Option<usize>,
+    /// How often the homes are handed on (switchover).
+    #[arg(long, env = "DOMICILE_BENCH_SWITCHOVERS")]
+    switchovers: Option<usize>,
+    /// How soon a silent home is given up.
+    #[arg(long, env = "DOMICILE_BENCH_HASTE", default_value = "default")]
+    haste: HasteWord,
+    /// When writes are acknowledged while homes are lost: async, semi-sync, sync:2 (takeover).
+    #[arg(long, env = "DOMICILE_BENCH_ACK")]
+    ack: Option<String>,
+    /// Partitions of which none is written (idle).
+    #[arg(long, env = "DOMICILE_BENCH_IDLE_PARTITIONS")]
+    idle_partitions: Option<u32>,
+    /// Seconds for which they are watched (idle).
+    #[arg(long, env = "DOMICILE_BENCH_IDLE_TIME", value_parser = seconds)]
+    idle_time: Option<Duration>,
+    #[command(flatten)]
+    bench: BenchFlags,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PartWord {
+    Takeover,
+    Switchover,
+    Steady,
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HasteWord {
+    Default,
+    Aggressive,
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +207,7 @@ impl BenchCommand {
             BenchVerb::Memory(flags) => (Bench::Memory, flags),
             BenchVerb::Reopen(flags) => (Bench::Reopen, flags),
             BenchVerb::Engines(flags) => (Bench::Engines, flags),
+            BenchVerb::Failover(flags) => return bench::run(&flags.options()),
             BenchVerb::EngineLife(flags) => {
                 live_engine_life(&flags.life()?)?;
                 return Ok(ExitOutcome::Pass);
@@ -187,6 +231,38 @@ impl CeilingFlags {
             },
             listen: self.listen,
             data: self.data,
+        }
+    }
+}
+
+impl FailoverFlags {
+    fn options(self) -> BenchOptions {
+        let defaults = FailoverOptions::default();
+        let part = |word: &PartWord| match word {
+            PartWord::Takeover => FailoverPart::Takeover,
+            PartWord::Switchover => FailoverPart::Switchover,
+            PartWord::Steady => FailoverPart::Steady,
+            PartWord::Idle => FailoverPart::Idle,
+        };
+        let failover = FailoverOptions {
+            parts: if self.parts.is_empty() {
+                defaults.parts
+            } else {
+                self.parts.iter().map(part).collect()
+            },
+            takeovers: self.runs.unwrap_or(defaults.takeovers),
+            switchovers: self.switchovers.unwrap_or(defaults.switchovers),
+            haste: match self.haste {
+                HasteWord::Default => Haste::Default,
+                HasteWord::Aggressive => Haste::Aggressive,
+            },
+            ack: self.ack.unwrap_or(defaults.ack),
+            idle_partitions: self.idle_partitions.unwrap_or(defaults.idle_partitions),
+            idle_time: self.idle_time.unwrap_or(defaults.idle_time),
+        };
+        BenchOptions {
+            failover,
+            ..self.bench.options(Bench::Failover)
         }
     }
 }
@@ -242,6 +318,8 @@ impl BenchFlags {
             },
             out: self.out,
             dir: self.dir,
+            failover: defaults.failover,
+            program: defaults.program,
         }
     }
 }

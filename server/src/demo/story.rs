@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use domicile_proto::v1::Consistency;
+use domicile_replication::Haste;
 
 use super::control::{Control, Shared};
 use super::ending::{LevelFigures, conclude};
@@ -78,7 +79,7 @@ fn tell_story(
     let rtts = Rtts::parse(&options.regions, &options.rtt)?;
     let plan = ClusterPlan {
         keyspaces: keyspaces(home),
-        homes: agreed(&rtts),
+        homes: HomesPlan::agreed(&rtts, Haste::Default),
         program: None,
         dir: scratch.sub("regions")?,
         rtts,
@@ -114,26 +115,18 @@ fn tell_story(
     Ok(outcome)
 }
 
-/// The regions agree on homes, in times that the longest way between two of them allows.
-fn agreed(rtts: &Rtts) -> HomesPlan {
-    let longest = rtts.pairs().map(|(_, _, rtt)| rtt).max();
-    let longest_ms = longest.unwrap_or_default().as_millis();
-    HomesPlan::Agreed {
-        rtt_max_ms: u64::try_from(longest_ms).unwrap_or(u64::MAX).max(1),
-        is_aggressive: false,
-    }
-}
-
 fn keyspaces(home: &str) -> Vec<KeyspacePlan> {
     let users = KeyspacePlan {
         name: USERS.to_owned(),
         ack: "async".to_owned(),
         home: HomePlan::ByPrefix,
+        buckets: None,
     };
     let compared = LEVELS.map(|level| KeyspacePlan {
         name: keyspace_of(level),
         ack: level.to_owned(),
         home: HomePlan::Pinned(home.to_owned()),
+        buckets: None,
     });
     [users].into_iter().chain(compared).collect()
 }

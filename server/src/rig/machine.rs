@@ -5,8 +5,12 @@
 
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
+
+/// Where `utime` stands in `/proc/<pid>/stat`, counted behind the name: the 14th field of all.
+const PROCESSOR_FIELD: usize = 11;
 
 /// Processor, kernel and memory.
 #[derive(Clone, Debug, Serialize)]
@@ -58,6 +62,23 @@ pub fn resident_kib(pid: u32) -> Option<u64> {
     text.split(' ').next()?.parse().ok()
 }
 
+/// The processor time that a process has taken, in its own code and in the kernel's. `None` once it
+/// is gone.
+#[must_use]
+pub fn processor_time(pid: u32) -> Option<Duration> {
+    let ticks = processor_ticks(&read(&format!("/proc/{pid}/stat")))?;
+    let ticks_per_s = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_secs_f64(ticks as f64 / ticks_per_s as f64))
+}
+
+/// `utime` and `stime`. The name of the program is in brackets and may hold anything.
+fn processor_ticks(text: &str) -> Option<u64> {
+    let (_, after_name) = text.rsplit_once(')')?;
+    let mut fields = after_name.split_whitespace().skip(PROCESSOR_FIELD);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
 /// Processes that wanted to run, on average over the last minute; 0 if unknown. Before a
 /// measurement it is the load of others.
 #[must_use]
@@ -86,6 +107,14 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: Some CPU\nmodel name\t: Other\n";
         assert_eq!(field(text, "model name").as_deref(), Some("Some CPU"));
         assert_eq!(field(text, "missing"), None);
+    }
+
+    #[test]
+    fn processor_time_is_read_behind_the_name() {
+        let text = "77 (a) b (c) S 1 77 77 0 -1 4194560 9 0 0 0 120 30 0 0 20 0 8 0 5 1 2";
+        assert_eq!(processor_ticks(text), Some(150));
+        assert_eq!(processor_ticks("77 (a) S 1"), None);
+        assert!(processor_time(std::process::id()).is_some());
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use console::Console;
 pub use door::Door;
 pub use keys::{KEY_BYTES, Keys, VALUE_BYTES_DEFAULT};
 pub use ledger::{Ack, Comparison, Held, Holdings, Loss, compare};
-pub use machine::{Machine, load_average, resident_kib};
+pub use machine::{Machine, load_average, processor_time, resident_kib};
 pub use outcome::ExitOutcome;
 pub use ports::free_addresses;
 pub use process::{Process, run_leashed};

@@ -7,6 +7,10 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use domicile_replication::Haste;
+
+use super::rtts::Rtts;
+
 /// A keyspace of the run, in all its regions.
 #[derive(Clone, Debug)]
 pub struct KeyspacePlan {
@@ -16,6 +20,8 @@ pub struct KeyspacePlan {
     pub ack: String,
     /// Where its keys are at home.
     pub home: HomePlan,
+    /// Partitions a region; `None`: the default.
+    pub buckets: Option<u16>,
 }
 
 /// Where keys are at home.
@@ -40,6 +46,19 @@ pub enum HomesPlan {
         /// Whether a silent home is given up as soon as is safe.
         is_aggressive: bool,
     },
+}
+
+impl HomesPlan {
+    /// The regions agree on homes, in times that the longest way between two of them allows.
+    #[must_use]
+    pub fn agreed(rtts: &Rtts, haste: Haste) -> Self {
+        let longest = rtts.pairs().map(|(_, _, rtt)| rtt).max();
+        let longest_ms = longest.unwrap_or_default().as_millis();
+        Self::Agreed {
+            rtt_max_ms: u64::try_from(longest_ms).unwrap_or(u64::MAX).max(1),
+            is_aggressive: haste == Haste::Aggressive,
+        }
+    }
 }
 
 /// One server of the run.
@@ -100,8 +119,9 @@ pub(super) fn settings(
             add(format!("peer = \"{address}\"\n"));
         }
     }
-    for KeyspacePlan { name, ack, home } in keyspaces {
-        let placement = match home {
+    for plan in keyspaces {
+        let KeyspacePlan { name, ack, .. } = plan;
+        let placement = match &plan.home {
             HomePlan::Pinned(region) => format!("{{ pinned = {region:?} }}"),
             HomePlan::ByPrefix => {
                 let rule = |(name, _): &(&str, _)| {
@@ -116,6 +136,9 @@ pub(super) fn settings(
         add(format!(
             "\n[[keyspace]]\nname = {name:?}\nplacement = {placement}\nack = {ack:?}\n"
         ));
+        if let Some(buckets) = plan.buckets {
+            add(format!("buckets = {buckets}\n"));
+        }
     }
     text
 }
@@ -141,11 +164,13 @@ mod tests {
                 name: "users".to_owned(),
                 ack: "async".to_owned(),
                 home: HomePlan::ByPrefix,
+                buckets: None,
             },
             KeyspacePlan {
                 name: "pinned".to_owned(),
                 ack: "sync".to_owned(),
                 home: HomePlan::Pinned("eu".to_owned()),
+                buckets: Some(32),
             },
         ];
         let text = settings(&plan("us", "eu"), &keyspaces, HomesPlan::Static);
@@ -153,7 +178,7 @@ mod tests {
             "data = \"/a \\\"quoted\\\" place\"\n",
             "[[region]]\nname = \"eu\"\npeer = \"127.0.0.1:9000\"\n\n[[region]]\nname = \"us\"\n",
             "placement = { rule = { \"eu-\" = \"eu\", \"us-\" = \"us\" }, otherwise = \"eu\" }",
-            "placement = { pinned = \"eu\" }\nack = \"sync\"\n",
+            "placement = { pinned = \"eu\" }\nack = \"sync\"\nbuckets = 32\n",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
