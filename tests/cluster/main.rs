@@ -6,6 +6,7 @@
     reason = "what cannot go on fails where it stands"
 )]
 
+mod altering;
 mod backup;
 mod bootstrap;
 mod damage;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use domicile_core::{
@@ -31,7 +31,7 @@ const ARRIVALS_MAX: usize = 1024;
 /// One partition on this node.
 pub(crate) struct Slot {
     pub(crate) partition: PartitionId,
-    pub(crate) keyspace: Arc<Keyspace>,
+    keyspace: RwLock<Arc<Keyspace>>,
     /// Where its home is; changes while the node is open.
     home: AtomicU16,
     /// Whether it is this node.
@@ -165,7 +165,7 @@ impl Slot {
         };
         Self {
             partition: cells.partition(),
-            keyspace,
+            keyspace: RwLock::new(keyspace),
             home: AtomicU16::new(home.get()),
             is_home: AtomicBool::new(is_home),
             handed_on: AtomicU16::new(0),
@@ -186,6 +186,17 @@ impl Slot {
         lock(&self.state)
     }
 
+    /// The policy that its core was opened with.
+    pub(crate) fn keyspace(&self) -> Arc<Keyspace> {
+        let keyspace = self.keyspace.read();
+        Arc::clone(&keyspace.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The reign that its core was opened for.
+    pub(crate) fn opened_for(&self) -> Option<Epoch> {
+        self.lock().core.config().reign
+    }
+
     /// The region of its home, as far as this node knows.
     pub(crate) fn home(&self) -> RegionId {
         let home = RegionId::new(self.home.load(Ordering::Acquire));
@@ -193,9 +204,20 @@ impl Slot {
     }
 
     /// Another core takes the place of what was here, at the same place or another.
-    pub(super) fn take_seat(&self, state: &mut SlotState, core: Partition) {
+    pub(super) fn take_seat(
+        &self,
+        state: &mut SlotState,
+        keyspace: Arc<Keyspace>,
+        core: Partition,
+    ) {
         let config = core.config();
         self.close_reads();
+        let mut present = self
+            .keyspace
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *present = keyspace;
+        drop(present);
         self.home.store(config.home_region.get(), Ordering::Release);
         let is_home = core.role() == Role::Home;
         self.is_home.store(is_home, Ordering::Release);

@@ -440,7 +440,7 @@ impl Driver {
     fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq, outbox: &mut Outbox) {
         slot.cells.advance(upto);
         slot.wake_readers();
-        if slot.is_home() && slot.keyspace.ack != AckLevel::Async {
+        if slot.is_home() && state.core.config().ack != AckLevel::Async {
             let Some(epoch) = state.core.epoch() else {
                 return;
             };
@@ -575,7 +575,7 @@ pub(crate) fn public_receipt(
     receipt: &domicile_core::Receipt,
     request_id: RequestId,
 ) -> Receipt {
-    let regions = &slot.keyspace.regions;
+    let regions = &slot.keyspace().regions;
     let durable_in = receipt
         .durable_in
         .iter()

@@ -248,7 +248,9 @@ fn check_word(
             let message = format!("region {to} may not hold keyspace {name}");
             return Err(Error::new(Reason::DataResidency, message));
         }
-        let is_proven = map.fencing(policy) != Fencing::Operator;
+        let in_force = map.assignment(partition).into_iter();
+        let mut in_force = in_force.flat_map(|it| map.policies_in_force(partition, it));
+        let is_proven = in_force.all(|policy| policy.fencing != Fencing::Operator);
         if !(is_proven || word.is_fenced || word.accepts_split_brain) {
             return invalid(format!(
                 "nothing proves that the home of {partition} ({name}) is off: say that you have \

@@ -122,7 +122,7 @@ fn reopen(node: &NodeCore, slot: &Slot) -> Result<(), Failure> {
         recovered_copy(node, slot.partition),
         node.clock.now(),
     )?;
-    node.driver.reseat(slot, core);
+    node.driver.reseat(slot, slot.keyspace(), core);
     Ok(())
 }
 

@@ -11,6 +11,8 @@
 //!                      home: knows that T has it, follows T
 //! map: T is home       told by T, again and again
 //! ```
+//! A home may follow on itself: so an alteration of its keyspace comes into force, with a reign.
+//!
 //! The mark is the only thing that decides. Whoever restarts finds it at the end of the log. A node
 //! that follows and is lost before it begins is waited for by the control plane's leader, whose
 //! takeover ends both reigns.
@@ -99,9 +101,11 @@ async fn take_part(node: Arc<NodeCore>, plane: Arc<Plane>, partition: PartitionI
             to_region,
         };
         let is_home = assignment.home == node.store.node_id();
+        let follows_itself = is_home && to == assignment.home;
         tokio::select! {
             () = node.closed() => return,
-            () = hand_on(&switch), if is_home => {}
+            () = renew(&switch), if follows_itself => {}
+            () = hand_on(&switch), if is_home && !follows_itself => {}
             () = follow(&switch), if !is_home => {}
         }
     }
@@ -190,6 +194,43 @@ async fn hand_on(switch: &Switch) {
     }
 }
 
+/// The part of a home that follows on itself: what was altered comes into force with its new reign.
+async fn renew(switch: &Switch) {
+    let Switch { slot, node, to, .. } = switch;
+    let partition = slot.partition;
+    let begun = Instant::now();
+    let has_begun = || {
+        let tail = node.store.tail(partition);
+        tail.is_some_and(|tail| tail.epoch == switch.next())
+    };
+    while !has_begun() && slot.handed_to() != Some(*to) {
+        if !switch.is_on() {
+            return;
+        }
+        node.driver.input(slot, Input::HandOn { to: *to });
+        if slot.handed_to() == Some(*to) {
+            break;
+        }
+        // It has no lease right now.
+        if begun.elapsed() >= SWITCH_PATIENCE / 2 {
+            return call_off(switch).await;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    // Whoever waits for the copies gets a moment to be answered.
+    let mark = slot.held_mark().received_upto;
+    let patience = Instant::now() + switch.plane.times.pause_max;
+    while !slot.is_quiet() || (slot.visible_upto() < mark && Instant::now() < patience) {
+        if !switch.is_on() {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    tracing::info!(%partition, "the home begins a new reign under what was altered");
+    switch.begin();
+    tell_until_known(switch).await;
+}
+
 /// Nothing has happened: the home stays what it is.
 async fn call_off(switch: &Switch) {
     let partition = switch.slot.partition;
@@ -236,6 +277,12 @@ async fn follow(switch: &Switch) {
     }
     tracing::info!(%partition, "the partition was handed on to this node");
     switch.begin();
+    tell_until_known(switch).await;
+}
+
+/// Tells the map that the node that follows has begun, again and again.
+async fn tell_until_known(switch: &Switch) {
+    let partition = switch.slot.partition;
     while switch.is_on() {
         let command = Command::CommitSwitchover {
             partition,

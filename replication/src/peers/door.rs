@@ -72,8 +72,8 @@ impl PeerService {
             let text = format!("this is not the home of {partition}");
             return Err(Status::failed_precondition(text));
         };
-        if !slot.keyspace.regions.contains(&region) {
-            let (keyspace, region) = (&slot.keyspace.name, &request.region);
+        if !slot.keyspace().regions.contains(&region) {
+            let (keyspace, region) = (&slot.keyspace().name, &request.region);
             let text = format!("keyspace {keyspace} may not be in region {region}");
             return Err(Status::permission_denied(text));
         }

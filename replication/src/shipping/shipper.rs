@@ -117,7 +117,7 @@ fn shared_slots(node: &NodeCore, link: &PeerLink) -> BTreeMap<PartitionId, Arc<S
     let region = link.region();
     let slots = node.driver.slots();
     let slots = slots.filter(|slot| slot.is_home() && !slot.is_damaged());
-    let slots = slots.filter(|slot| slot.keyspace.regions.contains(&region));
+    let slots = slots.filter(|slot| slot.keyspace().regions.contains(&region));
     slots.map(|slot| (slot.partition, slot)).collect()
 }
 
@@ -403,7 +403,7 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
     let shared = |partition: &PartitionId| {
         node.driver
             .slot(*partition)
-            .is_some_and(|slot| slot.keyspace.regions.contains(&link.region()))
+            .is_some_and(|slot| slot.keyspace().regions.contains(&link.region()))
     };
     let watermarks = link.ship.take_watermarks();
     let watermarks = watermarks

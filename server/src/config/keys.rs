@@ -256,6 +256,18 @@ pub const KEYS: &[Key] = &[
     ),
     key("keyspace[].max_rpo_ms", "ms", "none", "the same in time"),
     key(
+        "keyspace[].failover",
+        "promote, read_only",
+        "promote",
+        "whether a lost home is succeeded by itself or by an operator's word",
+    ),
+    key(
+        "keyspace[].successors",
+        "names",
+        "in the order of regions",
+        "who comes first among copies that have as much",
+    ),
+    key(
         "keyspace[].buckets",
         "1 to 1024",
         "8",

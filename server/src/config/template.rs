@@ -60,6 +60,8 @@ name = "default"
 # max_rpo_writes = 100000         # refuse writes beyond this potential loss; default: no limit
 # max_rpo_bytes = 104857600
 # max_rpo_ms = 60000
+# failover = "promote"            # or "read_only": an operator decides
+# successors = ["local"]          # who comes first among copies that have as much
 # buckets = 8
 # delimiter = "/"
 "#;

@@ -61,7 +61,7 @@ fn floor_of(assignment: Assignment) -> Epoch {
 }
 
 impl Process {
-    fn seat_of(&self, map: &ControlMap, keyspace: &Keyspace, id: PartitionId) -> Option<Seat> {
+    fn seat_of(&self, map: &ControlMap, id: PartitionId) -> Option<Seat> {
         let assignment = map.assignment(id)?;
         // A map that is behind the log here, as after a restart, makes nobody home.
         let tail = self.store.tail(id);
@@ -71,7 +71,7 @@ impl Process {
             is_here: assignment.home == self.host.id && !is_behind,
             epoch: assignment.epoch,
             floor: floor_of(assignment),
-            lease: match map.fencing(keyspace) {
+            lease: match map.policy(id, assignment.revision)?.fencing {
                 Fencing::Lease => LeaseNeed::Everything,
                 Fencing::AckRevocation => LeaseNeed::Reads,
                 Fencing::Operator => LeaseNeed::Nothing,
@@ -122,8 +122,8 @@ impl Process {
         self.learn(map, scene)?;
         let seats: Vec<(PartitionId, Seat)> = self
             .slots
-            .iter()
-            .filter_map(|(id, slot)| Some((*id, self.seat_of(map, &slot.keyspace, *id)?)))
+            .keys()
+            .filter_map(|id| Some((*id, self.seat_of(map, *id)?)))
             .collect();
         let fences = seats.iter().filter(|(id, seat)| {
             let promised = self.store.promised(*id);
@@ -164,7 +164,7 @@ impl Process {
         for keyspace in map.keyspaces() {
             for id in keyspace.partitions() {
                 if !self.slots.contains_key(&id)
-                    && let Some(seat) = self.seat_of(map, keyspace, id)
+                    && let Some(seat) = self.seat_of(map, id)
                 {
                     new.push((Arc::new(keyspace.clone()), id, seat));
                 }

@@ -339,3 +339,33 @@ fn a_reign_after_a_handing_on_is_above_what_that_may_have_begun() {
     lead.run(lead.times.lease * 2, &[12, 13]);
     assert_eq!(lead.home(partition), (12, 3));
 }
+
+#[test]
+fn homes_that_are_heard_of_begin_anew_when_their_keyspace_is_altered() {
+    let before = Keyspace {
+        failover: Failover::ReadOnly,
+        ..keyspace(AckLevel::Async)
+    };
+    let (mut lead, partition) = Lead::new(before.clone());
+    lead.run(Duration::from_secs(10), &[12, 13]);
+    let after = Keyspace {
+        ack: AckLevel::SYNC,
+        ..before
+    };
+    lead.map
+        .apply(&Command::AlterKeyspace(Box::new(after)))
+        .unwrap();
+    // Its node was never heard of.
+    lead.run(Duration::from_secs(2), &[12, 13]);
+    assert!(lead.applied.is_empty(), "{:?}", lead.applied);
+    lead.run(Duration::from_millis(500), &[11, 12, 13]);
+    let from = lead.map.assignment(partition).unwrap().epoch;
+    let begun = Command::BeginSwitchover {
+        partition,
+        from,
+        to: node(11),
+    };
+    assert!(lead.applied.contains(&begun), "{:?}", lead.applied);
+    let again = lead.applied.iter().filter(|it| **it == begun).count();
+    assert_eq!(again, 1, "once it is begun nobody proposes it again");
+}

@@ -18,7 +18,7 @@ use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, RegionId, Seq};
 
 use super::command::{Command, Decision, Evidence, OperatorWord};
 use super::fencing::{Fencing, revokes};
-use super::map::{Assignment, ControlMap};
+use super::map::{Assignment, ControlMap, Policy};
 use super::times::ControlTimes;
 use crate::moment::Moment;
 use crate::planted::{Bug, is_planted};
@@ -146,16 +146,25 @@ impl TakeOver {
         // Readers of the old home cannot see that its copies refuse it: its lease is waited for in
         // either case.
         let leases_are_over = scene.now >= self.leases_end || is_planted(Bug::LeaseNotWaitedOut);
-        match scene.map.fencing(scene.keyspace) {
-            Fencing::Operator => None,
-            Fencing::Lease => leases_are_over.then_some(Evidence::LeaseRanOut),
-            Fencing::AckRevocation => {
-                let by = self.revoked_by(scene);
-                let keyspace = scene.keyspace;
-                let is_enough = revokes(keyspace.ack, keyspace.copies(), by.len());
-                (leases_are_over && is_enough).then_some(Evidence::AcksRevoked { by })
-            }
+        let policies = scene
+            .map
+            .policies_in_force(scene.partition, scene.assignment);
+        let policies: Vec<&Policy> = policies.collect();
+        let has = |fencing| policies.iter().any(|policy| policy.fencing == fencing);
+        if has(Fencing::Operator) || !leases_are_over {
+            return None;
         }
+        if !has(Fencing::AckRevocation) {
+            return Some(Evidence::LeaseRanOut);
+        }
+        let by = self.revoked_by(scene);
+        let is_enough = policies.iter().all(|policy| {
+            let keyspace = &policy.keyspace;
+            let promised = by.iter().filter(|it| keyspace.regions.contains(it));
+            policy.fencing != Fencing::AckRevocation
+                || revokes(keyspace.ack, keyspace.copies(), promised.count())
+        });
+        is_enough.then_some(Evidence::AcksRevoked { by })
     }
 
     /// The regions beside the home's that promised and hold what they ever acknowledged.
