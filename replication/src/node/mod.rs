@@ -18,6 +18,7 @@ mod read;
 mod request_id;
 mod scan;
 mod scrub;
+mod session;
 pub mod status;
 mod watch;
 mod write;
