@@ -13,6 +13,7 @@ mod damage;
 mod expiry;
 mod hostile;
 mod levels;
+mod membership;
 mod orphans;
 mod processes;
 mod reads;

@@ -132,8 +132,7 @@ impl NodeCore {
     ) -> Result<Switchover, Error> {
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let map = plane.map();
-        let mut nodes = map.live_nodes();
-        let (follower, _) = nodes.find(|(_, region)| *region == to).ok_or_else(|| {
+        let follower = self.node_at(&map, to).ok_or_else(|| {
             let message = format!("no node of region {to} is in the cluster");
             Error::new(Reason::InvalidArgument, message)
         })?;
@@ -169,6 +168,18 @@ impl NodeCore {
             outcome.stayed.extend(refused);
         }
         Ok(outcome)
+    }
+
+    /// The node of a region; where one takes another's place, the one that answers.
+    fn node_at(&self, map: &ControlMap, region: RegionId) -> Option<NodeId> {
+        let nodes = map.live_nodes().filter(|(_, at)| *at == region);
+        let nodes: Vec<NodeId> = nodes.map(|(node, _)| node).collect();
+        let known = match region == self.topology.own.id {
+            true => Some(self.store.node_id()),
+            false => self.links.get(&region).and_then(|link| link.status().node),
+        };
+        let known = known.filter(|node| nodes.contains(node));
+        known.or_else(|| nodes.first().copied())
     }
 
     pub(super) async fn give_up_homes(

@@ -86,7 +86,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let plane = match &options.control {
         None => None,
         Some(control) => {
-            let started = Plane::start(control, &topology, &store, recovery.created).await?;
+            let how = (recovery.created, options.replaces);
+            let started = Plane::start(control, &topology, &store, how).await?;
             let (plane, inputs) = started;
             Some((Arc::new(plane), inputs))
         }

@@ -23,8 +23,8 @@ enum Standing {
     Lost(Seq),
 }
 
-/// `reigns` are the log's with the first record of each, oldest first; `present` is the one in which
-/// it goes on, which may have no record yet.
+/// `reigns` are the log's with the first record of each, oldest first; `present` is the one in
+/// which it goes on, which may have no record yet.
 fn standing(
     reigns: &[(Epoch, Seq)],
     present: Option<Epoch>,

@@ -135,6 +135,11 @@ impl Switch {
 
     /// How the node that follows stands.
     fn progress(&self) -> Progress {
+        // Another node of its region is not the one that is to follow.
+        let link = self.node.links.get(&self.to_region);
+        if link.is_none_or(|link| link.status().node != Some(self.to)) {
+            return Progress::Away;
+        }
         let (status, _) = self.slot.status(self.node.clock.now());
         let mut copies = status.copies.iter();
         let copy = copies.find(|copy| copy.region == self.to_region);

@@ -42,6 +42,8 @@ pub(super) struct ClusterGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct NodeGiven {
     pub(super) region: Option<String>,
+    pub(super) witness: Option<bool>,
+    pub(super) replaces: Option<String>,
     pub(super) data: Option<String>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
@@ -81,6 +83,7 @@ pub(super) struct RegionGiven {
     pub(super) name: String,
     pub(super) id: Option<u16>,
     pub(super) peer: Option<String>,
+    pub(super) witness: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -63,6 +63,18 @@ pub const KEYS: &[Key] = &[
         "which of the regions this node is",
     ),
     key(
+        "node.witness",
+        "true, false",
+        "false",
+        "says that the own region is a witness, as a check against its entry",
+    ),
+    key(
+        "node.replaces",
+        "node id",
+        "none",
+        "the node of this region whose disk is lost and whose place this one takes",
+    ),
+    key(
         "node.data",
         "path",
         "domicile-data",
@@ -205,6 +217,12 @@ pub const KEYS: &[Key] = &[
         "host:port",
         "required, but for the own region",
         "where it is dialled",
+    ),
+    key(
+        "region[].witness",
+        "true, false",
+        "false",
+        "it votes and holds no data",
     ),
     key(
         "keyspace[].name",

@@ -137,7 +137,8 @@ impl Check<'_> {
 
     fn allowed(&mut self, names: Option<&[String]>) -> Option<Vec<RegionId>> {
         let Some(names) = names else {
-            return Some(self.regions.iter().map(|region| region.id).collect());
+            let holders = self.regions.iter().filter(|region| !region.is_witness);
+            return Some(holders.map(|region| region.id).collect());
         };
         let key = self.part("regions");
         let ids: Vec<_> = names.iter().map(|name| self.region(&key, name)).collect();

@@ -47,6 +47,7 @@ name = "local"
 # [[region]]
 # name = "eu"
 # peer = "10.0.0.7:7401"
+# witness = true                  # it votes and holds no data
 
 [[keyspace]]
 name = "default"

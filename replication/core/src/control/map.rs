@@ -242,8 +242,11 @@ impl ControlMap {
                 epoch: it.epoch,
             });
         }
-        for it in self.partitions.values_mut() {
-            it.moving_to = it.moving_to.filter(|to| *to != node);
+        // The home may have ended its reign in favour of this node.
+        let mut moving = self.partitions.iter();
+        if let Some((partition, _)) = moving.find(|(_, it)| it.moving_to == Some(node)) {
+            let (partition, problem) = (*partition, "it is being handed to the node: wait");
+            return Err(CommandRefused::Switchover { partition, problem });
         }
         self.nodes.entry(node).and_modify(|it| it.is_retired = true);
         Ok(())

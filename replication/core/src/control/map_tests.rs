@@ -610,3 +610,25 @@ fn who_may_succeed_is_altered_at_once_and_regions_grow_at_the_end() {
         "{refused}"
     );
 }
+
+/// Its home may have ended its reign in favour of a node that never comes: the leader takes that
+/// over, and only then is the node forgotten.
+#[test]
+fn a_node_that_something_is_handed_to_is_not_forgotten() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let from = map.assignment(partition).unwrap().epoch;
+    let to = node(12);
+    map.apply(&Command::BeginSwitchover {
+        partition,
+        from,
+        to,
+    })
+    .unwrap();
+    let retire = Command::RetireNode { node: to };
+    let refused = refusal(&mut map, &retire);
+    assert!(refused.contains("being handed to the node"), "{refused}");
+    map.apply(&Command::AbortSwitchover { partition, from })
+        .unwrap();
+    map.apply(&retire).unwrap();
+}
