@@ -223,6 +223,7 @@ impl Driver {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
         if state.installing {
+            state.turned_away = true;
             return Err(Refused::Installing);
         }
         let (header, chain) = (*segment.header(), segment.chain());
