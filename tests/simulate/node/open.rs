@@ -50,7 +50,7 @@ impl Process {
             scene.fail("I16 fail-stop", problem);
         }
         let ids: Vec<_> = recovery.partitions.iter().map(|it| it.partition).collect();
-        if let Err(problem) = scene.truth.reopened(host.index, &store, &ids) {
+        if let Err(problem) = scene.truth.reopened(host.index, &store, &ids, scene.now_us) {
             scene.fail("I1 ack truth", problem);
         }
         let started_us = host.clocks.boot_us(scene.now_us);
@@ -74,6 +74,7 @@ impl Process {
             promising: VecDeque::new(),
             rejoins: Vec::new(),
             wanted: BTreeMap::new(),
+            fetches: 0,
             is_polled: false,
             outbox: Vec::new(),
             host,

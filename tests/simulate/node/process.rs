@@ -59,11 +59,15 @@ pub(crate) struct Slot {
     pub(crate) next_ticket: u64,
     pub(crate) armed: Option<Moment>,
     pub(crate) installing: bool,
+    /// A segment was refused since then.
+    pub(crate) turned_away: bool,
     pub(crate) is_damaged: bool,
     /// In which reign the home spoke by whose word cells are newer than the log.
     pub(crate) ahead_by: Option<Epoch>,
     /// In which reign the home is asked for what heals.
     pub(crate) healing: Option<Epoch>,
+    /// When it was last asked for cells.
+    pub(crate) asked_us: u64,
     pub(crate) reads_open: bool,
 }
 
@@ -91,6 +95,8 @@ pub(crate) struct Process {
     pub(super) rejoins: Vec<Rejoin>,
     /// Partitions that want a snapshot, and up to where at least.
     pub(super) wanted: BTreeMap<PartitionId, Seq>,
+    /// Snapshots asked for so far.
+    pub(super) fetches: u64,
     pub(super) is_polled: bool,
     pub(super) outbox: Vec<(Place, Body)>,
 }
@@ -186,6 +192,7 @@ impl Process {
             }
             Wake::Dial(peer, generation) => self.dial(peer, generation, scene),
             Wake::Beat(peer, conn) => self.beat(peer, conn, scene),
+            Wake::Rewind(peer, conn) => self.rewind(peer, conn),
             Wake::Acks(peer) => self.send_acks(peer),
             Wake::Lease => self.ask_lease(scene),
             Wake::Lead => self.look_around(scene),
@@ -294,7 +301,11 @@ impl Slot {
 
     /// Takes nothing from now on; false if it does not already.
     pub(super) fn try_close_intake(&mut self) -> bool {
-        !std::mem::replace(&mut self.installing, true)
+        let is_closed = !std::mem::replace(&mut self.installing, true);
+        if is_closed {
+            self.turned_away = false;
+        }
+        is_closed
     }
 
     pub(super) fn open_intake(&mut self) {

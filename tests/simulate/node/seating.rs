@@ -180,6 +180,8 @@ impl Process {
             let config = config_of(&keyspace, id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
             let is_wounded = self.store.wound(id).is_some();
+            let node = self.host.index;
+            scene.note(|| format!("n{node} {id:?} begins as {seat:?}, wounded {is_wounded}"));
             let slot = new_slot(keyspace, core, is_wounded);
             self.slots.insert(id, slot);
             if !seat.is_here && self.is_ahead_of(id, None) {
@@ -267,7 +269,7 @@ impl Process {
                 return self.reseat(scene);
             };
             let slot = &self.slots[&next.partition];
-            let is_wounded = !slot.is_home && self.store.wound(next.partition).is_some();
+            let is_wounded = self.store.wound(next.partition).is_some();
             let is_closed = next.is_taken || is_wounded;
             let is_rested = is_closed && slot.is_quiet();
             if is_closed && !is_rested && scene.now_us < self.seating.deadline_us {
@@ -347,9 +349,11 @@ fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot 
         next_ticket: 0,
         armed: None,
         installing: is_wounded,
+        turned_away: false,
         is_damaged: false,
         ahead_by: None,
         healing: None,
+        asked_us: 0,
         reads_open: false,
         keyspace,
         core,

@@ -103,9 +103,9 @@ impl Truth {
         self.log(node, partition).cutting = Some(fork);
     }
 
-    pub(crate) fn cut(&mut self, node: usize, partition: PartitionId, fork: Seq) {
+    pub(crate) fn cut(&mut self, node: usize, partition: PartitionId, fork: Seq, at_us: u64) {
         let log = self.log(node, partition);
-        log.cut_after(fork);
+        log.cut_after(fork, at_us);
         log.cutting = None;
     }
 
@@ -127,8 +127,11 @@ impl Truth {
                 .collect();
         }
         let log = self.log(node, partition);
+        let mut replaced = std::mem::take(&mut log.replaced);
+        replaced.append(&mut log.durable);
         *log = Log {
             durable,
+            replaced,
             lost: std::mem::take(&mut log.lost),
             cut: std::mem::take(&mut log.cut),
             ..Log::default()
@@ -194,6 +197,7 @@ impl Truth {
         node: usize,
         store: &Store,
         partitions: &[PartitionId],
+        at_us: u64,
     ) -> Result<(), String> {
         let known = self.logs.keys().filter(|(it, _)| *it == node);
         let mut all: Vec<PartitionId> = known.map(|(_, partition)| *partition).collect();
@@ -209,7 +213,7 @@ impl Truth {
             if let Some(fork) = log.cutting.take()
                 && found == fork
             {
-                log.cut_after(fork);
+                log.cut_after(fork, at_us);
             }
             let known = log.last_seq();
             if found < known {
