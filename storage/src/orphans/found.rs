@@ -146,14 +146,15 @@ mod tests {
 
     use super::*;
     use crate::journal::cuts::CutMark;
-    use crate::journal::tails::PartitionTail;
-    use crate::journal::{FileNumber, OrphanNumber};
+    use crate::journal::{FileNumber, OrphanNumber, PartitionTail};
 
-    const PARTITION: PartitionId = PartitionId {
-        keyspace: KeyspaceId::new(1),
-        region: RegionId::new(7).unwrap(),
-        bucket: Bucket::new(0),
-    };
+    fn partition() -> PartitionId {
+        PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region: RegionId::new(7).unwrap(),
+            bucket: Bucket::new(0),
+        }
+    }
 
     fn chain(bits: u64) -> ChainHash {
         ChainHash::from_bits(bits)
@@ -173,10 +174,10 @@ mod tests {
             visible_upto: Seq::NONE,
             epoch_history: vec![(epoch, Seq::FIRST)],
         };
-        tails.insert(PARTITION, tail);
+        tails.insert(partition(), tail);
         for (offset, fork) in (1..).zip(forks) {
             cuts.add(CutMark {
-                partition: PARTITION,
+                partition: partition(),
                 number: OrphanNumber::FIRST,
                 seq: Seq::new(*fork),
                 end: Seq::new(99),
@@ -195,7 +196,7 @@ mod tests {
 
     fn check(log: &(Tails, Cuts), fork: u64) -> Result<(), String> {
         let cut = Cut {
-            partition: PARTITION,
+            partition: partition(),
             seq: Seq::new(fork),
             chain: chain(1),
             visible_upto: Seq::NONE,
