@@ -40,6 +40,18 @@ pub(crate) enum NodeBug {
     ReadsOpenWhenFenced,
     /// Cells that are newer than the log do not matter to a new home.
     IgnoreAhead,
+    /// The node that follows begins as soon as the map says that it is to.
+    FollowWithoutMark,
+    /// The map is told of the new home before that has the end of the old reign.
+    CommitBeforeMark,
+    /// A home that has handed on and follows calls the change off, as it sees nobody follow.
+    CallOffBehindTheMark,
+    /// A home that restarts does not know that it has handed on.
+    ForgetHandedOn,
+    /// A home that has handed on still answers reads.
+    ServeWhenHandedOn,
+    /// A home that has handed on begins to follow before the other one has the end of its reign.
+    LeaveBeforeTheyHaveIt,
     /// A lease counts from when it was granted, not from when it was asked for.
     LeaseFromGrant,
 }

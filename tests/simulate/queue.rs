@@ -63,6 +63,8 @@ pub(crate) enum Wake {
     Flush,
     /// A new map is looked at.
     Seat,
+    /// Switchovers are looked after.
+    Switch,
     /// Wounds are mended, snapshots fetched.
     Mend,
     /// A poisoned process is ended by whoever runs it.

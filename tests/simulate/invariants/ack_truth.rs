@@ -41,6 +41,9 @@ pub(crate) fn check(home_of: impl Fn(PartitionId) -> Option<usize>, scene: &mut 
 
 /// Why a write should not have been lost there.
 pub(super) fn forbidden(acked: &Acked, lost: &TakenOver, scene: &Scene) -> Option<String> {
+    if lost.is_planned {
+        return Some("it was handed on".to_owned());
+    }
     if lost.is_by_word || goes_on_from_a_right_loss(acked, lost, scene) {
         return None;
     }

@@ -152,6 +152,9 @@ impl Process {
             return;
         }
         let node = self.host.index;
+        if let Some(received) = self.store.received_snapshot(partition) {
+            scene.truth.log(node, partition).installing = Some(received.seq);
+        }
         let installed = self.store.install_received(partition);
         self.hear_of_commits();
         scene.note(|| format!("n{node} {partition:?} installed: {installed:?}"));

@@ -14,6 +14,7 @@ use domicile_storage::{EngineChoice, OnDamage, Store, StoreOptions};
 
 use super::process::{Host, Process};
 use super::seating::Seating;
+use super::switchover::Switches;
 use crate::network::REGIONS;
 use crate::queue::Wake;
 use crate::scene::Scene;
@@ -71,6 +72,7 @@ impl Process {
             lead: None,
             pending: Vec::new(),
             seating: Seating::default(),
+            switches: Switches::default(),
             promising: VecDeque::new(),
             rejoins: Vec::new(),
             wanted: BTreeMap::new(),

@@ -18,6 +18,7 @@ use super::receive::Incoming;
 use super::rejoin::Rejoin;
 use super::seating::Seating;
 use super::ship::Outgoing;
+use super::switchover::Switches;
 use crate::clients::Call;
 use crate::clocks::Clocks;
 use crate::packets::{Body, Frame, HeldMark, Packet, Place};
@@ -69,6 +70,8 @@ pub(crate) struct Slot {
     /// When it was last asked for cells.
     pub(crate) asked_us: u64,
     pub(crate) reads_open: bool,
+    /// The home that follows, once this one has ended its reign.
+    pub(crate) handed_on: Option<RegionId>,
 }
 
 /// A process that runs.
@@ -91,6 +94,7 @@ pub(crate) struct Process {
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Vec<Pending>,
     pub(super) seating: Seating,
+    pub(super) switches: Switches,
     pub(super) promising: VecDeque<Promising>,
     pub(super) rejoins: Vec<Rejoin>,
     /// Partitions that want a snapshot, and up to where at least.
@@ -199,6 +203,7 @@ impl Process {
             Wake::Consensus => self.wake_consensus(scene),
             Wake::Flush => self.flush(scene),
             Wake::Seat => self.begin_seating(scene),
+            Wake::Switch => self.take_part(scene),
             Wake::Mend => self.mend(scene),
             Wake::Restart => {}
         }
@@ -249,6 +254,7 @@ impl Process {
                 partition,
                 found,
             } if process == self.number => self.take_snapshot(partition, found, scene),
+            Body::Tell { command } => self.on_told(command, scene),
             Body::Request { call } => self.serve(call, scene),
             Body::Cells { .. } | Body::Snapshot { .. } | Body::Answer { .. } => {}
         }

@@ -63,20 +63,32 @@ fn floor_of(assignment: Assignment) -> Epoch {
 impl Process {
     fn seat_of(&self, map: &ControlMap, keyspace: &Keyspace, id: PartitionId) -> Option<Seat> {
         let assignment = map.assignment(id)?;
+        let (mut epoch, mut floor) = (assignment.epoch, floor_of(assignment));
+        let mut home = assignment.home;
+        let handed = self.switches.handed(id).filter(|handed| *handed > epoch);
+        if let Some(handed) = handed.filter(|_| floor == epoch) {
+            // It was handed on, and the map does not say so yet.
+            (home, epoch, floor) = (handed.node, handed, handed);
+        }
         // A map that is behind the log here, as after a restart, makes nobody home.
         let tail = self.store.tail(id);
-        let is_behind = tail.is_some_and(|tail| tail.epoch > assignment.epoch);
+        let is_behind = tail.is_some_and(|tail| tail.epoch > epoch);
         Some(Seat {
-            home: map.node(assignment.home)?.region,
-            is_here: assignment.home == self.host.id && !is_behind,
-            epoch: assignment.epoch,
-            floor: floor_of(assignment),
+            home: map.node(home)?.region,
+            is_here: home == self.host.id && !is_behind,
+            epoch,
+            floor,
             lease: match map.fencing(keyspace) {
                 Fencing::Lease => LeaseNeed::Everything,
                 Fencing::AckRevocation => LeaseNeed::Reads,
                 Fencing::Operator => LeaseNeed::Nothing,
             },
         })
+    }
+
+    /// The map is looked at again: there is more than it says.
+    pub(super) fn seat_again(&mut self) {
+        self.seating.seen = 0;
     }
 
     /// A new map is looked at soon.
@@ -100,7 +112,9 @@ impl Process {
         }
         let map = Arc::clone(&self.host.map);
         self.seating.seen = map.version();
-        if let Err(error) = self.apply(&map, scene) {
+        let applied = self.apply(&map, scene);
+        self.look_at_switchovers(scene);
+        if let Err(error) = applied {
             let node = self.host.index;
             scene.note(|| format!("n{node} the map was not applied: {error}"));
             self.try_seating_again(scene);
@@ -242,11 +256,16 @@ impl Process {
         if let Some(newest) = requests.iter().map(|request| request.hlc).max() {
             self.observe(newest, scene);
         }
+        let handed_to = match seat.is_here && !is_planted(NodeBug::ForgetHandedOn) {
+            true => self.reign_end(partition, seat.epoch),
+            false => None,
+        };
         Recovered {
             epoch: match seat.is_here {
                 true => Some(seat.epoch),
                 false => copy.epoch,
             },
+            handed_to,
             visible_upto: visible_upto.unwrap_or(copy.visible_upto),
             requests,
             ..copy
@@ -293,6 +312,9 @@ impl Process {
             let recovered = self.recovered(id, seat, Some(visible_upto), scene);
             let config = config_of(&keyspace, id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
+            if seat.is_here && self.switches.handed(id) == Some(seat.epoch) {
+                invariants::handing_on::begun(self.host.index, id, seat.epoch, scene);
+            }
             self.take_seat(id, core, scene);
         }
         for it in moves.iter().filter(|it| it.is_taken) {
@@ -319,7 +341,7 @@ impl Process {
         let waiting = slot.waiters.len();
         assert!(waiting == 0, "{id:?}: {waiting} callers wait");
         let config = core.config();
-        slot.reads_open = false;
+        (slot.reads_open, slot.handed_on) = (false, None);
         slot.home = config.home_region;
         slot.is_home = core.role() == Role::Home;
         slot.needs_lease = config.lease > LeaseNeed::Nothing;
@@ -355,6 +377,7 @@ fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot 
         healing: None,
         asked_us: 0,
         reads_open: false,
+        handed_on: None,
         keyspace,
         core,
     }

@@ -40,6 +40,8 @@ pub(crate) struct Log {
     pub(crate) cut: Vec<(u64, Piece)>,
     /// A cut has begun, after this record.
     pub(crate) cutting: Option<Seq>,
+    /// A snapshot up to this record is taking its place.
+    pub(crate) installing: Option<Seq>,
     /// On disk when a snapshot took its place.
     pub(crate) replaced: Vec<Piece>,
     /// What lies before was replaced by a snapshot.
