@@ -64,6 +64,8 @@ pub(super) struct SlotState {
     pub(super) stalled: bool,
     /// A snapshot is taking the place of everything here: no segment is taken.
     pub(super) installing: bool,
+    /// A segment was refused since then.
+    pub(super) turned_away: bool,
     /// What the partition has lost here: it is out of service until a snapshot took its place.
     damage: Option<String>,
     /// In which reign the home spoke by whose word the cells are newer than the log, if they are.
@@ -155,6 +157,7 @@ impl Slot {
             alarm: None,
             stalled: false,
             installing: false,
+            turned_away: false,
             damage: None,
             ahead_by: None,
             kept: BTreeMap::new(),
@@ -465,7 +468,16 @@ impl Slot {
 
     pub(super) fn try_close_intake(&self) -> bool {
         let mut state = self.lock();
-        !std::mem::replace(&mut state.installing, true)
+        let is_closed = !std::mem::replace(&mut state.installing, true);
+        if is_closed {
+            state.turned_away = false;
+        }
+        is_closed
+    }
+
+    /// Whether a segment was refused while nothing was taken, which is forgotten with this.
+    pub(super) fn take_turned_away(&self) -> bool {
+        std::mem::take(&mut self.lock().turned_away)
     }
 
     /// The last record that the home is known to have had: what it has told of, be it here or not.

@@ -223,6 +223,7 @@ impl Driver {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
         if state.installing {
+            state.turned_away = true;
             return Err(Refused::Installing);
         }
         let (header, chain) = (*segment.header(), segment.chain());
@@ -480,8 +481,9 @@ impl Driver {
                 tracing::error!(%partition, ?event, "a copy does not follow this home's log");
                 state.alarm = Some(format!("{event:?}"));
             }
-            Event::Fenced { .. } => {
-                // Its lease may last: a successor need not wait for it once this was promised.
+            Event::Fenced { .. } | Event::HandedOn { .. } => {
+                // Its lease may last: a successor need not wait for it once this was promised, or
+                // once it has the end of this reign.
                 slot.close_reads();
                 tracing::info!(%partition, ?event, "event");
             }

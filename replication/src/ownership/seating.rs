@@ -375,9 +375,10 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
     let (mut rested, mut closed) = (Vec::new(), Vec::new());
     for (slot, seat) in moves {
         // Unless a snapshot is taking its place: then that comes first. What is wounded takes
-        // nothing anyway, and is healed by whoever is home now.
+        // nothing anyway, and is healed by whoever is home now; so is what a map of before the
+        // wound made home at the start of the node.
         let taken = node.driver.close_intake(&slot);
-        let is_wounded = !slot.is_home() && node.store.wound(slot.partition).is_some();
+        let is_wounded = node.store.wound(slot.partition).is_some();
         let is_closed = taken.is_some() || is_wounded;
         let is_quiet = is_closed && wait_quiet(&slot).await;
         match is_quiet {

@@ -38,12 +38,23 @@ const POLL: Duration = Duration::from_millis(1);
 /// How often the map is told again that a node has begun.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether one was called off too late.
+const RESUME: Duration = Duration::from_secs(2);
+
 /// Does this node's part in every switchover that the map speaks of, until the node closes.
 pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
     let mut maps = plane.maps.clone();
     loop {
         let map = Arc::clone(&maps.borrow_and_update());
         let own = node.store.node_id();
+        for resume in unfinished(&node, &map) {
+            let plane = Arc::clone(&plane);
+            tokio::spawn(async move {
+                if let Err(error) = tell(&plane, resume).await {
+                    tracing::warn!(%error, "a switchover stays unfinished in the map");
+                }
+            });
+        }
         for (partition, assignment) in moving(&map) {
             let is_here = [Some(assignment.home), assignment.moving_to].contains(&Some(own));
             if is_here && node.ownership.begin_switch(partition, assignment.epoch) {
@@ -55,8 +66,35 @@ pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
             changed = maps.changed() => if changed.is_err() { return },
             // The next one may have begun meanwhile.
             () = node.ownership.switch_ended.notified() => {}
+            () = tokio::time::sleep(RESUME) => {}
         }
     }
+}
+
+/// What makes the map speak again of switchovers that must be finished: the end of the reign is
+/// written. They were called off before, and the map heard of it only now.
+fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
+    let own = node.store.node_id();
+    let begins = node.driver.slots().filter_map(|slot| {
+        let partition = slot.partition;
+        let assignment = map.assignment(partition)?;
+        if assignment.moving_to.is_some() || assignment.lost.is_some() {
+            return None;
+        }
+        let from = assignment.epoch;
+        let follows = |epoch: &Epoch| epoch.counter == from.counter.saturating_add(1);
+        let begun = node.store.tail(partition).map(|tail| tail.epoch);
+        let begun = begun.filter(|epoch| epoch.node == own);
+        let next = node.ownership.handed(partition).or(begun).filter(follows);
+        let ended = slot.handed_to().filter(|_| slot.epoch() == Some(from));
+        let to = next.map(|next| next.node).or(ended)?;
+        Some(Command::BeginSwitchover {
+            partition,
+            from,
+            to,
+        })
+    });
+    begins.collect()
 }
 
 fn moving(map: &ControlMap) -> impl Iterator<Item = (PartitionId, Assignment)> {
@@ -125,6 +163,12 @@ impl Switch {
         })
     }
 
+    /// Whether this node leads in the reign that is to end. If not it has handed on already, be it
+    /// before it restarted, or it has yet to hear that it leads.
+    fn is_home_here(&self) -> bool {
+        self.slot.is_home() && self.slot.epoch() == Some(self.from)
+    }
+
     /// The reign that follows.
     fn next(&self) -> Epoch {
         Epoch {
@@ -169,6 +213,12 @@ async fn hand_on(switch: &Switch) {
     while slot.handed_to() != Some(*to) {
         if !switch.is_on() {
             return;
+        }
+        if !switch.is_home_here() {
+            // Nothing is called off behind the mark, however long the map takes to hear of it.
+            last_there = Instant::now();
+            tokio::time::sleep(POLL).await;
+            continue;
         }
         match switch.progress() {
             Progress::Away => {}

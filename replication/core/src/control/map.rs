@@ -17,6 +17,7 @@ use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, Reg
 
 use super::command::{Command, CommandRefused, Lost, Note};
 use super::history::{Change, History, Why};
+use crate::planted::{Bug, is_planted};
 
 pub use parts::MapParts;
 pub use policies::{Policies, Policy};
@@ -62,7 +63,8 @@ impl Assignment {
     /// reign which will follow, and no node's id is lower.
     #[must_use]
     pub fn floor(&self) -> Epoch {
-        let step = if self.moving_to.is_some() { 2 } else { 1 };
+        let is_moving = self.moving_to.is_some() && !is_planted(Bug::MintBesideSwitchover);
+        let step = if is_moving { 2 } else { 1 };
         Epoch {
             counter: self.epoch.counter.saturating_add(step),
             node: NodeId::LOWEST,
@@ -306,6 +308,7 @@ impl ControlMap {
     fn mint(&mut self, partition: PartitionId, to: NodeId, why: Why) -> Result<(), CommandRefused> {
         let before = self.partition(partition)?;
         let step = match why {
+            Why::Lost(..) if is_planted(Bug::MintBesideSwitchover) => 1,
             Why::Lost(..) if before.moving_to.is_some() => 2,
             _ => 1,
         };

@@ -182,7 +182,9 @@ impl TakeOver {
     }
 
     /// Whoever has most; the old home among equals, as it is served already; then the keyspace's
-    /// order.
+    /// order. An operator's word comes first: whom they name, or not the region they take it from.
+    /// Where nobody of these can lead and everybody has answered, it is whoever can, the old home
+    /// too: copies that wait to be healed wait for a home, and would wait for ever without one.
     fn successor(&self, scene: &Scene<'_>) -> Option<(NodeId, PromisedEnd)> {
         let Keyspace {
             successors,
@@ -197,21 +199,25 @@ impl TakeOver {
             let end = self.promised.get(&node).copied()?;
             end.is_sound.then_some((node, region, end))
         });
-        // Whom an operator takes the partition from does not get it again.
+        // Whom an operator takes the partition from does not get it again if another one can lead.
         let word = scene.word();
         let home = scene.map.node(scene.assignment.home);
         let home_region = home.map(|node| node.region);
-        let sound = sound.filter(|(_, region, _)| match word.map(|word| word.to) {
+        let is_meant = |region: RegionId| match word.map(|word| word.to) {
             None => true,
-            Some(None) => Some(*region) != home_region,
-            Some(Some(to)) => to == *region,
-        });
+            Some(None) => Some(region) != home_region,
+            Some(Some(to)) => to == region,
+        };
         if is_planted(Bug::PromoteAny) {
-            return sound.map(|(node, _, end)| (node, end)).last();
+            let meant = sound.filter(|(_, region, _)| is_meant(*region));
+            return meant.map(|(node, _, end)| (node, end)).last();
         }
-        let best = sound.max_by_key(|(node, region, end)| {
+        let has_everybody_promised = scene.holders().all(|(node, _)| self.has_promised(node));
+        let able = sound.filter(|(_, region, _)| has_everybody_promised || is_meant(*region));
+        let best = able.max_by_key(|(node, region, end)| {
             let is_home = *node == scene.assignment.home;
             (
+                is_meant(*region),
                 end.epoch,
                 end.upto,
                 is_home,
