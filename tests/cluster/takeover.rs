@@ -253,6 +253,31 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     }
 }
 
+/// A request that is with the home when that is lost goes to its successor as soon as there is
+/// one. Regression: it waited until the connection was given up, up to six seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_under_way_to_a_lost_home_goes_to_its_successor() {
+    let cluster = start(vec![keyspace("fast", AckLevel::Async, "eu")]).await;
+    put_at_last(&cluster, "us", "fast", "before").await;
+    for node in REGIONS {
+        until_local(&cluster, node, "fast", "before", Some("us")).await;
+    }
+    cluster.wan.isolate("eu").unwrap();
+    let lost = Instant::now();
+    for node in ["us", "ap"] {
+        let handle = cluster.node(node).keyspace("fast").unwrap();
+        let put = handle.put(node, "after").timeout(PATIENCE);
+        let get = handle.get("before").timeout(PATIENCE);
+        let (put, get) = tokio::join!(put, get);
+        put.unwrap();
+        assert!(get.unwrap().is_some());
+    }
+    // A connection is given up after four seconds at the earliest, a lease ends in half of one.
+    let took = lost.elapsed();
+    assert!(took < Duration::from_millis(3500), "{took:?}");
+    cluster.stop().await;
+}
+
 /// What a node has of a key; `None`: it answers no reads now.
 async fn local(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<Option<String>> {
     let handle = cluster.node(node).keyspace(keyspace).unwrap();

@@ -1,16 +1,19 @@
 //! Looking for a home that changes, until the caller's time is up.
 //!
-//! **Owns**: which failures mean "ask again", how soon, and what is said when the time is up.
+//! **Owns**: which failures mean "ask again", how soon, what is said when the time is up, and that
+//! nobody waits for a home that has a successor.
 //! **Does not own**: where the home is (slots), doing the request.
 
+use std::future::{Future, pending};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use domicile_proto::Reason;
+use domicile_proto::{PartitionId, Reason, RegionId};
 
 use super::interior::NodeCore;
 use crate::call::Forwarding;
 use crate::error::Error;
-use crate::peers::ANSWER_LOST;
+use crate::peers::{ANSWER_LOST, PeerLink};
 
 /// How soon a home is looked for again: a change of home is known here within a round trip of its
 /// end. Half of it is what a caller waits longer than it must, on average.
@@ -34,6 +37,60 @@ impl NodeCore {
             is_over: self.plane.is_none() || forwarding == Forwarding::LocalOnly,
             unknown: None,
         }
+    }
+
+    /// The answer of region `at`; `None` once requests go to another region than when it was asked.
+    /// A region that is lost answers nothing until its connection is given up, which takes longer
+    /// than to succeed it.
+    pub(super) async fn unless_moved<T>(
+        &self,
+        partition: PartitionId,
+        at: RegionId,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = self.moved_from(partition, at) => None,
+        }
+    }
+
+    /// Ends once requests for the partition go neither to region `at` nor where they went before.
+    async fn moved_from(&self, partition: PartitionId, at: RegionId) {
+        let Some(plane) = &self.plane else {
+            return pending().await;
+        };
+        let target = || {
+            let slot = self.driver.slot(partition)?;
+            Some(slot.handed_on().unwrap_or_else(|| slot.home()))
+        };
+        let known = [Some(at), target()];
+        let mut maps = plane.maps.clone();
+        loop {
+            // The map knows first, the slot follows: only then another attempt goes elsewhere.
+            let is_elsewhere = maps.wait_for(|map| {
+                let home = map.assignment(partition).map(|it| it.home);
+                let home = home.and_then(|home| map.node(home));
+                !known.contains(&home.map(|it| it.region))
+            });
+            if is_elsewhere.await.is_err() {
+                return pending().await;
+            }
+            if !known.contains(&target()) {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The link to the region that an answer names as the home: whoever has handed a partition on
+    /// knows of its successor before the map does here.
+    pub(super) fn named_by<T>(&self, outcome: &Result<T, Error>) -> Option<Arc<PeerLink>> {
+        let error = outcome.as_ref().err()?;
+        let name = error.metadata().get("home")?;
+        let region = self.topology.region_named(name)?.id;
+        let is_other = error.reason() == Reason::WrongHome && region != self.topology.own.id;
+        self.link(region).filter(|_| is_other).cloned()
     }
 }
 

@@ -46,9 +46,10 @@ impl NodeCore {
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();
                 let seen = call.consistency.seen_of(partition);
-                let rows = link
-                    .forward_get(&call.keyspace, from, call.key, seen, timeout)
-                    .await?;
+                let answer = link.forward_get(&call.keyspace, from, call.key, seen, timeout);
+                let answer = self.unless_moved(partition, link.region(), answer).await;
+                let moved = || Error::new(Reason::NoHome, "the home moved before it answered");
+                let rows = answer.unwrap_or_else(|| Err(moved()))?;
                 Ok(ReadAnswer {
                     entry: rows.entries.into_iter().next(),
                     partition,

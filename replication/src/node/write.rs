@@ -16,6 +16,7 @@ use super::request_id::new_request_id;
 use crate::call::{Forwarding, WriteCall};
 use crate::driver::{PreparedWrite, ReplyTo, Slot};
 use crate::error::Error;
+use crate::peers::ANSWER_LOST;
 use crate::receipt::Receipt;
 
 /// When a caller that found no room does well to come back: about the time of a flush.
@@ -80,13 +81,18 @@ impl NodeCore {
             return self.write_by(keyspace, route, write, timeout).await;
         }
         // The id is the same each time: at most one of the attempts takes effect at its home.
-        let mut chase = self.chase(timeout, forwarding);
+        let (mut chase, mut named) = (self.chase(timeout, forwarding), None);
         loop {
             let (write, left) = (write.clone(), chase.left());
-            let outcome = match self.route(partition, forwarding) {
+            let route = match named {
+                Some(link) => Ok(Route::There(link)),
+                None => self.route(partition, forwarding),
+            };
+            let outcome = match route {
                 Ok(route) => self.write_by(keyspace, route, write, left).await,
                 Err(error) => Err(error),
             };
+            named = self.named_by(&outcome);
             match chase.settle(outcome) {
                 Some(outcome) => return outcome,
                 None => chase.pause().await,
@@ -104,8 +110,14 @@ impl NodeCore {
         match route {
             Route::Here(slot) => self.write_here(&slot, write, timeout).await,
             Route::There(link) => {
-                let from = self.topology.own.name.as_str();
-                link.forward_write(keyspace, from, write, timeout).await
+                let (from, at) = (self.topology.own.name.as_str(), link.region());
+                let (partition, request_id) = (
+                    keyspace.partition_of(write.operations[0].key()),
+                    write.request_id,
+                );
+                let answer = link.forward_write(keyspace, from, write, timeout);
+                let answer = self.unless_moved(partition, at, answer).await;
+                answer.unwrap_or_else(|| Err(home_moved().with("request_id", request_id)))
             }
         }
     }
@@ -205,6 +217,12 @@ impl NodeCore {
             }
         }
     }
+}
+
+/// The home had a write and was succeeded: its successor knows what became of it, if it arrived.
+fn home_moved() -> Error {
+    let message = "the home was succeeded before it answered";
+    Error::new(Reason::Indeterminate, message).with(ANSWER_LOST, true)
 }
 
 fn never_answered(request_id: RequestId) -> Error {

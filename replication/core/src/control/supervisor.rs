@@ -7,7 +7,7 @@
 //! A takeover begins and ends with a command in the map. In between everything may be done again:
 //! a new leader finds the partition given up, gathers promises anew and waits out leases anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use domicile_proto::{Epoch, Failover, NodeId, PartitionId};
@@ -102,6 +102,42 @@ pub struct Supervisor {
     /// When a new reign of its home was last proposed.
     renewed: BTreeMap<PartitionId, Moment>,
     map_version: u64,
+    seen: Seen,
+}
+
+/// What a map comes to while nothing happens: a tick then costs nothing for each partition.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    /// Of which map; `None`: of none so far.
+    version: Option<u64>,
+    /// The nodes that are homes, or are to be.
+    homes: BTreeSet<NodeId>,
+    /// Whether some partition is being taken over.
+    is_any_lost: bool,
+    /// Whether some home is to begin a new reign.
+    is_any_outdated: bool,
+}
+
+impl Seen {
+    fn of(map: &ControlMap) -> Self {
+        let (mut homes, mut is_any_lost, mut is_any_outdated) = (BTreeSet::new(), false, false);
+        for (partition, assignment) in map.assignments() {
+            is_any_outdated |= map.is_outdated(partition, assignment);
+            homes.extend(
+                [Some(assignment.home), assignment.moving_to]
+                    .into_iter()
+                    .flatten(),
+            );
+            is_any_lost |= assignment.lost.is_some();
+        }
+        let version = Some(map.version());
+        Self {
+            version,
+            homes,
+            is_any_lost,
+            is_any_outdated,
+        }
+    }
 }
 
 impl Supervisor {
@@ -116,6 +152,7 @@ impl Supervisor {
             given_up: BTreeMap::new(),
             renewed: BTreeMap::new(),
             map_version: 0,
+            seen: Seen::default(),
         }
     }
 
@@ -131,6 +168,9 @@ impl Supervisor {
         let (actual, last) = (map.version(), self.map_version);
         assert!(actual >= last, "the map went back from {last} to {actual}");
         self.map_version = actual;
+        if self.seen.version != Some(actual) {
+            self.seen = Seen::of(map);
+        }
         match input {
             SupervisorInput::Heard { node, incarnation } => {
                 self.watchman.heard(node, incarnation, now, &self.times);
@@ -188,6 +228,10 @@ impl Supervisor {
         map: &ControlMap,
         effects: &mut Vec<SupervisorEffect>,
     ) {
+        let mut homes = self.seen.homes.iter();
+        if !homes.any(|home| self.watchman.is_lost(*home, now, &self.times)) {
+            return;
+        }
         let retry = self.retry();
         let mut commands = Vec::new();
         for (partition, assignment) in map.assignments() {
@@ -219,6 +263,9 @@ impl Supervisor {
 
     /// Homes that are heard of begin a new reign where their keyspace was altered.
     fn renew_reigns(&mut self, now: Moment, map: &ControlMap, effects: &mut Vec<SupervisorEffect>) {
+        if !self.seen.is_any_outdated {
+            return;
+        }
         let (watchman, times) = (&self.watchman, &self.times);
         let retry = self.retry();
         let due = map.assignments().filter_map(|(partition, assignment)| {
@@ -309,6 +356,10 @@ impl Supervisor {
         effects: &mut Vec<SupervisorEffect>,
     ) {
         let retry = self.retry();
+        self.given_up.retain(|_, asked| now.since(*asked) < retry);
+        if !self.seen.is_any_lost && self.takeovers.is_empty() {
+            return;
+        }
         self.takeovers.retain(|partition, takeover| {
             let assignment = map.assignment(*partition);
             assignment.is_some_and(|it| it.lost.is_some() && it.epoch == takeover.from)
@@ -358,7 +409,6 @@ impl Supervisor {
                 commands.push(command);
             }
         }
-        self.given_up.retain(|_, asked| now.since(*asked) < retry);
         if !commands.is_empty() {
             effects.push(SupervisorEffect::Propose(commands));
         }
