@@ -1,7 +1,7 @@
 //! A partition is handed on by its home, as planned.
 //!
-//! **Owns**: when the home may end its reign, when the node that follows may begin, telling the map:
-//! what the product's `switchover` does, looked at again and again instead of waited for.
+//! **Owns**: when the home may end its reign, when the node that follows may begin, telling the
+//! map: what the product's `switchover` does, looked at again and again instead of waited for.
 //! **Does not own**: the mark itself (core), the exchange of cores (`seating`).
 
 use std::collections::BTreeMap;
