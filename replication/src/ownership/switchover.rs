@@ -86,7 +86,14 @@ fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
         let begun = node.store.tail(partition).map(|tail| tail.epoch);
         let begun = begun.filter(|epoch| epoch.node == own);
         let next = node.ownership.handed(partition).or(begun).filter(follows);
-        let ended = slot.handed_to().filter(|_| slot.epoch() == Some(from));
+        let is_over = slot.is_home() && slot.epoch() == Some(from);
+        let ended = match node.store.promised(partition) > Some(from) {
+            // Its core is fenced, by its own promise when it began to follow.
+            true if is_over => reign_end(&node.store, partition).ok().flatten(),
+            _ => slot.handed_to().map(|to| (from, to)),
+        };
+        let ended = ended.filter(|(epoch, _)| is_over && *epoch == from);
+        let ended = ended.map(|(_, to)| to);
         let to = next.map(|next| next.node).or(ended)?;
         Some(Command::BeginSwitchover {
             partition,
@@ -163,10 +170,11 @@ impl Switch {
         })
     }
 
-    /// Whether this node leads in the reign that is to end. If not it has handed on already, be it
-    /// before it restarted, or it has yet to hear that it leads.
+    /// Whether this node leads in the reign that is to end, and has promised no later one. If not
+    /// it has handed on already, be it before it restarted, or it has yet to hear that it leads.
     fn is_home_here(&self) -> bool {
-        self.slot.is_home() && self.slot.epoch() == Some(self.from)
+        let is_home = self.slot.is_home() && self.slot.epoch() == Some(self.from);
+        is_home && self.node.store.promised(self.slot.partition) <= Some(self.from)
     }
 
     /// The reign that follows.

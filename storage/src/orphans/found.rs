@@ -129,8 +129,9 @@ pub(crate) fn check_cut(tails: &Tails, cuts: &Cuts, cut: &Cut, place: Place) -> 
             "{partition} was cut after {fork}, its log and snapshot end at {last_seq}"
         ));
     }
-    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or behind.
-    // After a later cut that went back further it may end there by chance, in another reign.
+    // It may be further: what a checkpoint or a snapshot knows may be from before the cut or
+    // behind. After a later cut that went back further it may end there by chance, in another
+    // reign.
     if leads_to == fork && last_seq == fork && chain != cut.chain {
         return Err(format!(
             "{partition} was cut after {fork} with chain {}, its log has {chain}",

@@ -2,7 +2,8 @@
 //!
 //! **Owns**: that nothing follows the last record of a reign, that the node which follows has it on
 //! disk when it begins.
-//! **Does not own**: that nothing is lost by it (`ack_truth`), that it comes to an end (`liveness`).
+//! **Does not own**: that nothing is lost by it (`ack_truth`), that it comes to an end
+//! (`liveness`).
 
 use domicile_proto::{Epoch, PartitionId};
 

@@ -1,7 +1,7 @@
 //! A partition is handed on by its home, as planned.
 //!
-//! **Owns**: when the home may end its reign, when the node that follows may begin, telling the map:
-//! what the product's `switchover` does, looked at again and again instead of waited for.
+//! **Owns**: when the home may end its reign, when the node that follows may begin, telling the
+//! map: what the product's `switchover` does, looked at again and again instead of waited for.
 //! **Does not own**: the mark itself (core), the exchange of cores (`seating`).
 
 use std::collections::BTreeMap;
@@ -88,8 +88,12 @@ impl Process {
             let begun = self.store.tail(partition).map(|tail| tail.epoch);
             let begun = begun.filter(|epoch| epoch.node == own);
             let next = self.switches.handed(partition).or(begun).filter(follows);
-            let ended = slot.core.handed_to();
-            let ended = ended.filter(|_| slot.core.epoch() == Some(from));
+            let is_over = slot.is_home && slot.core.epoch() == Some(from);
+            let ended = match self.store.promised(partition) > Some(from) {
+                // Its core is fenced, by its own promise when it began to follow.
+                true if is_over => self.reign_end(partition, from),
+                _ => slot.core.handed_to().filter(|_| is_over),
+            };
             let to = next.map(|next| next.node).or(ended)?;
             Some(Command::BeginSwitchover {
                 partition,
@@ -163,7 +167,9 @@ impl Process {
             (switch.called_off_us, switch.began_us, switch.there_us) = (None, now_us, now_us);
         }
         let slot = &self.slots[&partition];
-        let is_home_here = slot.is_home && slot.core.epoch() == Some(switch.from);
+        let is_home_here = slot.is_home
+            && slot.core.epoch() == Some(switch.from)
+            && self.store.promised(partition) <= Some(switch.from);
         if !is_home_here && !is_planted(NodeBug::CallOffBehindTheMark) {
             // Nothing is called off behind the mark, however long the map takes to hear of it.
             switch.there_us = now_us;
