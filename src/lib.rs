@@ -32,17 +32,17 @@
 //! This crate never contains logic of its own.
 
 pub use domicile_proto::{
-    AckLevel, ErrorKind, Expiry, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout, Operation,
-    PartitionId, Placement, Position, Reason, RegionId, RequestId, ResumeToken, ResumeTokenError,
-    RpoLimit, Seq, Version,
+    AckLevel, ErrorKind, Expiry, Failover, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout,
+    Operation, PartitionId, Placement, Position, Reason, RegionId, RequestId, ResumeToken,
+    ResumeTokenError, RpoLimit, Seq, Version,
 };
 pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
 pub use domicile_replication::{
-    Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry, Error,
-    Expected, Forwarding, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord, OrphanRecord,
-    Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage, SessionMark,
-    Switchover, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages, WatchStatus,
-    WriteCall,
+    Alteration, Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry,
+    Error, Expected, Forwarding, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord,
+    OrphanRecord, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage,
+    SessionMark, Switchover, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages,
+    WatchStatus, WriteCall,
 };
 pub use domicile_replication::{
     Orphan, OrphanCounts, OrphanDiscard, OrphanFile, OrphanFileId, OrphanFileStatus, OrphanFork,

@@ -81,6 +81,8 @@ methods! {
     admin.list_orphans(v1::ListOrphansRequest) -> v1::ListOrphansResponse;
     admin.list_keyspaces(v1::ListKeyspacesRequest) -> v1::ListKeyspacesResponse;
     admin.plan_failover(v1::PlanFailoverRequest) -> v1::PlanFailoverResponse;
+    admin.create_keyspace(v1::CreateKeyspaceRequest) -> v1::CreateKeyspaceResponse;
+    admin.alter_keyspace(v1::AlterKeyspaceRequest) -> v1::AlterKeyspaceResponse;
     admin.give_up_homes(v1::GiveUpHomesRequest) -> v1::GiveUpHomesResponse;
     admin.switch_over(v1::SwitchOverRequest) -> v1::SwitchOverResponse;
     admin.list_home_changes(v1::ListHomeChangesRequest) -> v1::ListHomeChangesResponse;

@@ -128,6 +128,34 @@ impl Client {
         Ok(answer.keyspaces)
     }
 
+    /// Makes a keyspace; open at the node that answers.
+    ///
+    /// # Errors
+    /// Homes are static there, there is one of that name, what it is to be cannot be; no leader, no
+    /// answer.
+    pub async fn create_keyspace(
+        &self,
+        keyspace: v1::KeyspaceDefinition,
+    ) -> Result<Option<v1::KeyspaceDescription>, ClientError> {
+        let request = v1::CreateKeyspaceRequest {
+            keyspace: Some(keyspace),
+        };
+        Ok(call(self, request, None).await?.keyspace)
+    }
+
+    /// Alters a keyspace, and waits until its homes go by it.
+    ///
+    /// # Errors
+    /// Homes are static there, what is asked cannot be altered, the last alteration is not in force
+    /// yet; no leader, no answer.
+    pub async fn alter_keyspace(
+        &self,
+        request: v1::AlterKeyspaceRequest,
+        within: Duration,
+    ) -> Result<v1::AlterKeyspaceResponse, ClientError> {
+        call(self, request, Some(within)).await
+    }
+
     /// What would become of a region's homes if it were lost now, a partition each.
     ///
     /// # Errors

@@ -118,6 +118,15 @@ impl RegionId {
 pub struct NodeId(u64);
 
 impl NodeId {
+    /// Reads what [`Display`](fmt::Display) writes: `n` and 16 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('n')?;
+        let is_sound = digits.len() == 16 && digits.bytes().all(|it| it.is_ascii_hexdigit());
+        let id = is_sound.then(|| u64::from_str_radix(digits, 16).ok())??;
+        Self::new(id).ok()
+    }
+
     /// No id is lower.
     pub const LOWEST: Self = Self(1);
 

@@ -99,6 +99,18 @@ pub enum Consistency {
     Local,
 }
 
+impl Consistency {
+    /// What the session has seen of a partition, if it is one's.
+    pub(crate) fn seen_of(&self, partition: PartitionId) -> Option<Position> {
+        let Self::Session(marks) = self else {
+            return None;
+        };
+        let marks = marks.iter().filter(|mark| mark.partition == partition);
+        let places = marks.map(|mark| mark.position);
+        places.max_by_key(|position| (position.epoch, position.seq))
+    }
+}
+
 /// A read of one key.
 #[derive(Debug, Clone)]
 pub struct ReadCall {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domicile_core::control::Haste;
-use domicile_proto::{Keyspace, Name, RegionId};
+use domicile_proto::{Keyspace, Name, NodeId, RegionId};
 use domicile_storage::{EngineChoice, StoreOptions};
 
 use crate::control::Pace;
@@ -63,6 +63,8 @@ pub struct RegionSpec {
     pub id: RegionId,
     /// Where its node listens for peers, as `http://host:port`; `None` for the own region.
     pub peer_address: Option<String>,
+    /// Whether it votes and holds no data.
+    pub is_witness: bool,
 }
 
 impl RegionSpec {
@@ -74,6 +76,7 @@ impl RegionSpec {
             name,
             id,
             peer_address,
+            is_witness: false,
         }
     }
 }
@@ -109,6 +112,9 @@ pub struct NodeOptions {
     pub keyspaces: Vec<Keyspace>,
     /// How homes are agreed on; `None`: they are static, each partition in its region.
     pub control: Option<ControlOptions>,
+    /// The node of this region whose disk is lost, and whose place this one takes: it never comes
+    /// back. Its homes are taken over, and it is forgotten.
+    pub replaces: Option<NodeId>,
     /// Where peers may dial in; `None`: nowhere.
     pub listen: Option<SocketAddr>,
     /// The data directory.
@@ -175,6 +181,7 @@ impl NodeOptions {
             region,
             keyspaces: Vec::new(),
             control: None,
+            replaces: None,
             listen: None,
             data: data.into(),
             engine: Engine::Sled,

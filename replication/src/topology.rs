@@ -61,6 +61,16 @@ impl Topology {
                 .clone()
                 .validate()
                 .map_err(|e| invalid(e.to_string()))?;
+            let is_witness = |id: RegionId| {
+                let mut regions = options.regions.iter();
+                regions.any(|region| region.id == id && region.is_witness)
+            };
+            if let Some(id) = keyspace.regions.iter().find(|id| is_witness(**id)) {
+                let name = &keyspace.name;
+                return Err(invalid(format!(
+                    "keyspace {name}: region {id} is a witness, which holds no data"
+                )));
+            }
             if let Some(id) = keyspace.regions.iter().find(|id| !seen.contains_key(id)) {
                 return Err(invalid(format!(
                     "keyspace {}: unknown region {id}",
@@ -160,7 +170,7 @@ impl Topology {
         let mut regions: Vec<_> = self
             .regions
             .iter()
-            .map(|r| (r.id, r.name.as_str()))
+            .map(|r| (r.id, r.name.as_str(), r.is_witness))
             .collect();
         regions.sort_unstable();
         let given = match self.is_agreed {

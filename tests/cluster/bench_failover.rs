@@ -23,7 +23,8 @@ fn measure(part: FailoverPart) -> Value {
         },
         ..BenchOptions::new(Bench::Failover)
     };
-    bench::run(&options).unwrap();
+    // Targets of speed may be missed here.
+    let _of_speed = bench::run(&options).unwrap();
     let text = fs::read_to_string(out.path().join("result.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
@@ -36,6 +37,7 @@ fn assert_safe(result: &Value) {
 }
 
 #[test]
+#[ignore = "three processes and half a minute; the bench is run by hand"]
 fn a_home_is_lost_and_the_report_is_the_clients_list() {
     let result = measure(FailoverPart::Takeover);
     assert_safe(&result);
@@ -49,6 +51,7 @@ fn a_home_is_lost_and_the_report_is_the_clients_list() {
 }
 
 #[test]
+#[ignore = "three processes and half a minute; the bench is run by hand"]
 fn homes_are_handed_on_and_every_client_has_a_pause() {
     let result = measure(FailoverPart::Switchover);
     assert_safe(&result);

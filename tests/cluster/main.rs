@@ -6,6 +6,7 @@
     reason = "what cannot go on fails where it stands"
 )]
 
+mod altering;
 mod backup;
 mod bench_failover;
 mod bootstrap;
@@ -13,6 +14,7 @@ mod damage;
 mod expiry;
 mod hostile;
 mod levels;
+mod membership;
 mod orphans;
 mod processes;
 mod reads;

@@ -136,6 +136,11 @@ impl Cluster {
         self.nodes[index] = Some(node);
     }
 
+    /// What a node is told when it is opened next.
+    pub(crate) fn options_mut(&mut self, name: &str) -> &mut NodeOptions {
+        &mut self.options[Self::index(name)]
+    }
+
     pub(crate) async fn close(&mut self, name: &str) {
         let node = self.nodes[Self::index(name)]
             .take()

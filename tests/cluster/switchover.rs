@@ -11,7 +11,7 @@ use crate::rig::{Cluster, PATIENCE, REGIONS, keyspace, region, until};
 
 const RTT: Duration = Duration::from_millis(20);
 
-async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
+pub(crate) async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
     let control = ControlOptions {
         rtt_max: 2 * RTT,
         haste: Haste::Aggressive,
@@ -30,14 +30,14 @@ async fn start(keyspaces: Vec<Keyspace>) -> Cluster {
 
 /// What one writer was told.
 #[derive(Debug, Default)]
-struct Told {
-    acked: BTreeMap<String, String>,
-    failed: Vec<String>,
-    longest_pause: Duration,
+pub(crate) struct Told {
+    pub(crate) acked: BTreeMap<String, String>,
+    pub(crate) failed: Vec<String>,
+    pub(crate) longest_pause: Duration,
 }
 
 /// Writes keys of its own, one after the other, until it is told to stop.
-async fn write(handle: KeyspaceHandle, name: String, stop: Arc<AtomicBool>) -> Told {
+pub(crate) async fn write(handle: KeyspaceHandle, name: String, stop: Arc<AtomicBool>) -> Told {
     let mut told = Told::default();
     let mut last_ack = Instant::now();
     for number in 0..100_000 {
@@ -58,7 +58,12 @@ async fn write(handle: KeyspaceHandle, name: String, stop: Arc<AtomicBool>) -> T
     told
 }
 
-async fn shown(cluster: &Cluster, node: &str, keyspace: &str, key: &str) -> Option<String> {
+pub(crate) async fn shown(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    key: &str,
+) -> Option<String> {
     let handle = cluster.node(node).keyspace(keyspace).unwrap();
     let read = handle.get(key).consistency(Consistency::Home).await;
     let entry = read.unwrap_or_else(|error| panic!("{key} at {node}: {error}"))?;

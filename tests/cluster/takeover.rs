@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 use std::time::{Duration, Instant};
 
-use domicile::{AckLevel, Consistency, ControlOptions, Haste, Keyspace, Reason, RequestId};
+use domicile::{
+    AckLevel, Consistency, ControlOptions, Error, Haste, Keyspace, Reason, Receipt, RequestId,
+    SessionMark,
+};
 
 use crate::rig::{Cluster, PATIENCE, REGIONS, alarms, keyspace, until};
 
@@ -57,6 +60,8 @@ pub(crate) async fn put_at_last(
 struct Ledger {
     acked: BTreeMap<RequestId, String>,
     unknown: BTreeSet<RequestId>,
+    /// Where the last of them was acknowledged.
+    seen: Option<SessionMark>,
 }
 
 impl Ledger {
@@ -72,8 +77,9 @@ impl Ledger {
             let key = format!("alone/{number}");
             let put = handle.put(key.clone(), "lost").request_id(id);
             match put.timeout(Duration::from_millis(300)).await {
-                Ok(_) => {
+                Ok(receipt) => {
                     self.acked.insert(id, key);
+                    self.seen = Some(mark_of(&receipt));
                 }
                 Err(error) if error.reason() == Reason::Indeterminate => {
                     self.unknown.insert(id);
@@ -83,6 +89,41 @@ impl Ledger {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+fn mark_of(receipt: &Receipt) -> SessionMark {
+    SessionMark {
+        partition: receipt.partition,
+        position: receipt.position(),
+    }
+}
+
+/// What a session that has seen this reads at a node.
+async fn in_session(
+    cluster: &Cluster,
+    node: &str,
+    keyspace: &str,
+    (key, seen): (&str, SessionMark),
+) -> Result<bool, Error> {
+    let keyspace = cluster.node(node).keyspace(keyspace)?;
+    let read = keyspace.get(key);
+    let read = read.consistency(Consistency::Session(vec![seen]));
+    Ok(read.await?.is_some())
+}
+
+/// A session that saw what was lost is told so, with the range, and gets nothing older instead;
+/// one that saw only what was kept goes on.
+async fn check_sessions(cluster: &Cluster, node: &str, kept: SessionMark, lost: SessionMark) {
+    let read = in_session(cluster, node, "fast", ("alone/kept", kept)).await;
+    assert!(read.unwrap(), "at {node}");
+    let read = in_session(cluster, node, "fast", ("alone/kept", lost)).await;
+    let error = read.expect_err("a history without what was seen is not to be read");
+    assert_eq!(error.reason(), Reason::SessionLost, "at {node}: {error}");
+    let told = |key| error.metadata().get(key).cloned();
+    let fork: u64 = told("fork").unwrap().parse().unwrap();
+    assert_eq!(told("lost_from"), Some((fork + 1).to_string()));
+    assert_eq!(told("lost_upto"), Some(lost.position.seq.to_string()));
+    assert!(fork >= kept.position.seq.get() && fork < lost.position.seq.get());
 }
 
 pub(crate) async fn value_at(
@@ -157,6 +198,11 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
             until_local(&cluster, node, name, "before", Some("us")).await;
         }
     }
+    let kept = cluster.node("eu").keyspace("fast").unwrap();
+    let kept = mark_of(&kept.put("alone/kept", "eu").await.unwrap());
+    for node in REGIONS {
+        until_local(&cluster, node, "fast", "alone/kept", Some("eu")).await;
+    }
     cluster.wan.isolate("eu").unwrap();
     let mut ledgers: Vec<Ledger> = levels.iter().map(|_| Ledger::default()).collect();
     let wait = Duration::from_millis(1500);
@@ -176,6 +222,9 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
         assert_eq!(value_at(&cluster, "us", "fast", key).await, None);
     }
     assert!(ledgers[1].acked.is_empty() && ledgers[2].acked.is_empty());
+    let lost = ledgers[0].seen.unwrap();
+    check_sessions(&cluster, "us", kept, lost).await;
+    check_sessions(&cluster, "ap", kept, lost).await;
 
     cluster.wan.heal("eu").unwrap();
     let found = until_listed(&cluster, "eu", "fast", &ledgers[0]).await;
@@ -198,6 +247,7 @@ async fn what_a_lost_home_acknowledged_alone_is_listed_and_counted() {
     }
     put_at_last(&cluster, "eu", "fast", "again").await;
     until_local(&cluster, "eu", "fast", "again", Some("eu")).await;
+    check_sessions(&cluster, "eu", kept, lost).await;
     for name in REGIONS {
         cluster.close(name).await;
     }

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     FailWrite(usize, u64),
     SlowDisk(usize, u64),
     GiveUp(PartitionId, OperatorWord),
+    /// A planned change of home.
+    Switch(PartitionId, usize),
     /// All of it is over.
     Calm,
 }
@@ -64,6 +66,8 @@ pub(crate) fn next(scene: &mut Scene) {
         (trouble.walls, wall),
         (trouble.disks, disk),
         (trouble.operators, operator),
+        (trouble.switchovers, switchover),
+        (trouble.switchovers, switchover),
     ]
     .into_iter()
     .filter(|(is_on, _)| *is_on)
@@ -185,6 +189,47 @@ fn operator(scene: &mut Scene) {
         let us = scene.chance.below(200_000);
         after(scene, us, Fault::GiveUp(partition, word));
     }
+}
+
+/// A planned change of home, with trouble in the middle of it or without.
+fn switchover(scene: &mut Scene) {
+    let plan = std::sync::Arc::clone(&scene.plan);
+    let keyspace = &plan.keyspaces[scene.chance.below(plan.keyspaces.len() as u64) as usize];
+    let partition = scene.chance.pick(&keyspace.partitions());
+    let to = node(scene);
+    after(scene, 0, Fault::Switch(partition, to));
+    if scene.chance.percent(50) {
+        return;
+    }
+    let within_us = scene.chance.pick(&[5_000, 100_000, 500_000]);
+    let us = scene.chance.below(within_us);
+    let (node, other) = (node(scene), node(scene));
+    let fault = match scene.chance.below(5) {
+        0 => Fault::Kill(node),
+        1 => Fault::Power(node),
+        2 => Fault::Pause(node, scene.chance.below(3_000_000)),
+        3 => Fault::Doom {
+            node,
+            nth: scene.chance.between(1, 8),
+            is_power: true,
+        },
+        _ if node != other => {
+            let mend = Fault::Cut {
+                from: node,
+                to: other,
+                is_cut: false,
+            };
+            let lasts_us = scene.chance.below(4_000_000);
+            after(scene, us + lasts_us, mend);
+            Fault::Cut {
+                from: node,
+                to: other,
+                is_cut: true,
+            }
+        }
+        _ => return,
+    };
+    after(scene, us, fault);
 }
 
 /// How long a machine stays off.

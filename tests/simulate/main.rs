@@ -6,7 +6,8 @@
 //! ```text
 //! cargo test -p domicile --no-default-features --features fjall --test simulate
 //!
-//! SIM_SEED=n ... seed -- --nocapture           one seed, the end of its trace; SIM_TRACE=1: all
+//! SIM_SEED=n ... seeds::seed -- --exact --nocapture
+//!                                              one seed, the end of its trace; SIM_TRACE=1: all
 //! SIM_SEEDS=n SIM_FROM=m ... fixed_seeds       so many seeds, from one on
 //! SIM_SECONDS=n ... fixed_seeds                as many as there is time for
 //! SIM_BUGS=name ... every_planted              planted bugs by name; with SIM_SEED: that one

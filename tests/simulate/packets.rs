@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use domicile_core::control::{Grant, PromisedEnd};
+use domicile_core::control::{Command, Grant, PromisedEnd};
 use domicile_proto::{ChainHash, Epoch, Hlc, PartitionId, Segment, Seq};
 use domicile_storage::{Cell, SnapshotHeader};
 
@@ -62,6 +62,10 @@ pub(crate) enum Body {
     Promised {
         term: u64,
         answers: Vec<(PartitionId, Epoch, PromisedEnd)>,
+    },
+    /// A node has something to say to the leader.
+    Tell {
+        command: Command,
     },
     /// A wounded copy asks its home.
     ReadCells {

@@ -34,6 +34,7 @@ pub(crate) struct Trouble {
     pub(crate) walls: bool,
     pub(crate) disks: bool,
     pub(crate) operators: bool,
+    pub(crate) switchovers: bool,
 }
 
 /// One run.
@@ -237,6 +238,8 @@ fn keyspace(chance: &mut Chance, index: u64, rtt_ms: u64) -> Keyspace {
 }
 
 fn trouble(chance: &mut Chance) -> Trouble {
+    // Out of another stream: what came before is drawn as it was.
+    let switchovers = Chance::new(chance.clone().next()).percent(50);
     let mut often = |percent| chance.percent(percent);
     Trouble {
         kills: often(60),
@@ -246,5 +249,6 @@ fn trouble(chance: &mut Chance) -> Trouble {
         walls: often(30),
         disks: often(25),
         operators: often(20),
+        switchovers,
     }
 }

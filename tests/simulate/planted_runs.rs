@@ -47,6 +47,11 @@ const BUGS: &[(Planted, u64)] = &[
     (Node(N::LeaseFromGrant), 2),
     (Node(N::GrantUnconfirmed), 4),
     (Node(N::ForgetRequests), 1),
+    (Core(C::WriteBehindTheEnd), 337),
+    (Node(N::FollowWithoutMark), 1),
+    (Node(N::CommitBeforeMark), 6),
+    (Node(N::ForgetHandedOn), 12),
+    (Node(N::LeaveBeforeTheyHaveIt), 2),
 ];
 
 /// Bugs that few seeds catch, or none so far: tried only if `SIM_RARE` asks for it.
@@ -65,6 +70,11 @@ const RARE: &[(Planted, u64)] = &[
     (Node(N::GrantOfAnotherLife), 1),
     (Node(N::ReadsOpenWhenFenced), 1),
     (Node(N::IgnoreAhead), 1),
+    (Core(C::MintBesideSwitchover), 1),
+    (Node(N::CallOffBehindTheMark), 1),
+    (Node(N::SilentAfterPromise), 1),
+    (Node(N::KeepOldSnapshot), 1),
+    (Node(N::ServeWhenHandedOn), 1),
 ];
 
 /// The bug that `SIM_BUGS` names, to look at it with one seed.
@@ -93,6 +103,10 @@ fn catch(bug: Planted, known: u64, seeds_max: u64) -> Option<(u64, String, u64)>
 }
 
 #[test]
+#[cfg_attr(
+    not(debug_assertions),
+    ignore = "bugs are planted where debug assertions are on"
+)]
 fn every_planted_bug_is_caught() {
     let seeds_max = number("SIM_PLANTED").unwrap_or(SEEDS_MAX);
     let wanted = std::env::var("SIM_BUGS").unwrap_or_default();

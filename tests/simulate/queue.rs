@@ -49,6 +49,8 @@ pub(crate) enum Wake {
     Dial(usize, u64),
     /// A beat to a peer is due, on this connection.
     Beat(usize, u64),
+    /// What rejections asked for on this connection is done.
+    Rewind(usize, u64),
     /// Acks to a peer are due.
     Acks(usize),
     /// A lease is asked for.
@@ -61,6 +63,8 @@ pub(crate) enum Wake {
     Flush,
     /// A new map is looked at.
     Seat,
+    /// Switchovers are looked after.
+    Switch,
     /// Wounds are mended, snapshots fetched.
     Mend,
     /// A poisoned process is ended by whoever runs it.

@@ -17,7 +17,7 @@ const FIXED: u64 = 60;
 
 /// The command that repeats a seed.
 pub(crate) const COMMAND: &str = "cargo test -p domicile --no-default-features --features fjall \
-                                  --test simulate seed -- --nocapture";
+                                  --test simulate seeds::seed -- --exact --nocapture";
 
 pub(crate) fn mode_of(seed: u64) -> Mode {
     match seed % 2 {

@@ -351,6 +351,14 @@ impl World {
                     }
                 }
             }
+            Fault::Switch(partition, to) => {
+                for node in 0..REGIONS {
+                    if let Machine::On(process) = &mut self.machines[node] {
+                        process.switch_over(partition, to, &mut self.scene);
+                        self.finish(node);
+                    }
+                }
+            }
             Fault::Calm => self.calm(),
         }
     }

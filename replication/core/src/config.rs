@@ -59,6 +59,9 @@ pub struct PartitionConfig {
     pub window: Window,
     /// What a home needs a lease for.
     pub lease: LeaseNeed,
+    /// The last reign that is known to go by this policy; `None`: all do. Of what a later one ships
+    /// a copy shows only what it is told to be visible.
+    pub reign: Option<Epoch>,
 }
 
 /// What a home does only while it holds a lease. What fences it decides: a home whose copies refuse
@@ -155,6 +158,7 @@ impl PartitionConfig {
             max_rpo: keyspace.max_rpo,
             window: Window::default(),
             lease: LeaseNeed::Nothing,
+            reign: None,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::recovered::Recovered;
 use crate::refusal::Refusal;
 use crate::status::{Counters, PartitionStatus, Role, RpoPressure};
 
-/// The state of a copy. Between steps `durable <= received` holds, and `visible` is at most
+/// The state of a copy. Between steps `durable <= received` holds, and `visible` grows up to
 /// `received` in an asynchronous keyspace, `durable` in any other.
 #[derive(Debug)]
 pub(crate) struct Copy {
@@ -26,6 +26,8 @@ pub(crate) struct Copy {
     epoch: Option<Epoch>,
     /// The highest reign that was promised, below which no segment is taken either.
     promised: Option<Epoch>,
+    /// The reign that shipped the last segment.
+    shipped_by: Option<Epoch>,
     /// The chain hash after the last record received.
     chain: ChainHash,
     received: Mark,
@@ -58,6 +60,7 @@ impl Copy {
             config,
             epoch,
             promised,
+            shipped_by: None,
             chain,
             received: Mark::at(last_seq),
             durable: Mark::at(last_seq),
@@ -174,6 +177,7 @@ impl Copy {
         );
         self.epoch = Some(epoch);
         self.promised = self.promised.max(Some(reign));
+        self.shipped_by = self.shipped_by.max(Some(reign));
         self.chain = chain;
         self.received.raise(last_seq);
         // Its chain holds, so this log is a prefix of the home's and the mark is about it. Nothing
@@ -283,8 +287,9 @@ impl Copy {
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
         // An asynchronous home ships only what its readers see already, so on arrival its level is
         // known to be met.
+        let is_known = self.config.reign.is_none() || self.shipped_by <= self.config.reign;
         let (limit, known_upto) = match self.config.ack {
-            AckLevel::Async => (self.received, self.received.upto()),
+            AckLevel::Async if is_known => (self.received, self.received.upto()),
             _ if is_planted(Bug::ShowReceived) => (self.received, self.received.upto()),
             _ => (self.durable, self.home_visible.upto()),
         };
@@ -296,8 +301,8 @@ impl Copy {
         }
         let (visible, durable, received) = (self.visible, self.durable, self.received);
         assert!(
-            visible <= limit,
-            "visible {visible} above {limit}, durable {durable}"
+            visible <= received,
+            "visible {visible} above {received}, durable {durable}"
         );
         assert!(
             durable <= received,

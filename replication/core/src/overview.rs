@@ -8,6 +8,7 @@ use domicile_proto::{AckLevel, RequestId, Seq};
 use crate::config::LeaseNeed;
 use crate::home::{Home, Origin, Phase};
 use crate::moment::Moment;
+use crate::planted::{Bug, is_planted};
 use crate::receipt::Outcome;
 use crate::refusal::Refusal;
 use crate::status::{CopyStatus, PartitionStatus, Role};
@@ -33,6 +34,7 @@ impl Home {
                 let epoch = self.epochs.present();
                 Err(Refusal::Fenced { epoch, promised })
             }
+            Phase::HandedOn(_) if is_planted(Bug::WriteBehindTheEnd) => Ok(()),
             Phase::HandedOn(to) => Err(Refusal::HandedOn { to }),
             Phase::Opened | Phase::Running => Ok(()),
         }

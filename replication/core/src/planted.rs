@@ -49,6 +49,10 @@ pub enum Bug {
     ShowReceived,
     /// A lease counts whatever map it was granted on.
     GrantOfAnyMap,
+    /// A home that has handed on takes writes behind the end of its reign.
+    WriteBehindTheEnd,
+    /// A takeover does not keep clear of the reign that a planned change may have begun.
+    MintBesideSwitchover,
 }
 
 #[cfg(not(all(feature = "planted", debug_assertions)))]

@@ -77,6 +77,7 @@ fn open(ack: AckLevel) -> Partition {
         max_rpo: RpoLimit::default(),
         window: Window::default(),
         lease: LeaseNeed::Nothing,
+        reign: None,
     };
     Partition::copy(config, Recovered::default(), Moment::START).unwrap()
 }

@@ -198,6 +198,7 @@ impl Model {
                 bytes_max: 1_500,
             },
             lease: LeaseNeed::Nothing,
+            reign: None,
         };
         let recovered = Recovered {
             epoch: Some(epoch(1)),

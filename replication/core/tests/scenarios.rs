@@ -293,6 +293,7 @@ impl World {
                 Some(&"everything") => LeaseNeed::Everything,
                 Some(other) => panic!("lease {other}"),
             },
+            reign: None,
         };
         self.open_with(config, command, output);
     }

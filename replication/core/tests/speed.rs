@@ -41,6 +41,7 @@ fn open(ack: AckLevel, max_rpo: RpoLimit) -> Partition {
         max_rpo,
         window: Window::default(),
         lease: LeaseNeed::Nothing,
+        reign: None,
     };
     let epoch = Some(Epoch {
         counter: 1,

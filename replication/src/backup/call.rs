@@ -62,11 +62,11 @@ impl BackupCall {
             }
         }
         let damaged = core.driver.slots().find(|slot| {
-            let is_chosen = keyspaces.iter().any(|it| it.id() == slot.keyspace.id());
+            let is_chosen = keyspaces.iter().any(|it| it.id() == slot.keyspace().id());
             is_chosen && slot.is_damaged()
         });
         if let Some(slot) = damaged {
-            let (partition, keyspace) = (slot.partition, &slot.keyspace.name);
+            let (partition, keyspace) = (slot.partition, &slot.keyspace().name);
             let message = format!("partition {partition} of keyspace {keyspace} is damaged here");
             return Err(Error::new(Reason::ChecksumMismatch, message)
                 .with("keyspace", keyspace)

@@ -112,7 +112,8 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
 /// Whom to ask: the home first, then in turn every region that holds the keyspace. What is taken
 /// from another copy is compared with the home's log before anything is shipped upon it.
 fn source_of(node: &NodeCore, slot: &Slot, attempt: usize) -> Option<RegionId> {
-    let others = slot.keyspace.regions.iter().copied();
+    let keyspace = slot.keyspace();
+    let others = keyspace.regions.iter().copied();
     let others = others.filter(|id| *id != slot.home() && *id != node.topology.own.id);
     let home = (slot.home() != node.topology.own.id).then_some(slot.home());
     let all: Vec<RegionId> = home.into_iter().chain(others).collect();

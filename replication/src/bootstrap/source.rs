@@ -78,8 +78,8 @@ impl SnapshotSource {
                 "{partition} is damaged here, too"
             )));
         }
-        if !slot.keyspace.regions.contains(&region) {
-            let (keyspace, region) = (&slot.keyspace.name, &request.region);
+        if !slot.keyspace().regions.contains(&region) {
+            let (keyspace, region) = (&slot.keyspace().name, &request.region);
             let text = format!("keyspace {keyspace} may not be in region {region}");
             return Err(Status::permission_denied(text));
         }

@@ -49,9 +49,18 @@ pub enum ControlError {
         problem: String,
     },
     /// The region has another voter: say that it is replaced, or remove it.
-    #[error("the region has a voter: {voter}; name it as the one that is replaced, or remove it")]
+    #[error(
+        "the region has a voter: {voter}; if its disk is lost, name it as the one that this node \
+         replaces (serve --replaces {voter})"
+    )]
     RegionTaken {
         /// Its voter.
+        voter: NodeId,
+    },
+    /// A node takes the place of one of its own region only.
+    #[error("{voter} is of another region: it is not replaced by a node of this one")]
+    ReplacesElsewhere {
+        /// Who was named.
         voter: NodeId,
     },
     /// The last voter cannot be removed.

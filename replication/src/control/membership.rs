@@ -46,6 +46,12 @@ async fn admit_as_leader(
     if let Some(voter) = other.filter(|voter| replaces != Some(*voter)) {
         return Err(ControlError::RegionTaken { voter });
     }
+    let place_of = |node: NodeId| members.members.get(&node).map(|member| member.region);
+    if let Some(elsewhere) =
+        replaces.filter(|it| place_of(*it).is_some_and(|at| at != member.region))
+    {
+        return Err(ControlError::ReplacesElsewhere { voter: elsewhere });
+    }
     let known = members.members.get(&node);
     if known.is_some_and(|known| known != member) {
         // Safe: whoever answers there checks that it is this node.

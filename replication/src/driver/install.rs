@@ -92,6 +92,14 @@ impl ClosedIntake {
     pub(crate) fn stay(mut self) {
         self.stays = true;
     }
+
+    /// Segments are taken again; whether one was refused meanwhile, so that its home sends no more
+    /// of the partition before it hears another hello.
+    pub(crate) fn open(self) -> bool {
+        let slot = Arc::clone(&self.slot);
+        drop(self);
+        slot.take_turned_away()
+    }
 }
 
 impl Drop for ClosedIntake {

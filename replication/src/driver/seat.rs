@@ -3,12 +3,14 @@
 //! **Owns**: the exchange of a slot's core; what a node promises, and what it then has.
 //! **Does not own**: what the map says (assignments), what a home or a copy is (the core).
 //!
-//! A core is opened for one place. When the place changes, the old one takes no more part (it heard
-//! of a promise), what was on its way to the disk arrives, and a new one starts from what the store
-//! has then, as it would after a restart.
+//! A core is opened for one place and policy. When either changes, the old one takes no more part
+//! (it heard of a promise), what was on its way to the disk arrives, and a new one starts from what
+//! the store has then, as it would after a restart.
+
+use std::sync::Arc;
 
 use domicile_core::{Input, Moment, Partition};
-use domicile_proto::{Epoch, PartitionId};
+use domicile_proto::{Epoch, Keyspace, PartitionId};
 use domicile_storage::StoreError;
 
 use super::slot::Slot;
@@ -44,11 +46,11 @@ impl Driver {
     ///
     /// # Panics
     /// If callers wait: a core that heard of a promise has answered them all.
-    pub(crate) fn reseat(&self, slot: &Slot, core: Partition) {
+    pub(crate) fn reseat(&self, slot: &Slot, keyspace: Arc<Keyspace>, core: Partition) {
         let mut state = slot.lock();
         let waiting = state.waiters.len();
         assert!(waiting == 0, "{}: {waiting} callers wait", slot.partition);
-        slot.take_seat(&mut state, core);
+        slot.take_seat(&mut state, keyspace, core);
         drop(state);
         slot.forget_arrivals();
         self.input(slot, Input::Tick);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use domicile_core::{
@@ -31,7 +31,7 @@ const ARRIVALS_MAX: usize = 1024;
 /// One partition on this node.
 pub(crate) struct Slot {
     pub(crate) partition: PartitionId,
-    pub(crate) keyspace: Arc<Keyspace>,
+    keyspace: RwLock<Arc<Keyspace>>,
     /// Where its home is; changes while the node is open.
     home: AtomicU16,
     /// Whether it is this node.
@@ -64,6 +64,8 @@ pub(super) struct SlotState {
     pub(super) stalled: bool,
     /// A snapshot is taking the place of everything here: no segment is taken.
     pub(super) installing: bool,
+    /// A segment was refused since then.
+    pub(super) turned_away: bool,
     /// What the partition has lost here: it is out of service until a snapshot took its place.
     damage: Option<String>,
     /// In which reign the home spoke by whose word the cells are newer than the log, if they are.
@@ -155,6 +157,7 @@ impl Slot {
             alarm: None,
             stalled: false,
             installing: false,
+            turned_away: false,
             damage: None,
             ahead_by: None,
             kept: BTreeMap::new(),
@@ -165,7 +168,7 @@ impl Slot {
         };
         Self {
             partition: cells.partition(),
-            keyspace,
+            keyspace: RwLock::new(keyspace),
             home: AtomicU16::new(home.get()),
             is_home: AtomicBool::new(is_home),
             handed_on: AtomicU16::new(0),
@@ -186,6 +189,17 @@ impl Slot {
         lock(&self.state)
     }
 
+    /// The policy that its core was opened with.
+    pub(crate) fn keyspace(&self) -> Arc<Keyspace> {
+        let keyspace = self.keyspace.read();
+        Arc::clone(&keyspace.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The reign that its core was opened for.
+    pub(crate) fn opened_for(&self) -> Option<Epoch> {
+        self.lock().core.config().reign
+    }
+
     /// The region of its home, as far as this node knows.
     pub(crate) fn home(&self) -> RegionId {
         let home = RegionId::new(self.home.load(Ordering::Acquire));
@@ -193,9 +207,20 @@ impl Slot {
     }
 
     /// Another core takes the place of what was here, at the same place or another.
-    pub(super) fn take_seat(&self, state: &mut SlotState, core: Partition) {
+    pub(super) fn take_seat(
+        &self,
+        state: &mut SlotState,
+        keyspace: Arc<Keyspace>,
+        core: Partition,
+    ) {
         let config = core.config();
         self.close_reads();
+        let mut present = self
+            .keyspace
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *present = keyspace;
+        drop(present);
         self.home.store(config.home_region.get(), Ordering::Release);
         let is_home = core.role() == Role::Home;
         self.is_home.store(is_home, Ordering::Release);
@@ -443,7 +468,16 @@ impl Slot {
 
     pub(super) fn try_close_intake(&self) -> bool {
         let mut state = self.lock();
-        !std::mem::replace(&mut state.installing, true)
+        let is_closed = !std::mem::replace(&mut state.installing, true);
+        if is_closed {
+            state.turned_away = false;
+        }
+        is_closed
+    }
+
+    /// Whether a segment was refused while nothing was taken, which is forgotten with this.
+    pub(super) fn take_turned_away(&self) -> bool {
+        std::mem::take(&mut self.lock().turned_away)
     }
 
     /// The last record that the home is known to have had: what it has told of, be it here or not.

@@ -223,6 +223,7 @@ impl Driver {
         let mut outbox = Outbox::default();
         let mut state = slot.lock();
         if state.installing {
+            state.turned_away = true;
             return Err(Refused::Installing);
         }
         let (header, chain) = (*segment.header(), segment.chain());
@@ -440,7 +441,7 @@ impl Driver {
     fn make_visible(&self, slot: &Slot, state: &mut SlotState, upto: Seq, outbox: &mut Outbox) {
         slot.cells.advance(upto);
         slot.wake_readers();
-        if slot.is_home() && slot.keyspace.ack != AckLevel::Async {
+        if slot.is_home() && state.core.config().ack != AckLevel::Async {
             let Some(epoch) = state.core.epoch() else {
                 return;
             };
@@ -480,8 +481,9 @@ impl Driver {
                 tracing::error!(%partition, ?event, "a copy does not follow this home's log");
                 state.alarm = Some(format!("{event:?}"));
             }
-            Event::Fenced { .. } => {
-                // Its lease may last: a successor need not wait for it once this was promised.
+            Event::Fenced { .. } | Event::HandedOn { .. } => {
+                // Its lease may last: a successor need not wait for it once this was promised, or
+                // once it has the end of this reign.
                 slot.close_reads();
                 tracing::info!(%partition, ?event, "event");
             }
@@ -575,7 +577,7 @@ pub(crate) fn public_receipt(
     receipt: &domicile_core::Receipt,
     request_id: RequestId,
 ) -> Receipt {
-    let regions = &slot.keyspace.regions;
+    let regions = &slot.keyspace().regions;
     let durable_in = receipt
         .durable_in
         .iter()

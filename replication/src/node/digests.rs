@@ -44,7 +44,7 @@ pub(super) fn run_digests(core: &NodeCore) {
 /// Tells the copies of partitions that rest what they must have.
 pub(super) fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
     for slot in core.driver.slots().filter(|slot| slot.is_home()) {
-        let copies = slot.keyspace.copies();
+        let copies = slot.keyspace().copies();
         if copies == 0 || slot.is_damaged() || slot.watermark().is_none() {
             continue;
         }

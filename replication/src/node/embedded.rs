@@ -18,6 +18,7 @@ use super::failover::FailoverPlan;
 use super::handle::KeyspaceHandle;
 use super::homes::{HomeChange, OrphanRecord, Switchover};
 use super::interior::NodeCore;
+use super::keyspaces::Alteration;
 use super::open::Threads;
 use super::status::{Detail, NodeStatus};
 use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
@@ -148,6 +149,33 @@ impl Node {
         self.core().switch_over(from, to, keyspace, within).await
     }
 
+    /// Makes a keyspace, at every region that it lists. From any node; it is open here when this
+    /// returns.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static, there is one of that name, or a region has no
+    /// node or is a witness; `NO_HOME` while the control plane has no leader; `RECOVERING` if it is
+    /// made and not open here in time.
+    pub async fn create_keyspace(&self, keyspace: Keyspace, within: Duration) -> Result<(), Error> {
+        self.core().create_keyspace(keyspace, within).await
+    }
+
+    /// Alters a keyspace: its level, its times and limits, who may succeed whom, and regions that
+    /// are added. From any node. Each home goes by it from a new reign on, which takes it a few
+    /// milliseconds; waits for them.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static, where what is asked cannot be altered, or while a
+    /// home changes or does not go by the last alteration; `NO_HOME` while the control plane has
+    /// no leader.
+    pub async fn alter_keyspace(
+        &self,
+        keyspace: Keyspace,
+        within: Duration,
+    ) -> Result<Alteration, Error> {
+        self.core().alter_keyspace(keyspace, within).await
+    }
+
     /// How many older changes of home are not remembered any more.
     ///
     /// # Errors
@@ -183,6 +211,13 @@ impl Node {
         word: OperatorWord,
     ) -> Result<usize, Error> {
         self.core().give_up_homes(region, keyspace, word).await
+    }
+
+    /// The longest that writes of a keyspace would stop if a home were lost while a majority of
+    /// voters is up; `Some(None)`: until an operator acts; `None`: homes are static.
+    #[must_use]
+    pub fn takeover_max(&self, keyspace: &Keyspace) -> Option<Option<Duration>> {
+        self.core().takeover_max(keyspace)
     }
 
     /// The records here that a new home never had, file by file.

@@ -63,6 +63,13 @@ impl NodeCore {
         Ok(plans)
     }
 
+    pub(super) fn takeover_max(&self, keyspace: &Keyspace) -> Option<Option<Duration>> {
+        let plane = self.plane.as_ref()?;
+        let is_proven = Fencing::of(keyspace, plane.map().voters()) != Fencing::Operator;
+        let times = &plane.times;
+        Some(is_proven.then(|| times.waited_out() + times.promise_patience))
+    }
+
     fn plan_of(
         &self,
         plane: &Plane,
@@ -71,7 +78,8 @@ impl NodeCore {
         partition: PartitionId,
         assignment: Assignment,
     ) -> FailoverPlan {
-        let fencing = map.fencing(policy);
+        let in_force = map.policy(partition, assignment.revision);
+        let fencing = in_force.map_or(Fencing::Operator, |policy| policy.fencing);
         let home = map.node(assignment.home).map(|node| node.region);
         let name = |region: RegionId| {
             let spec = self.topology.region(region);

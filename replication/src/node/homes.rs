@@ -132,8 +132,7 @@ impl NodeCore {
     ) -> Result<Switchover, Error> {
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let map = plane.map();
-        let mut nodes = map.live_nodes();
-        let (follower, _) = nodes.find(|(_, region)| *region == to).ok_or_else(|| {
+        let follower = self.node_at(&map, to).ok_or_else(|| {
             let message = format!("no node of region {to} is in the cluster");
             Error::new(Reason::InvalidArgument, message)
         })?;
@@ -169,6 +168,18 @@ impl NodeCore {
             outcome.stayed.extend(refused);
         }
         Ok(outcome)
+    }
+
+    /// The node of a region; where one takes another's place, the one that answers.
+    fn node_at(&self, map: &ControlMap, region: RegionId) -> Option<NodeId> {
+        let nodes = map.live_nodes().filter(|(_, at)| *at == region);
+        let nodes: Vec<NodeId> = nodes.map(|(node, _)| node).collect();
+        let known = match region == self.topology.own.id {
+            true => Some(self.store.node_id()),
+            false => self.links.get(&region).and_then(|link| link.status().node),
+        };
+        let known = known.filter(|node| nodes.contains(node));
+        known.or_else(|| nodes.first().copied())
     }
 
     pub(super) async fn give_up_homes(
@@ -248,7 +259,9 @@ fn check_word(
             let message = format!("region {to} may not hold keyspace {name}");
             return Err(Error::new(Reason::DataResidency, message));
         }
-        let is_proven = map.fencing(policy) != Fencing::Operator;
+        let in_force = map.assignment(partition).into_iter();
+        let mut in_force = in_force.flat_map(|it| map.policies_in_force(partition, it));
+        let is_proven = in_force.all(|policy| policy.fencing != Fencing::Operator);
         if !(is_proven || word.is_fenced || word.accepts_split_brain) {
             return invalid(format!(
                 "nothing proves that the home of {partition} ({name}) is off: say that you have \

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use domicile_core::{Input, Moment, Recovered};
-use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Reason, RegionId, Seq};
 use domicile_storage::disk::OsDisk;
 use domicile_storage::{CommitThread, OnDamage, RecoveredPartition, Recovery, Store, StoreOptions};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -86,7 +86,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let plane = match &options.control {
         None => None,
         Some(control) => {
-            let started = Plane::start(control, &topology, &store, recovery.created).await?;
+            let how = (recovery.created, options.replaces);
+            let started = Plane::start(control, &topology, &store, how).await?;
             let (plane, inputs) = started;
             Some((Arc::new(plane), inputs))
         }
@@ -247,35 +248,36 @@ fn recover(
     let seated = held.iter().filter_map(|(keyspace, partition)| {
         let seat = seats.of(keyspace, *partition, place)?;
         let last = found.get(partition).map(|each| each.epoch);
-        Some((keyspace, *partition, seat.beside(last)))
+        let is_holder = seat.keyspace.regions.contains(&own);
+        is_holder.then(|| (*partition, seat.beside(last)))
     });
-    let seated: Vec<(&Arc<Keyspace>, PartitionId, Seat)> = seated.collect();
+    let seated: Vec<(PartitionId, Seat)> = seated.collect();
     // Whatever ended while the node was away is over here too.
     let floors = seated
         .iter()
-        .filter_map(|(_, partition, seat)| Some((*partition, seat.floor?)));
+        .filter_map(|(partition, seat)| Some((*partition, seat.floor?)));
     store.promise_all(&floors.collect::<Vec<_>>())?;
-    let homed = seated.iter().filter(|(_, _, seat)| seat.is_here);
+    let homed = seated.iter().filter(|(_, seat)| seat.is_here);
     let last_seq = |id: &PartitionId| found.get(id).map_or(Seq::NONE, |each| each.last_seq);
     let tails = homed
-        .map(|(_, partition, _)| (*partition, last_seq(partition)))
+        .map(|(partition, _)| (*partition, last_seq(partition)))
         .collect();
     let mut requests = remembered_requests(&store, &tails)?;
     let clock = Arc::new(Clock::new());
     let newest = requests.values().flatten().map(|request| request.hlc).max();
     newest.map(|hlc| clock.observe(hlc));
     let driver = Driver::new(clock, store, peers);
-    for (keyspace, partition, seat) in seated {
+    for (partition, seat) in seated {
         let damage = damaged.of(partition, found.contains_key(&partition));
         let recovered = Recovered {
             requests: requests.remove(&partition).unwrap_or_default(),
             promised: driver.store.promised(partition),
-            handed_to: handed_on(&driver.store, partition, seat)?,
-            ..recovered_state(found.remove(&partition), seat, recovery.node_id)
+            handed_to: handed_on(&driver.store, partition, &seat)?,
+            ..recovered_state(found.remove(&partition), &seat, recovery.node_id)
         };
-        let config = config_of(keyspace, partition, own, seat);
-        let core = open_core(config, recovered, seat, Moment::START)?;
-        let slot = driver.add(Arc::clone(keyspace), core);
+        let config = config_of(partition, own, &seat);
+        let core = open_core(config, recovered, &seat, Moment::START)?;
+        let slot = driver.add(Arc::clone(&seat.keyspace), core);
         let is_ahead = !seat.is_here && seat.epoch.is_some() && slot.is_ahead_of(None);
         if is_ahead {
             driver.quarantine(&slot, AHEAD);
@@ -344,7 +346,7 @@ impl Damage {
     }
 }
 
-fn recovered_state(found: Option<RecoveredPartition>, seat: Seat, node: NodeId) -> Recovered {
+fn recovered_state(found: Option<RecoveredPartition>, seat: &Seat, node: NodeId) -> Recovered {
     let is_home = seat.is_here;
     let assigned = seat.epoch.filter(|_| is_home);
     match found {

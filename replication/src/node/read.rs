@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::{PartitionId, Reason, Seq};
+use domicile_proto::{PartitionId, Reason};
 use domicile_storage::cells::Cell;
 
 use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
-use crate::call::{Consistency, Entry, ReadAnswer, ReadCall, SessionMark};
+use crate::call::{Consistency, Entry, ReadAnswer, ReadCall};
 use crate::driver::Slot;
 use crate::error::Error;
 
@@ -45,7 +45,8 @@ impl NodeCore {
             Route::Here(slot) => self.read_slot(&slot, call.key),
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();
-                let answer = link.forward_get(&call.keyspace, from, call.key, timeout);
+                let seen = call.consistency.seen_of(partition);
+                let answer = link.forward_get(&call.keyspace, from, call.key, seen, timeout);
                 let answer = self.unless_moved(partition, link.region(), answer).await;
                 let moved = || Error::new(Reason::NoHome, "the home moved before it answered");
                 let rows = answer.unwrap_or_else(|| Err(moved()))?;
@@ -82,35 +83,10 @@ impl NodeCore {
             Consistency::Home => Ok(slot.is_home()),
             Consistency::Local => Ok(true),
             Consistency::Bounded(bound) => Ok(slot.is_home() || self.staleness(&slot) <= *bound),
-            Consistency::Session(marks) => self.wait_session(&slot, marks, timeout).await,
-        }
-    }
-
-    async fn wait_session(
-        &self,
-        slot: &Slot,
-        marks: &[SessionMark],
-        timeout: Duration,
-    ) -> Result<bool, Error> {
-        let marks = marks.iter().filter(|mark| mark.partition == slot.partition);
-        let Some(wanted) = marks.map(|mark| mark.position.seq).max() else {
-            return Ok(true);
-        };
-        if slot.cells.applied_upto() >= wanted {
-            return Ok(true);
-        }
-        let reached = slot.held_mark().received_upto;
-        if slot.is_home() && wanted > reached {
-            return Err(session_lost(slot, wanted, reached));
-        }
-        let waited = tokio::time::timeout(timeout, slot.wait_applied(wanted)).await;
-        match waited {
-            Ok(()) => Ok(true),
-            Err(_) if slot.is_home() => {
-                let message = format!("position {wanted} not visible within {timeout:?}");
-                Err(Error::new(Reason::Recovering, message))
-            }
-            Err(_) => Ok(false),
+            Consistency::Session(_) => match consistency.seen_of(partition) {
+                None => Ok(true),
+                Some(seen) => self.wait_session(&slot, seen, timeout).await,
+            },
         }
     }
 
@@ -151,13 +127,4 @@ pub(super) fn entry_of(key: Bytes, cell: Cell) -> Option<Entry> {
         written_at_ms: cell.hlc.wall_ms(),
         expires_at_ms: cell.expires_at_ms,
     })
-}
-
-fn session_lost(slot: &Slot, wanted: Seq, reached: Seq) -> Error {
-    let partition = slot.partition;
-    let message = format!("the session saw {partition} up to {wanted}, the log ends at {reached}");
-    Error::new(Reason::SessionLost, message)
-        .with("fork", reached)
-        .with("lost_from", reached.next())
-        .with("lost_upto", wanted)
 }

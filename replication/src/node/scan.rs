@@ -99,7 +99,8 @@ impl NodeCore {
             Route::Here(slot) => self.scan_slot(&slot, scan),
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();
-                link.forward_scan(from, scan, timeout).await
+                let seen = call.consistency.seen_of(scan.partition);
+                link.forward_scan(from, scan, seen, timeout).await
             }
         }
     }
@@ -108,6 +109,7 @@ impl NodeCore {
     pub(crate) fn scan_partition_at_home(
         &self,
         scan: &PartitionScan,
+        seen: Option<Position>,
     ) -> Result<PartitionRows, Error> {
         if !(1..=ROWS_MAX).contains(&scan.limit) {
             let message = format!("scan limit {}: 1 to {ROWS_MAX}", scan.limit);
@@ -116,6 +118,7 @@ impl NodeCore {
         match self.route(scan.partition, Forwarding::LocalOnly)? {
             Route::Here(slot) => {
                 slot.check_reads_open(self.clock.now())?;
+                seen.map_or(Ok(()), |seen| self.check_session(&slot, seen))?;
                 self.scan_slot(&slot, scan)
             }
             Route::There(_) => Err(Error::new(Reason::WrongHome, "the home is another region")),

@@ -316,7 +316,7 @@ fn partition_status(core: &NodeCore, slot: &Slot) -> (PartitionStatus, AckLevel)
     };
     let partition = PartitionStatus {
         partition: slot.partition,
-        keyspace: slot.keyspace.name.to_string(),
+        keyspace: slot.keyspace().name.to_string(),
         home_region: name(slot.home()),
         role: status.role,
         epoch: status.epoch,

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::control::{Command, Grant};
-use domicile_proto::{NodeId, v1};
+use domicile_core::control::{Assignment, Command, ControlMap, Grant, Lost, OperatorWord};
+use domicile_proto::{NodeId, PartitionId, RegionId, v1};
 use tokio::sync::oneshot;
 
 use super::lead::LeadInput;
 use super::plane::{Plane, region_of};
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::node::NodeCore;
 
@@ -171,13 +172,16 @@ fn missing(node: &NodeCore, plane: &Plane) -> Vec<Command> {
             commands.push(Command::AddRegion {
                 region: region.id,
                 name: region.name.clone(),
-                is_witness: false,
+                is_witness: region.is_witness,
             });
         }
     }
     let (own, region) = (node.store.node_id(), node.topology.own.id);
     if map.node(own).is_none() {
         commands.push(Command::AddNode { node: own, region });
+    }
+    if let Some(lost) = plane.replaces {
+        commands.extend(retiring(&map, lost, region));
     }
     let has_node = |region| map.live_nodes().any(|(_, at)| at == region);
     let possible = plane.declared.iter().filter(|keyspace| {
@@ -188,6 +192,48 @@ fn missing(node: &NodeCore, plane: &Plane) -> Vec<Command> {
         commands.extend(possible.map(|it| Command::CreateKeyspace(Box::new(it.clone()))));
     }
     commands
+}
+
+/// Homes taken over in one command: about 100 bytes each, far below what one may hold.
+const GIVEN_UP_AT_ONCE: usize = 1024;
+
+/// What it takes to forget a node of this region whose disk is lost: first its homes are taken
+/// over, where another region has what it had.
+fn retiring(map: &ControlMap, lost: NodeId, region: RegionId) -> Vec<Command> {
+    let known = map.node(lost);
+    if known.is_none_or(|it| it.is_retired || it.region != region) {
+        return Vec::new();
+    }
+    let homes = map.assignments().filter(|(_, it)| it.home == lost);
+    let homes: Vec<(PartitionId, Assignment)> = homes.collect();
+    if homes.is_empty() {
+        return vec![Command::RetireNode { node: lost }];
+    }
+    let now_ms = Clock::wall_ms();
+    // Whoever says that the disk is lost says that the node will not come back.
+    let word = OperatorWord {
+        is_fenced: true,
+        accepts_split_brain: false,
+        to: None,
+    };
+    let is_elsewhere = |partition: PartitionId| {
+        let keyspace = map.keyspace(partition.keyspace);
+        keyspace.is_some_and(|it| it.copies() > 0)
+    };
+    let unsaid = homes.into_iter().filter(|(partition, it)| {
+        let is_said = it.lost.is_some_and(|lost| lost.word.is_some());
+        !is_said && is_elsewhere(*partition)
+    });
+    let begin = |(partition, it): (PartitionId, Assignment)| Command::BeginTakeOver {
+        partition,
+        from: it.epoch,
+        lost: Lost {
+            heard_ms: now_ms,
+            noticed_ms: now_ms,
+            word: Some(word),
+        },
+    };
+    unsaid.take(GIVEN_UP_AT_ONCE).map(begin).collect()
 }
 
 /// Tells the map something about a change of home; it is tried for a while.

@@ -46,6 +46,8 @@ pub(crate) struct Plane {
     pub(crate) incarnation: u64,
     /// Keyspaces that are made once the cluster can hold them.
     pub(crate) declared: Vec<Keyspace>,
+    /// The node of this region that is lost for good.
+    pub(crate) replaces: Option<NodeId>,
     pub(crate) lead: mpsc::Sender<LeadInput>,
     pub(crate) clients: BTreeMap<RegionId, PeerClient<Channel>>,
 }
@@ -56,7 +58,7 @@ impl Plane {
         options: &ControlOptions,
         topology: &Topology,
         store: &Store,
-        is_created: bool,
+        (is_created, replaces): (bool, Option<NodeId>),
     ) -> Result<(Self, mpsc::Receiver<LeadInput>), Error> {
         let log = open_log(store, is_created)?;
         let (machine, maps) = MapMachine::new();
@@ -72,7 +74,10 @@ impl Plane {
         let founders = topology.regions.iter().map(|region| member(region.id));
         let own = member(topology.own.id);
         let timings = Timings::new(options.rtt_max, options.pace());
-        let settings = Options::new(store.node_id(), own, founders.collect(), timings);
+        let settings = Options {
+            replaces,
+            ..Options::new(store.node_id(), own, founders.collect(), timings)
+        };
         let started = Consensus::start(settings, log, machine, Arc::new(transport)).await;
         let consensus = started.map_err(|error| unavailable(&error))?;
         let (lead, inputs) = mpsc::channel(LEAD_INPUTS_MAX);
@@ -86,6 +91,7 @@ impl Plane {
                 .iter()
                 .map(|it| (**it).clone())
                 .collect(),
+            replaces,
             lead,
             clients,
         };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use domicile_core::control::PromisedEnd;
 use domicile_proto::{Epoch, PartitionId, Seq};
 
+use super::rejoin::say_hello_again;
 use super::seating::{blocking, wait_quiet};
 use crate::error::Error;
 use crate::node::NodeCore;
@@ -48,7 +49,10 @@ pub(crate) async fn promise(
         };
         let is_quiet = wait_quiet(&slot).await;
         let tail = node.store.tail(partition);
-        drop(closed);
+        // A question that comes late closes the present home's stream too.
+        if closed.open() {
+            say_hello_again(node, &slot);
+        }
         if !is_quiet {
             continue;
         }

@@ -77,7 +77,8 @@ pub(crate) async fn rejoin(node: Arc<NodeCore>, slot: Arc<Slot>, home: HomeLog) 
     say_hello_again(&node, &slot);
 }
 
-fn say_hello_again(node: &NodeCore, slot: &Slot) {
+/// The home ships a partition from its hello on, and no more once something of it was refused.
+pub(super) fn say_hello_again(node: &NodeCore, slot: &Slot) {
     if let Some(signal) = node.driver.source_signals.get(&slot.home()) {
         signal.end_stream();
     }
@@ -106,13 +107,18 @@ async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<A
         superseded_by,
         now_ms: Clock::wall_ms(),
     };
+    // What a snapshot of an older home stands for cannot be taken out of it again.
+    let base = node.store.log_start(partition).previous();
     let store = Arc::clone(&node.store);
-    let report = blocking(move || store.cut(partition, at, plan)).await;
+    let report = blocking(move || store.cut(partition, at.max(base), plan)).await;
     node.orphan_tally.changed();
     let report = report?;
     note(node, partition, tail.epoch, &report);
     reopen(node, slot)?;
-    Ok(report.cells)
+    match base > at {
+        true => Ok(AfterCut::NeedsSnapshot),
+        false => Ok(report.cells),
+    }
 }
 
 /// The core believed in the log and the cells as they were.
@@ -122,7 +128,7 @@ fn reopen(node: &NodeCore, slot: &Slot) -> Result<(), Failure> {
         recovered_copy(node, slot.partition),
         node.clock.now(),
     )?;
-    node.driver.reseat(slot, core);
+    node.driver.reseat(slot, slot.keyspace(), core);
     Ok(())
 }
 

@@ -38,8 +38,10 @@ pub(crate) enum Seats {
 }
 
 /// The place of one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seat {
+    /// The policy that the reign goes by.
+    pub(crate) keyspace: Arc<Keyspace>,
     /// The region of its home.
     pub(crate) home: RegionId,
     /// Whether that is this node.
@@ -56,7 +58,7 @@ impl Seats {
     /// The place of a partition as seen from a node; `None` if the map does not know it.
     pub(crate) fn of(
         &self,
-        keyspace: &Keyspace,
+        keyspace: &Arc<Keyspace>,
         partition: PartitionId,
         (own, node): (RegionId, NodeId),
     ) -> Option<Seat> {
@@ -64,6 +66,7 @@ impl Seats {
             Self::Map(map) => map,
             Self::Static => {
                 return Some(Seat {
+                    keyspace: Arc::clone(keyspace),
                     home: partition.region,
                     is_here: partition.region == own,
                     epoch: None,
@@ -74,17 +77,23 @@ impl Seats {
         };
         let assignment = map.assignment(partition)?;
         let home = map.node(assignment.home)?.region;
+        let policy = map.policy(partition, assignment.revision)?;
         Some(Seat {
+            keyspace: Arc::clone(&policy.keyspace),
             home,
             is_here: assignment.home == node,
             epoch: Some(assignment.epoch),
             floor: Some(floor_of(assignment)),
-            lease: match map.fencing(keyspace) {
-                Fencing::Lease => LeaseNeed::Everything,
-                Fencing::AckRevocation => LeaseNeed::Reads,
-                Fencing::Operator => LeaseNeed::Nothing,
-            },
+            lease: lease_of(policy.fencing),
         })
+    }
+}
+
+fn lease_of(fencing: Fencing) -> LeaseNeed {
+    match fencing {
+        Fencing::Lease => LeaseNeed::Everything,
+        Fencing::AckRevocation => LeaseNeed::Reads,
+        Fencing::Operator => LeaseNeed::Nothing,
     }
 }
 
@@ -112,7 +121,7 @@ fn floor_of(assignment: Assignment) -> Epoch {
 pub(crate) fn open_core(
     config: PartitionConfig,
     recovered: Recovered,
-    seat: Seat,
+    seat: &Seat,
     now: domicile_core::Moment,
 ) -> Result<Partition, Error> {
     let partition = config.partition;
@@ -182,7 +191,7 @@ async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, E
         .slots()
         .filter_map(|slot| {
             let seat = seat_of(node, &seats, &slot)?;
-            is_elsewhere(&slot, seat).then_some((slot, seat))
+            is_elsewhere(&slot, &seat).then_some((slot, seat))
         })
         .collect();
     if moves.is_empty() {
@@ -193,13 +202,13 @@ async fn apply(node: &Arc<NodeCore>, map: &Arc<ControlMap>) -> Result<Applied, E
 
 fn seat_of(node: &NodeCore, seats: &Seats, slot: &Slot) -> Option<Seat> {
     let own = (node.topology.own.id, node.store.node_id());
-    let seat = seats.of(&slot.keyspace, slot.partition, own)?;
-    let seat = followed(node, seats, slot, seat).unwrap_or(seat);
+    let seat = seats.of(&slot.keyspace(), slot.partition, own)?;
+    let seat = followed(node, seats, slot, &seat).unwrap_or(seat);
     Some(seat.beside(last_reign(node, slot.partition)))
 }
 
 /// The place of a partition that was handed on, where the map does not say so yet.
-fn followed(node: &NodeCore, seats: &Seats, slot: &Slot, seat: Seat) -> Option<Seat> {
+fn followed(node: &NodeCore, seats: &Seats, slot: &Slot, seat: &Seat) -> Option<Seat> {
     let Seats::Map(map) = seats else {
         return None;
     };
@@ -207,12 +216,14 @@ fn followed(node: &NodeCore, seats: &Seats, slot: &Slot, seat: Seat) -> Option<S
     let is_lost = seat.floor > seat.epoch;
     let handed = node.ownership.handed(slot.partition);
     let epoch = handed.filter(|epoch| Some(*epoch) > seat.epoch && !is_lost)?;
+    let policy = map.present_policy(slot.partition)?;
     Some(Seat {
+        keyspace: Arc::clone(&policy.keyspace),
         home: map.node(epoch.node)?.region,
         is_here: epoch.node == node.store.node_id(),
         epoch: Some(epoch),
         floor: Some(epoch),
-        lease: seat.lease,
+        lease: lease_of(policy.fencing),
     })
 }
 
@@ -222,7 +233,7 @@ fn last_reign(node: &NodeCore, partition: PartitionId) -> Option<Epoch> {
 
 /// Whether a slot's core was opened for another place. One whose home is given up stays where it
 /// is: nobody else is home yet.
-fn is_elsewhere(slot: &Slot, seat: Seat) -> bool {
+fn is_elsewhere(slot: &Slot, seat: &Seat) -> bool {
     let is_over = seat.floor > seat.epoch;
     if is_over {
         return false;
@@ -230,7 +241,7 @@ fn is_elsewhere(slot: &Slot, seat: Seat) -> bool {
     if seat.is_here != slot.is_home() || seat.home != slot.home() {
         return true;
     }
-    seat.is_here && slot.epoch() != seat.epoch
+    slot.opened_for() != seat.epoch
 }
 
 /// Opens what is new to this node.
@@ -242,7 +253,8 @@ async fn learn_keyspaces(
     let own = node.topology.own.id;
     let mut new = Vec::new();
     for keyspace in map.keyspaces() {
-        if node.topology.keyspace(keyspace.id()).is_none() {
+        let known = node.topology.keyspace(keyspace.id());
+        if known.is_none_or(|known| *known != *keyspace) {
             node.topology.learn(Arc::new(keyspace.clone()));
         }
         if !keyspace.regions.contains(&own) {
@@ -254,33 +266,33 @@ async fn learn_keyspaces(
             if node.driver.slot(partition).is_none()
                 && let Some(seat) = seats.of(&keyspace, partition, place)
             {
+                // A region that was added holds it once its home goes by that.
+                let is_holder = seat.keyspace.regions.contains(&own);
                 let seat = seat.beside(last_reign(node, partition));
-                new.push((Arc::clone(&keyspace), partition, seat));
+                new.extend(is_holder.then_some((partition, seat)));
             }
         }
     }
     if new.is_empty() {
         return Ok(());
     }
-    let homes = new.iter().filter(|(_, _, seat)| seat.is_here);
-    let tails = homes.map(|(_, partition, _)| {
+    let homes = new.iter().filter(|(_, seat)| seat.is_here);
+    let tails = homes.map(|(partition, _)| {
         let tail = node.store.tail(*partition);
         (*partition, tail.map_or(Seq::NONE, |tail| tail.last_seq))
     });
     let (tails, store) = (tails.collect(), Arc::clone(&node.store));
     let mut requests = blocking(move || remembered_requests(&store, &tails)).await?;
-    let floors = new
-        .iter()
-        .filter_map(|(_, id, seat)| Some((*id, seat.floor?)));
+    let floors = new.iter().filter_map(|(id, seat)| Some((*id, seat.floor?)));
     let (floors, store): (Vec<_>, _) = (floors.collect(), Arc::clone(&node.store));
     blocking(move || store.promise_all(&floors)).await?;
-    for (keyspace, partition, seat) in new {
+    for (partition, seat) in new {
         let is_found = node.store.tail(partition).is_some();
         let requests = requests.remove(&partition).unwrap_or_default();
-        let config = config_of(&keyspace, partition, own, seat);
-        let recovered = recovered_of(node, partition, seat, requests, None)?;
-        let core = open_core(config, recovered, seat, node.clock.now())?;
-        let slot = node.driver.add(keyspace, core);
+        let config = config_of(partition, own, &seat);
+        let recovered = recovered_of(node, partition, &seat, requests, None)?;
+        let core = open_core(config, recovered, &seat, node.clock.now())?;
+        let slot = node.driver.add(Arc::clone(&seat.keyspace), core);
         if !seat.is_here && slot.is_ahead_of(None) {
             node.driver.quarantine(&slot, AHEAD);
             node.wanted.want(partition, Seq::FIRST);
@@ -295,15 +307,11 @@ async fn learn_keyspaces(
     Ok(())
 }
 
-pub(crate) fn config_of(
-    keyspace: &Keyspace,
-    partition: PartitionId,
-    own: RegionId,
-    seat: Seat,
-) -> PartitionConfig {
+pub(crate) fn config_of(partition: PartitionId, own: RegionId, seat: &Seat) -> PartitionConfig {
     PartitionConfig {
         lease: seat.lease,
-        ..PartitionConfig::of(keyspace, partition, own, seat.home)
+        reign: seat.epoch,
+        ..PartitionConfig::of(&seat.keyspace, partition, own, seat.home)
     }
 }
 
@@ -330,7 +338,7 @@ pub(super) fn recovered_copy(node: &NodeCore, partition: PartitionId) -> Recover
 fn recovered_of(
     node: &NodeCore,
     partition: PartitionId,
-    seat: Seat,
+    seat: &Seat,
     requests: Vec<RememberedRequest>,
     visible_upto: Option<Seq>,
 ) -> Result<Recovered, Error> {
@@ -351,7 +359,7 @@ fn recovered_of(
 pub(crate) fn handed_on(
     store: &Store,
     partition: PartitionId,
-    seat: Seat,
+    seat: &Seat,
 ) -> Result<Option<NodeId>, StoreError> {
     if !seat.is_here {
         return Ok(None);
@@ -367,9 +375,10 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
     let (mut rested, mut closed) = (Vec::new(), Vec::new());
     for (slot, seat) in moves {
         // Unless a snapshot is taking its place: then that comes first. What is wounded takes
-        // nothing anyway, and is healed by whoever is home now.
+        // nothing anyway, and is healed by whoever is home now; so is what a map of before the
+        // wound made home at the start of the node.
         let taken = node.driver.close_intake(&slot);
-        let is_wounded = !slot.is_home() && node.store.wound(slot.partition).is_some();
+        let is_wounded = node.store.wound(slot.partition).is_some();
         let is_closed = taken.is_some() || is_wounded;
         let is_quiet = is_closed && wait_quiet(&slot).await;
         match is_quiet {
@@ -381,14 +390,14 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
     let mut requests = requests_of(node, &rested).await?;
     for (slot, seat) in &rested {
         let partition = slot.partition;
-        let config = config_of(&slot.keyspace, partition, node.topology.own.id, *seat);
+        let config = config_of(partition, node.topology.own.id, seat);
         let requests = requests.remove(&partition).unwrap_or_default();
         let visible_upto = slot.visible_upto();
-        let recovered = recovered_of(node, partition, *seat, requests, Some(visible_upto))?;
+        let recovered = recovered_of(node, partition, seat, requests, Some(visible_upto))?;
         let newest = recovered.requests.iter().map(|request| request.hlc).max();
         newest.map(|hlc| node.clock.observe(hlc));
-        let core = open_core(config, recovered, *seat, node.clock.now())?;
-        node.driver.reseat(slot, core);
+        let core = open_core(config, recovered, seat, node.clock.now())?;
+        node.driver.reseat(slot, Arc::clone(&seat.keyspace), core);
         let (home, is_here) = (seat.home, seat.is_here);
         tracing::info!(%partition, %home, is_here, "the partition's home has changed");
         if let (true, Some(epoch)) = (is_here, seat.epoch) {

@@ -11,6 +11,8 @@
 //!                      home: knows that T has it, follows T
 //! map: T is home       told by T, again and again
 //! ```
+//! A home may follow on itself: so an alteration of its keyspace comes into force, with a reign.
+//!
 //! The mark is the only thing that decides. Whoever restarts finds it at the end of the log. A node
 //! that follows and is lost before it begins is waited for by the control plane's leader, whose
 //! takeover ends both reigns.
@@ -36,12 +38,23 @@ const POLL: Duration = Duration::from_millis(1);
 /// How often the map is told again that a node has begun.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether one was called off too late.
+const RESUME: Duration = Duration::from_secs(2);
+
 /// Does this node's part in every switchover that the map speaks of, until the node closes.
 pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
     let mut maps = plane.maps.clone();
     loop {
         let map = Arc::clone(&maps.borrow_and_update());
         let own = node.store.node_id();
+        for resume in unfinished(&node, &map) {
+            let plane = Arc::clone(&plane);
+            tokio::spawn(async move {
+                if let Err(error) = tell(&plane, resume).await {
+                    tracing::warn!(%error, "a switchover stays unfinished in the map");
+                }
+            });
+        }
         for (partition, assignment) in moving(&map) {
             let is_here = [Some(assignment.home), assignment.moving_to].contains(&Some(own));
             if is_here && node.ownership.begin_switch(partition, assignment.epoch) {
@@ -53,8 +66,42 @@ pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
             changed = maps.changed() => if changed.is_err() { return },
             // The next one may have begun meanwhile.
             () = node.ownership.switch_ended.notified() => {}
+            () = tokio::time::sleep(RESUME) => {}
         }
     }
+}
+
+/// What makes the map speak again of switchovers that must be finished: the end of the reign is
+/// written. They were called off before, and the map heard of it only now.
+fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
+    let own = node.store.node_id();
+    let begins = node.driver.slots().filter_map(|slot| {
+        let partition = slot.partition;
+        let assignment = map.assignment(partition)?;
+        if assignment.moving_to.is_some() || assignment.lost.is_some() {
+            return None;
+        }
+        let from = assignment.epoch;
+        let follows = |epoch: &Epoch| epoch.counter == from.counter.saturating_add(1);
+        let begun = node.store.tail(partition).map(|tail| tail.epoch);
+        let begun = begun.filter(|epoch| epoch.node == own);
+        let next = node.ownership.handed(partition).or(begun).filter(follows);
+        let is_over = slot.is_home() && slot.epoch() == Some(from);
+        let ended = match node.store.promised(partition) > Some(from) {
+            // Its core is fenced, by its own promise when it began to follow.
+            true if is_over => reign_end(&node.store, partition).ok().flatten(),
+            _ => slot.handed_to().map(|to| (from, to)),
+        };
+        let ended = ended.filter(|(epoch, _)| is_over && *epoch == from);
+        let ended = ended.map(|(_, to)| to);
+        let to = next.map(|next| next.node).or(ended)?;
+        Some(Command::BeginSwitchover {
+            partition,
+            from,
+            to,
+        })
+    });
+    begins.collect()
 }
 
 fn moving(map: &ControlMap) -> impl Iterator<Item = (PartitionId, Assignment)> {
@@ -99,9 +146,11 @@ async fn take_part(node: Arc<NodeCore>, plane: Arc<Plane>, partition: PartitionI
             to_region,
         };
         let is_home = assignment.home == node.store.node_id();
+        let follows_itself = is_home && to == assignment.home;
         tokio::select! {
             () = node.closed() => return,
-            () = hand_on(&switch), if is_home => {}
+            () = renew(&switch), if follows_itself => {}
+            () = hand_on(&switch), if is_home && !follows_itself => {}
             () = follow(&switch), if !is_home => {}
         }
     }
@@ -121,6 +170,13 @@ impl Switch {
         })
     }
 
+    /// Whether this node leads in the reign that is to end, and has promised no later one. If not
+    /// it has handed on already, be it before it restarted, or it has yet to hear that it leads.
+    fn is_home_here(&self) -> bool {
+        let is_home = self.slot.is_home() && self.slot.epoch() == Some(self.from);
+        is_home && self.node.store.promised(self.slot.partition) <= Some(self.from)
+    }
+
     /// The reign that follows.
     fn next(&self) -> Epoch {
         Epoch {
@@ -131,6 +187,11 @@ impl Switch {
 
     /// How the node that follows stands.
     fn progress(&self) -> Progress {
+        // Another node of its region is not the one that is to follow.
+        let link = self.node.links.get(&self.to_region);
+        if link.is_none_or(|link| link.status().node != Some(self.to)) {
+            return Progress::Away;
+        }
         let (status, _) = self.slot.status(self.node.clock.now());
         let mut copies = status.copies.iter();
         let copy = copies.find(|copy| copy.region == self.to_region);
@@ -161,6 +222,12 @@ async fn hand_on(switch: &Switch) {
         if !switch.is_on() {
             return;
         }
+        if !switch.is_home_here() {
+            // Nothing is called off behind the mark, however long the map takes to hear of it.
+            last_there = Instant::now();
+            tokio::time::sleep(POLL).await;
+            continue;
+        }
         match switch.progress() {
             Progress::Away => {}
             Progress::Behind => last_there = Instant::now(),
@@ -188,6 +255,43 @@ async fn hand_on(switch: &Switch) {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// The part of a home that follows on itself: what was altered comes into force with its new reign.
+async fn renew(switch: &Switch) {
+    let Switch { slot, node, to, .. } = switch;
+    let partition = slot.partition;
+    let begun = Instant::now();
+    let has_begun = || {
+        let tail = node.store.tail(partition);
+        tail.is_some_and(|tail| tail.epoch == switch.next())
+    };
+    while !has_begun() && slot.handed_to() != Some(*to) {
+        if !switch.is_on() {
+            return;
+        }
+        node.driver.input(slot, Input::HandOn { to: *to });
+        if slot.handed_to() == Some(*to) {
+            break;
+        }
+        // It has no lease right now.
+        if begun.elapsed() >= SWITCH_PATIENCE / 2 {
+            return call_off(switch).await;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    // Whoever waits for the copies gets a moment to be answered.
+    let mark = slot.held_mark().received_upto;
+    let patience = Instant::now() + switch.plane.times.pause_max;
+    while !slot.is_quiet() || (slot.visible_upto() < mark && Instant::now() < patience) {
+        if !switch.is_on() {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    tracing::info!(%partition, "the home begins a new reign under what was altered");
+    switch.begin();
+    tell_until_known(switch).await;
 }
 
 /// Nothing has happened: the home stays what it is.
@@ -236,6 +340,12 @@ async fn follow(switch: &Switch) {
     }
     tracing::info!(%partition, "the partition was handed on to this node");
     switch.begin();
+    tell_until_known(switch).await;
+}
+
+/// Tells the map that the node that follows has begun, again and again.
+async fn tell_until_known(switch: &Switch) {
+    let partition = switch.slot.partition;
     while switch.is_on() {
         let command = Command::CommitSwitchover {
             partition,

@@ -20,7 +20,7 @@ use domicile_proto::v1::{self, map_command, map_note, map_take_over};
 use domicile_proto::{Epoch, Name, NodeId, PartitionId, RegionId, Seq};
 use prost::Message;
 
-use self::keyspace::{put_keyspace, take_keyspace};
+use self::keyspace::{put_keyspace, put_policies, take_keyspace, take_policies};
 use crate::peers::{partition_of_bytes, read_epoch};
 
 /// The format of a map's message.
@@ -112,13 +112,14 @@ pub(crate) fn encode_map(map: &ControlMap) -> Vec<u8> {
         epoch: put_epoch(it.epoch),
         moving_to: it.moving_to.map_or(0, NodeId::get),
         lost: it.lost.map(put_lost),
+        revision: it.revision,
     });
     v1::MapState {
         format: MAP_FORMAT,
         version,
         regions: regions.collect(),
         nodes: nodes.collect(),
-        keyspaces: keyspaces.values().map(put_keyspace).collect(),
+        keyspaces: keyspaces.values().map(put_policies).collect(),
         partitions: partitions.collect(),
         changes: history.iter().map(put_change).collect(),
         forgotten: history.forgotten(),
@@ -148,13 +149,14 @@ pub(crate) fn decode_map(bytes: &[u8]) -> Read<ControlMap> {
             .nodes
             .insert(take_node(it.node)?, Node { region, is_retired });
     }
-    let keyspaces = message.keyspaces.into_iter().map(take_keyspace);
-    let keyspaces = keyspaces.map(|it| it.map(|it| (it.id(), it)));
+    let keyspaces = message.keyspaces.into_iter().map(take_policies);
+    let keyspaces = keyspaces.map(|it| it.map(|it| (it.present.keyspace.id(), it)));
     parts.keyspaces = keyspaces.collect::<Read<BTreeMap<_, _>>>()?;
     for it in message.partitions {
         let assignment = Assignment {
             home: take_node(it.home)?,
             epoch: take_epoch(it.epoch)?,
+            revision: it.revision,
             moving_to: match it.moving_to {
                 0 => None,
                 node => Some(take_node(node)?),

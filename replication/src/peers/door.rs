@@ -16,10 +16,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::forward::take_seen;
 use super::messages::{partition_of_bytes, row_of_cell};
 use crate::bootstrap::{CHUNKS_MAX, SnapshotSource};
 use crate::call::{
-    Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, WriteCall,
+    Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, SessionMark,
+    WriteCall,
 };
 use crate::error::Error;
 use crate::node::{NodeCore, PartitionScan};
@@ -72,8 +74,8 @@ impl PeerService {
             let text = format!("this is not the home of {partition}");
             return Err(Status::failed_precondition(text));
         };
-        if !slot.keyspace.regions.contains(&region) {
-            let (keyspace, region) = (&slot.keyspace.name, &request.region);
+        if !slot.keyspace().regions.contains(&region) {
+            let (keyspace, region) = (&slot.keyspace().name, &request.region);
             let text = format!("keyspace {keyspace} may not be in region {region}");
             return Err(Status::permission_denied(text));
         }
@@ -206,10 +208,18 @@ impl PeerService {
         get: v1::ForwardGet,
         timeout: Option<Duration>,
     ) -> Result<forward_response::Response, Error> {
+        let keyspace = self.keyspace(get.keyspace)?;
+        let partition = keyspace.partition_of(&get.key);
         let call = ReadCall {
-            keyspace: self.keyspace(get.keyspace)?,
+            keyspace,
             key: get.key,
-            consistency: Consistency::Home,
+            consistency: match take_seen(get.seen)? {
+                None => Consistency::Home,
+                Some(position) => Consistency::Session(vec![SessionMark {
+                    partition,
+                    position,
+                }]),
+            },
             timeout,
             forwarding: Forwarding::LocalOnly,
         };
@@ -232,14 +242,16 @@ impl PeerService {
         } else {
             Direction::Forward
         };
-        let rows = self.node.scan_partition_at_home(&PartitionScan {
+        let scanned = PartitionScan {
             partition: partition_of_bytes(&scan.partition)?,
             from: scan.from.clone(),
             upto: scan.upto.clone(),
             after: scan.after.clone(),
             direction,
             limit: scan.limit as usize,
-        })?;
+        };
+        let seen = take_seen(scan.seen)?;
+        let rows = self.node.scan_partition_at_home(&scanned, seen)?;
         Ok(forward_response::Response::Rows(v1::ForwardRows {
             rows: rows.entries.into_iter().map(row_message).collect(),
             more: rows.resume_after.is_some(),

@@ -72,11 +72,13 @@ impl PeerLink {
         keyspace: &Keyspace,
         from: &str,
         key: Bytes,
+        seen: Option<Position>,
         timeout: Duration,
     ) -> Result<PartitionRows, Error> {
         let get = v1::ForwardGet {
             keyspace: keyspace.id().get(),
             key,
+            seen: seen.map(put_seen),
         };
         let request = forward_request::Request::Get(get);
         read_rows(
@@ -91,6 +93,7 @@ impl PeerLink {
         &self,
         from: &str,
         scan: &PartitionScan,
+        seen: Option<Position>,
         timeout: Duration,
     ) -> Result<PartitionRows, Error> {
         let request = forward_request::Request::Scan(v1::ForwardScan {
@@ -100,6 +103,7 @@ impl PeerLink {
             after: scan.after.clone(),
             reverse: scan.direction == Direction::Backward,
             limit: scan.limit as u32,
+            seen: seen.map(put_seen),
         });
         read_rows(
             self.forward(from, request, timeout)
@@ -277,6 +281,26 @@ fn read_rows(response: forward_response::Response) -> Result<PartitionRows, Erro
         position,
         staleness: Duration::ZERO,
     })
+}
+
+fn put_seen(seen: Position) -> v1::SeenMark {
+    v1::SeenMark {
+        epoch_counter: seen.epoch.counter,
+        epoch_node: seen.epoch.node.get(),
+        seq: seen.seq.get(),
+    }
+}
+
+/// What a session has seen, as its read came by way of another node.
+pub(crate) fn take_seen(seen: Option<v1::SeenMark>) -> Result<Option<Position>, Error> {
+    let Some(seen) = seen else {
+        return Ok(None);
+    };
+    let epoch = read_epoch(seen.epoch_counter, seen.epoch_node);
+    let seq = Seq::new(seen.seq);
+    let position = epoch.map(|epoch| Position { epoch, seq });
+    let missing = || Error::new(Reason::InvalidArgument, "what a session saw names no reign");
+    position.ok_or_else(missing).map(Some)
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub(super) fn attach(
 fn tell_watermarks(link: &PeerLink, slots: &BTreeMap<PartitionId, Arc<Slot>>) {
     for (partition, slot) in slots {
         if let Some((epoch, visible_upto)) = slot.watermark()
-            && slot.keyspace.ack != AckLevel::Async
+            && slot.keyspace().ack != AckLevel::Async
         {
             link.ship.watermark(*partition, epoch, visible_upto);
         }

@@ -298,7 +298,7 @@ impl Receiver {
     /// The slot of a segment that this source may send and this region may hold.
     fn held_slot(&self, source: &RegionSpec, partition: PartitionId) -> Option<Arc<Slot>> {
         let slot = self.node.driver.slot(partition)?;
-        (slot.home() == source.id && slot.keyspace.regions.contains(&source.id)).then_some(slot)
+        (slot.home() == source.id && slot.keyspace().regions.contains(&source.id)).then_some(slot)
     }
 
     async fn reject(

@@ -120,7 +120,7 @@ fn shared_slots(node: &NodeCore, link: &PeerLink) -> BTreeMap<PartitionId, Arc<S
 
 fn is_shared(slot: &Slot, link: &PeerLink) -> bool {
     let is_served = slot.is_home() && !slot.is_damaged();
-    is_served && slot.keyspace.regions.contains(&link.region())
+    is_served && slot.keyspace().regions.contains(&link.region())
 }
 
 fn detach(node: &NodeCore, link: &PeerLink) {
@@ -405,7 +405,7 @@ fn take_watermarks(node: &NodeCore, link: &PeerLink) -> Vec<v1::Watermark> {
     let shared = |partition: &PartitionId| {
         node.driver
             .slot(*partition)
-            .is_some_and(|slot| slot.keyspace.regions.contains(&link.region()))
+            .is_some_and(|slot| slot.keyspace().regions.contains(&link.region()))
     };
     let watermarks = link.ship.take_watermarks();
     let watermarks = watermarks

@@ -45,6 +45,14 @@ pub(crate) struct ServeFlags {
     /// Which of the regions this node is.
     #[arg(long, env = "DOMICILE_REGION", value_name = "NAME")]
     region: Option<String>,
+    /// This node is a witness: it votes and holds no data, as its region's entry says.
+    #[arg(long, env = "DOMICILE_WITNESS", num_args = 0..=1, default_missing_value = "true",
+          value_name = "BOOL")]
+    witness: Option<String>,
+    /// The node of this region whose disk is lost, as `status` or its log named it: this one takes
+    /// its place, and it must never come back.
+    #[arg(long, env = "DOMICILE_REPLACES", value_name = "NODE")]
+    replaces: Option<String>,
     /// The data directory.
     #[arg(long, env = "DOMICILE_DATA", value_name = "DIR")]
     data: Option<String>,
@@ -111,12 +119,14 @@ pub(crate) struct ServeFlags {
 }
 
 /// Which flag sets which key.
-const KEYS: [(&str, &str); 26] = [
+const KEYS: [(&str, &str); 28] = [
     ("cluster", "cluster.name"),
     ("homes", "cluster.homes"),
     ("rtt_max_ms", "cluster.rtt_max_ms"),
     ("haste", "cluster.haste"),
     ("region", "node.region"),
+    ("witness", "node.witness"),
+    ("replaces", "node.replaces"),
     ("data", "node.data"),
     ("listen_client", "node.listen_client"),
     ("listen_peer", "node.listen_peer"),

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domicile_proto::Name;
+use domicile_proto::{Name, NodeId};
 use domicile_replication::{ControlOptions, Engine, Haste, NodeOptions, RegionSpec, VOTERS_MIN};
 
 use super::error::{ConfigError, Faults};
@@ -75,6 +75,12 @@ impl Config {
         ];
         tell_ports_apart(&ports, &mut faults);
         let control = control(&given.cluster, regions.len(), &mut faults);
+        let replaces = given.node.replaces.as_deref();
+        let replaces = replaces.map(|text| {
+            let id = NodeId::parse(text);
+            let expected = format!("{text:?}, expected n and 16 hexadecimal digits");
+            faults.check("node.replaces", id.ok_or(expected))
+        });
         let limits = limits(&given.limits, &mut faults);
         let log = log(&given.log, &mut faults);
         let node = node_options(&given.node, &mut faults);
@@ -89,6 +95,7 @@ impl Config {
                 regions,
                 keyspaces,
                 control,
+                replaces: replaces.flatten(),
                 listen,
                 ..node
             };

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use domicile_proto::{AckLevel, OnTimeout, Placement};
+use domicile_proto::{AckLevel, Failover, OnTimeout, Placement};
 
 use super::*;
 
@@ -60,6 +60,8 @@ ack = "sync:2"
 on_timeout = "degrade"
 ack_timeout_ms = 700
 max_rpo_ms = 1500
+failover = "read_only"
+successors = ["ap", "us"]
 buckets = 16
 delimiter = ":"
 placement = {{ rule = {{ "eu-" = "eu", "us-" = "us" }}, otherwise = "ap" }}
@@ -99,6 +101,8 @@ placement = {{ hash = true }}
         (b':', Duration::from_millis(700))
     );
     assert_eq!(users.max_rpo.age, Some(Duration::from_millis(1500)));
+    assert_eq!(users.failover, Failover::ReadOnly);
+    assert_eq!(users.successors[0].get(), 77);
     assert_eq!(
         users.partition_of(b"us-7:x").region,
         config.node.regions[1].id

@@ -42,6 +42,8 @@ pub(super) struct ClusterGiven {
 #[serde(deny_unknown_fields)]
 pub(super) struct NodeGiven {
     pub(super) region: Option<String>,
+    pub(super) witness: Option<bool>,
+    pub(super) replaces: Option<String>,
     pub(super) data: Option<String>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
@@ -81,32 +83,35 @@ pub(super) struct RegionGiven {
     pub(super) name: String,
     pub(super) id: Option<u16>,
     pub(super) peer: Option<String>,
+    pub(super) witness: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyspaceGiven {
-    pub(super) name: String,
-    pub(super) regions: Option<Vec<String>>,
-    pub(super) placement: Option<PlacementGiven>,
-    pub(super) ack: Option<String>,
-    pub(super) on_timeout: Option<String>,
-    pub(super) ack_timeout_ms: Option<u64>,
-    pub(super) max_rpo_writes: Option<u64>,
-    pub(super) max_rpo_bytes: Option<u64>,
-    pub(super) max_rpo_ms: Option<u64>,
-    pub(super) buckets: Option<u16>,
-    pub(super) delimiter: Option<String>,
+pub(crate) struct KeyspaceGiven {
+    pub(crate) name: String,
+    pub(crate) regions: Option<Vec<String>>,
+    pub(crate) placement: Option<PlacementGiven>,
+    pub(crate) ack: Option<String>,
+    pub(crate) on_timeout: Option<String>,
+    pub(crate) ack_timeout_ms: Option<u64>,
+    pub(crate) max_rpo_writes: Option<u64>,
+    pub(crate) max_rpo_bytes: Option<u64>,
+    pub(crate) max_rpo_ms: Option<u64>,
+    pub(crate) failover: Option<String>,
+    pub(crate) successors: Option<Vec<String>>,
+    pub(crate) buckets: Option<u16>,
+    pub(crate) delimiter: Option<String>,
 }
 
 /// Exactly one of `pinned`, `hash` and `rule`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PlacementGiven {
-    pub(super) pinned: Option<String>,
-    pub(super) hash: Option<bool>,
-    pub(super) rule: Option<BTreeMap<String, String>>,
-    pub(super) otherwise: Option<String>,
+pub(crate) struct PlacementGiven {
+    pub(crate) pinned: Option<String>,
+    pub(crate) hash: Option<bool>,
+    pub(crate) rule: Option<BTreeMap<String, String>>,
+    pub(crate) otherwise: Option<String>,
 }
 
 impl Given {

@@ -63,6 +63,18 @@ pub const KEYS: &[Key] = &[
         "which of the regions this node is",
     ),
     key(
+        "node.witness",
+        "true, false",
+        "false",
+        "says that the own region is a witness, as a check against its entry",
+    ),
+    key(
+        "node.replaces",
+        "node id",
+        "none",
+        "the node of this region whose disk is lost and whose place this one takes",
+    ),
+    key(
         "node.data",
         "path",
         "domicile-data",
@@ -207,6 +219,12 @@ pub const KEYS: &[Key] = &[
         "where it is dialled",
     ),
     key(
+        "region[].witness",
+        "true, false",
+        "false",
+        "it votes and holds no data",
+    ),
+    key(
         "keyspace[].name",
         "name",
         "required",
@@ -255,6 +273,18 @@ pub const KEYS: &[Key] = &[
         "the same in bytes",
     ),
     key("keyspace[].max_rpo_ms", "ms", "none", "the same in time"),
+    key(
+        "keyspace[].failover",
+        "promote, read_only",
+        "promote",
+        "whether a lost home is succeeded by itself or by an operator's word",
+    ),
+    key(
+        "keyspace[].successors",
+        "names",
+        "in the order of regions",
+        "who comes first among copies that have as much",
+    ),
     key(
         "keyspace[].buckets",
         "1 to 1024",

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use domicile_proto::{Keyspace, Name, OnTimeout, Placement, RegionId, RpoLimit};
+use domicile_proto::{Failover, Keyspace, Name, OnTimeout, Placement, RegionId, RpoLimit};
 use domicile_replication::RegionSpec;
 
-use super::error::Faults;
+use super::error::{ConfigError, Faults};
 use super::given::{Given, KeyspaceGiven, PlacementGiven};
 
 /// The keyspace of a node that is told of none.
@@ -53,6 +53,29 @@ pub(super) fn check(given: &Given, regions: &[RegionSpec], faults: &mut Faults) 
     keyspaces
 }
 
+/// A keyspace as a request defines it: a new one, or what is to become of one there is.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn define(
+    given: &KeyspaceGiven,
+    before: Option<&Keyspace>,
+    regions: &[RegionSpec],
+) -> Result<Keyspace, ConfigError> {
+    let mut faults = Faults::default();
+    let key = format!("keyspace.{}", given.name);
+    let mut check = Check {
+        key: &key,
+        regions,
+        faults: &mut faults,
+    };
+    let keyspace = match before {
+        Some(before) => check.altered(given, before.clone()),
+        None => check.keyspace(given),
+    };
+    faults.unless(keyspace)
+}
+
 /// One keyspace under check.
 struct Check<'a> {
     key: &'a str,
@@ -69,14 +92,24 @@ impl Check<'_> {
                 .note(self.key, "no regions, at least 1 expected");
             None
         })?;
-        let mut keyspace = Keyspace::new(name, regions, first);
+        let keyspace = Keyspace::new(name, regions, first);
+        self.altered(given, keyspace)
+    }
+
+    /// What is given takes the place of what is there.
+    fn altered(&mut self, given: &KeyspaceGiven, mut keyspace: Keyspace) -> Option<Keyspace> {
+        if given.regions.is_some() {
+            keyspace.regions = self.allowed(given.regions.as_deref())?;
+        }
         if let Some(placement) = &given.placement {
             keyspace.placement = self.placement(placement)?;
         }
         if let Some(ack) = &given.ack {
             keyspace.ack = self.faults.check(&self.part("ack"), ack.parse())?;
         }
-        keyspace.on_timeout = self.on_timeout(given.on_timeout.as_deref())?;
+        if let Some(text) = &given.on_timeout {
+            keyspace.on_timeout = self.on_timeout(text)?;
+        }
         if let Some(timeout_ms) = given.ack_timeout_ms {
             keyspace.ack_timeout = Duration::from_millis(timeout_ms);
         }
@@ -92,13 +125,20 @@ impl Check<'_> {
             };
             keyspace.delimiter = delimiter;
         }
-        keyspace.max_rpo = self.max_rpo(given)?;
+        keyspace.max_rpo = self.max_rpo(given, keyspace.max_rpo)?;
+        if let Some(text) = &given.failover {
+            keyspace.failover = self.failover(text)?;
+        }
+        if let Some(names) = &given.successors {
+            keyspace.successors = self.successors(names, &keyspace.regions)?;
+        }
         self.faults.check(self.key, keyspace.validate())
     }
 
     fn allowed(&mut self, names: Option<&[String]>) -> Option<Vec<RegionId>> {
         let Some(names) = names else {
-            return Some(self.regions.iter().map(|region| region.id).collect());
+            let holders = self.regions.iter().filter(|region| !region.is_witness);
+            return Some(holders.map(|region| region.id).collect());
         };
         let key = self.part("regions");
         let ids: Vec<_> = names.iter().map(|name| self.region(&key, name)).collect();
@@ -149,12 +189,40 @@ impl Check<'_> {
         prefixes.into_iter().collect()
     }
 
-    fn on_timeout(&mut self, text: Option<&str>) -> Option<OnTimeout> {
+    fn failover(&mut self, text: &str) -> Option<Failover> {
         match text {
-            None | Some("fail") => Some(OnTimeout::Fail),
-            Some("degrade") => Some(OnTimeout::Degrade),
-            Some("block") => Some(OnTimeout::Block),
-            Some(other) => {
+            "promote" => Some(Failover::Promote),
+            "read_only" => Some(Failover::ReadOnly),
+            other => {
+                let message = format_args!("{other:?}, expected promote or read_only");
+                self.faults.note(&self.part("failover"), message);
+                None
+            }
+        }
+    }
+
+    fn successors(&mut self, names: &[String], allowed: &[RegionId]) -> Option<Vec<RegionId>> {
+        let key = self.part("successors");
+        let mut found = Vec::new();
+        for name in names {
+            let region = self.region(&key, name)?;
+            if !allowed.contains(&region) || found.contains(&region) {
+                let message =
+                    format_args!("{name:?}, each of the keyspace's regions once expected");
+                self.faults.note(&key, message);
+                return None;
+            }
+            found.push(region);
+        }
+        Some(found)
+    }
+
+    fn on_timeout(&mut self, text: &str) -> Option<OnTimeout> {
+        match text {
+            "fail" => Some(OnTimeout::Fail),
+            "degrade" => Some(OnTimeout::Degrade),
+            "block" => Some(OnTimeout::Block),
+            other => {
                 let message = format_args!("{other:?}, expected fail, degrade or block");
                 self.faults.note(&self.part("on_timeout"), message);
                 None
@@ -162,7 +230,7 @@ impl Check<'_> {
         }
     }
 
-    fn max_rpo(&mut self, given: &KeyspaceGiven) -> Option<RpoLimit> {
+    fn max_rpo(&mut self, given: &KeyspaceGiven, before: RpoLimit) -> Option<RpoLimit> {
         let limits = [
             ("max_rpo_writes", given.max_rpo_writes),
             ("max_rpo_bytes", given.max_rpo_bytes),
@@ -174,9 +242,9 @@ impl Check<'_> {
             return None;
         }
         Some(RpoLimit {
-            writes: given.max_rpo_writes,
-            bytes: given.max_rpo_bytes,
-            age: given.max_rpo_ms.map(Duration::from_millis),
+            writes: given.max_rpo_writes.or(before.writes),
+            bytes: given.max_rpo_bytes.or(before.bytes),
+            age: given.max_rpo_ms.map(Duration::from_millis).or(before.age),
         })
     }
 

@@ -154,6 +154,13 @@ impl Layers {
             "cluster.rtt_max_ms" => number(&mut cluster.rtt_max_ms, &mut self.faults),
             "cluster.haste" => cluster.haste = Some(words),
             "node.region" => node.region = Some(words),
+            "node.witness" => match text.parse() {
+                Ok(flag) => node.witness = Some(flag),
+                Err(_) => self
+                    .faults
+                    .note(key, format_args!("{text:?}, expected true or false")),
+            },
+            "node.replaces" => node.replaces = Some(words),
             "node.data" => node.data = Some(words),
             "node.listen_client" => node.listen_client = Some(words),
             "node.listen_peer" => node.listen_peer = Some(words),
@@ -196,6 +203,8 @@ impl Layers {
             "cluster.rtt_max_ms" => number(cluster.rtt_max_ms),
             "cluster.haste" => cluster.haste.clone(),
             "node.region" => node.region.clone(),
+            "node.witness" => node.witness.map(|flag| flag.to_string()),
+            "node.replaces" => node.replaces.clone(),
             "node.data" => node.data.clone(),
             "node.listen_client" => node.listen_client.clone(),
             "node.listen_peer" => node.listen_peer.clone(),

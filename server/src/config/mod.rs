@@ -20,6 +20,8 @@ mod template;
 
 pub use checked::{Config, LogFormat, LogOptions};
 pub use error::ConfigError;
+pub(crate) use given::{KeyspaceGiven, PlacementGiven};
 pub use keys::{KEYS, Key};
+pub(crate) use keyspaces::define;
 pub use layers::{Effective, Layers, Origin, Override};
 pub use template::TEMPLATE;

@@ -57,9 +57,22 @@ pub(super) fn check(given: &Given, own: Option<&Name>, faults: &mut Faults) -> V
             name,
             id,
             peer_address,
+            is_witness: each.witness.unwrap_or(false),
         });
     }
+    if given.cluster.homes.as_deref() != Some("agreed")
+        && let Some(witness) = regions.iter().find(|region| region.is_witness)
+    {
+        let key = format!("region.{}.witness", witness.name);
+        faults.note(&key, "true, where homes are static nobody votes");
+    }
     let Some(own) = own else { return regions };
+    let spec = regions.iter().find(|region| region.name == *own);
+    let is_witness = spec.is_some_and(|region| region.is_witness);
+    if let Some(said) = given.node.witness.filter(|said| *said != is_witness) {
+        let message = format_args!("{said}, region.{own}.witness is {is_witness}");
+        faults.note("node.witness", message);
+    }
     if given.region.is_empty() {
         regions.push(RegionSpec::new(own.clone(), None));
     } else if regions.iter().all(|region| region.name != *own) {

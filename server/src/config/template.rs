@@ -47,6 +47,7 @@ name = "local"
 # [[region]]
 # name = "eu"
 # peer = "10.0.0.7:7401"
+# witness = true                  # it votes and holds no data
 
 [[keyspace]]
 name = "default"
@@ -60,6 +61,8 @@ name = "default"
 # max_rpo_writes = 100000         # refuse writes beyond this potential loss; default: no limit
 # max_rpo_bytes = 104857600
 # max_rpo_ms = 60000
+# failover = "promote"            # or "read_only": an operator decides
+# successors = ["local"]          # who comes first among copies that have as much
 # buckets = 8
 # delimiter = "/"
 "#;

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::refusal::refuse;
-use super::{backup_stream, failover, orphans, posture, status_report};
+use super::{backup_stream, failover, keyspaces, orphans, posture, status_report};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
@@ -123,6 +123,22 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::ListHomeChangesResponse>, Status> {
         let changes = failover::changes(&self.node);
         changes.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn create_keyspace(
+        &self,
+        request: Request<v1::CreateKeyspaceRequest>,
+    ) -> Result<Response<v1::CreateKeyspaceResponse>, Status> {
+        let made = keyspaces::create(&self.node, request.into_inner()).await;
+        made.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn alter_keyspace(
+        &self,
+        request: Request<v1::AlterKeyspaceRequest>,
+    ) -> Result<Response<v1::AlterKeyspaceResponse>, Status> {
+        let altered = keyspaces::alter(&self.node, request.into_inner()).await;
+        altered.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn list_keyspaces(

@@ -8,14 +8,26 @@ use std::time::Duration;
 use domicile_proto::{Name, PartitionId, Reason, RegionId, v1};
 use domicile_replication::{Error, FailoverPlan, Fencing, HomeChange, Node, OperatorWord};
 
-/// How long a switchover may take if the request does not say.
-const WITHIN_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a change of homes may take if the request does not say: as long as an election takes,
+/// and much more.
+pub(super) const WITHIN_DEFAULT: Duration = Duration::from_secs(30);
 
-/// The longest that a request may wait for a switchover, in ms: ten minutes.
+/// The longest that a request may wait for one, in ms: ten minutes.
 const WITHIN_MS_MAX: u32 = 600_000;
 
-fn invalid(message: String) -> Error {
+pub(super) fn invalid(message: String) -> Error {
     Error::new(Reason::InvalidArgument, message)
+}
+
+/// How long a request waits for homes to change.
+pub(super) fn within(within_ms: u32) -> Result<Duration, Error> {
+    match within_ms {
+        0 => Ok(WITHIN_DEFAULT),
+        1..=WITHIN_MS_MAX => Ok(Duration::from_millis(within_ms.into())),
+        actual => Err(invalid(format!(
+            "within_ms: {actual}, limit {WITHIN_MS_MAX}"
+        ))),
+    }
 }
 
 /// The region of this name.
@@ -40,7 +52,7 @@ fn keyspace(node: &Node, name: &str) -> Result<Option<Name>, Error> {
     Ok(Some(found.policy().name.clone()))
 }
 
-fn bytes_of(partition: PartitionId) -> bytes::Bytes {
+pub(super) fn bytes_of(partition: PartitionId) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(&partition.to_bytes())
 }
 
@@ -114,15 +126,7 @@ pub(super) async fn switch_over(
     };
     let to = region(node, "to", &request.to)?;
     let keyspace = keyspace(node, &request.keyspace)?;
-    let within = match request.within_ms {
-        0 => WITHIN_DEFAULT,
-        within_ms if within_ms <= WITHIN_MS_MAX => Duration::from_millis(within_ms.into()),
-        actual => {
-            return Err(invalid(format!(
-                "within_ms: {actual}, limit {WITHIN_MS_MAX}"
-            )));
-        }
-    };
+    let within = within(request.within_ms)?;
     let outcome = node
         .switch_over(from, to, keyspace.as_ref(), within)
         .await?;

@@ -19,6 +19,7 @@ mod deadline;
 mod door;
 mod error;
 mod failover;
+mod keyspaces;
 mod kv;
 mod limits;
 pub(crate) mod listener;

@@ -3,7 +3,9 @@
 //! **Owns**: the wording.
 //! **Does not own**: the policy (proto), what holds of it now (`status_report`).
 
-use domicile_proto::{AckLevel, Keyspace, OnTimeout, Placement, RegionId, v1};
+use std::time::Duration;
+
+use domicile_proto::{AckLevel, Failover, Keyspace, OnTimeout, Placement, RegionId, v1};
 use domicile_replication::Node;
 
 /// The policy of a keyspace as an operator reads it.
@@ -23,10 +25,16 @@ pub(crate) fn describe(node: &Node, keyspace: &Keyspace) -> v1::KeyspaceDescript
         buckets: keyspace.buckets.get().into(),
         delimiter: char::from(keyspace.delimiter).to_string(),
         posture: posture(keyspace).to_owned(),
-        promise: promise(keyspace),
+        promise: promise(keyspace, recovery(node, keyspace)),
         max_rpo_writes: max_rpo.writes.unwrap_or(0),
         max_rpo_bytes: max_rpo.bytes.unwrap_or(0),
         max_rpo_ms: age_ms.unwrap_or(0),
+        failover: match keyspace.failover {
+            Failover::Promote => "promote",
+            Failover::ReadOnly => "read_only",
+        }
+        .to_owned(),
+        successors: keyspace.successors.iter().copied().map(name).collect(),
     }
 }
 
@@ -64,7 +72,26 @@ fn posture(keyspace: &Keyspace) -> &'static str {
     }
 }
 
-fn promise(keyspace: &Keyspace) -> String {
+/// When the keys of a lost home can be written again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recovery {
+    /// Homes are static.
+    WithTheHome,
+    /// By itself, within this.
+    ByItself(Duration),
+    /// An operator decides, or has to see that the home is off.
+    ByOperator,
+}
+
+fn recovery(node: &Node, keyspace: &Keyspace) -> Recovery {
+    match (node.takeover_max(keyspace), keyspace.failover) {
+        (None, _) => Recovery::WithTheHome,
+        (Some(Some(within)), Failover::Promote) => Recovery::ByItself(within),
+        _ => Recovery::ByOperator,
+    }
+}
+
+fn promise(keyspace: &Keyspace, recovery: Recovery) -> String {
     let copies = keyspace.copies();
     if copies == 0 {
         return "RPO: everything since the last backup, if the region is lost; no takeover".into();
@@ -90,7 +117,12 @@ fn promise(keyspace: &Keyspace) -> String {
         }
         _ => "",
     };
-    format!("{rpo}{degraded}; RTO: until the home returns (homes are static)")
+    let rto = match recovery {
+        Recovery::WithTheHome => "until the home returns (homes are static)".to_owned(),
+        Recovery::ByItself(within) => format!("{} ms by itself", within.as_millis()),
+        Recovery::ByOperator => "until an operator decides (failover run)".to_owned(),
+    };
+    format!("{rpo}{degraded}; RTO: {rto}")
 }
 
 #[cfg(test)]
@@ -120,13 +152,16 @@ mod tests {
             let mut keyspace = keyspace(3);
             keyspace.ack = ack.parse().unwrap();
             keyspace.on_timeout = on_timeout;
-            promise(&keyspace)
+            promise(&keyspace, Recovery::WithTheHome)
         };
         assert!(promised("async", OnTimeout::Degrade).starts_with("RPO: the replication lag; RTO"));
         assert!(promised("sync", OnTimeout::Fail).starts_with("RPO 0;"));
         assert!(promised("sync:2", OnTimeout::Fail).contains("at most 1 region(s)"));
         assert!(promised("sync", OnTimeout::Degrade).contains("while degraded"));
-        assert!(promise(&keyspace(1)).contains("no takeover"));
+        assert!(promise(&keyspace(1), Recovery::WithTheHome).contains("no takeover"));
+        let within = Duration::from_millis(2400);
+        let by_itself = promise(&keyspace(3), Recovery::ByItself(within));
+        assert!(by_itself.ends_with("RTO: 2400 ms by itself"), "{by_itself}");
     }
 
     #[test]

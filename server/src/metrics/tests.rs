@@ -35,6 +35,7 @@ async fn asked() -> Asked {
         id: other,
         name: Name::new("elsewhere").unwrap(),
         peer_address: Some("http://127.0.0.1:1".to_owned()),
+        is_witness: false,
     });
     let name = Name::new("users").unwrap();
     let keyspace = Keyspace::new(name, vec![own, other], own);

@@ -123,18 +123,101 @@ pub(crate) fn rows_without_orphans(cuts: &Cuts) -> Vec<RowChange> {
 pub(crate) fn check_cut(tails: &Tails, cuts: &Cuts, cut: &Cut, place: Place) -> Result<(), String> {
     let (last_seq, chain) = tails.end_of(cut.partition);
     let (partition, fork) = (cut.partition, cut.seq);
-    if last_seq < cuts.leads_to(partition, place, fork) {
+    let leads_to = cuts.leads_to(partition, place, fork);
+    if last_seq < leads_to {
         return Err(format!(
             "{partition} was cut after {fork}, its log and snapshot end at {last_seq}"
         ));
     }
     // It may be further: what a checkpoint or a snapshot knows may be from before the cut or
-    // behind.
-    if last_seq == fork && chain != cut.chain {
+    // behind. After a later cut that went back further it may end there by chance, in another
+    // reign.
+    if leads_to == fork && last_seq == fork && chain != cut.chain {
         return Err(format!(
             "{partition} was cut after {fork} with chain {}, its log has {chain}",
             cut.chain
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_proto::{Bucket, ChainHash, Epoch, KeyspaceId, NodeId, RegionId};
+
+    use super::*;
+    use crate::journal::cuts::CutMark;
+    use crate::journal::{FileNumber, OrphanNumber, PartitionTail};
+
+    fn partition() -> PartitionId {
+        PartitionId {
+            keyspace: KeyspaceId::new(1),
+            region: RegionId::new(7).unwrap(),
+            bucket: Bucket::new(0),
+        }
+    }
+
+    fn chain(bits: u64) -> ChainHash {
+        ChainHash::from_bits(bits)
+    }
+
+    /// A log that ends at `seq` with a chain, and cuts after each of these forks.
+    fn log(seq: u64, bits: u64, forks: &[u64]) -> (Tails, Cuts) {
+        let (mut tails, mut cuts) = (Tails::default(), Cuts::default());
+        let epoch = Epoch {
+            counter: 9,
+            node: NodeId::new(1).unwrap(),
+        };
+        let tail = PartitionTail {
+            epoch,
+            last_seq: Seq::new(seq),
+            chain: chain(bits),
+            visible_upto: Seq::NONE,
+            epoch_history: vec![(epoch, Seq::FIRST)],
+        };
+        tails.insert(partition(), tail);
+        for (offset, fork) in (1..).zip(forks) {
+            cuts.add(CutMark {
+                partition: partition(),
+                number: OrphanNumber::FIRST,
+                seq: Seq::new(*fork),
+                end: Seq::new(99),
+                place: place(offset),
+            });
+        }
+        (tails, cuts)
+    }
+
+    fn place(offset: u64) -> Place {
+        Place {
+            file: FileNumber::FIRST,
+            offset,
+        }
+    }
+
+    fn check(log: &(Tails, Cuts), fork: u64) -> Result<(), String> {
+        let cut = Cut {
+            partition: partition(),
+            seq: Seq::new(fork),
+            chain: chain(1),
+            visible_upto: Seq::NONE,
+            end: Seq::new(99),
+            number: OrphanNumber::FIRST,
+            reigns: Vec::new(),
+        };
+        check_cut(&log.0, &log.1, &cut, place(1))
+    }
+
+    #[test]
+    fn a_log_of_another_chain_that_ends_at_the_fork_is_damage() {
+        assert!(check(&log(17, 1, &[17]), 17).is_ok());
+        assert!(check(&log(17, 2, &[17]), 17).is_err());
+        assert!(check(&log(16, 2, &[17]), 17).is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_of_after_a_deeper_cut_may_end_where_an_older_cut_did() {
+        assert!(check(&log(17, 2, &[17, 13]), 17).is_ok());
+        assert!(check(&log(12, 2, &[17, 13]), 17).is_err());
+    }
 }

@@ -16,11 +16,11 @@ pub(crate) fn acked(node: usize, core: &Partition, receipt: &Receipt, scene: &mu
     let keyspaces = &scene.plan.keyspaces;
     let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
     let is_leased = keyspace.is_some_and(|it| Fencing::of(it, REGIONS) == Fencing::Lease);
-    let ended = scene
-        .truth
-        .takeovers
-        .iter()
-        .find(|it| it.partition == partition && Some(it.from) == epoch && !it.is_unfenced);
+    let ended = scene.truth.takeovers.iter().find(|it| {
+        // A reign that was handed on, as the map may not know, ends with the one before it.
+        let is_ended = Some(it.from) <= epoch && epoch < Some(it.to);
+        it.partition == partition && is_ended && !it.is_unfenced && !it.is_planned
+    });
     if let (true, Some(ended)) = (is_leased, ended) {
         let by_us = scene.now_us - ended.at_us;
         let position = receipt.position;

@@ -93,6 +93,33 @@ pub(crate) fn lost_at(
     later.take_while(|it| !it.has(epoch, seq)).last()
 }
 
+/// The last takeover up to a reign whose successor did not have a record, if there is one since it
+/// was written: the homes from there on to that reign's did not have it, even if a later one did.
+pub(crate) fn lost_in(
+    truth: &Truth,
+    partition: PartitionId,
+    (epoch, seq): (Epoch, Seq),
+    reign: Epoch,
+) -> Option<&TakenOver> {
+    let until = truth.takeovers.iter().rev();
+    let until = until.filter(|it| it.partition == partition && it.to > epoch && it.to <= reign);
+    until.take_while(|it| !it.has(epoch, seq)).last()
+}
+
+/// Whether a home up to this reign did not have a record because an operator wanted it so.
+pub(crate) fn is_lost_by_word(
+    truth: &Truth,
+    partition: PartitionId,
+    (epoch, seq): (Epoch, Seq),
+    reign: Epoch,
+) -> bool {
+    let mut until = truth.takeovers.iter();
+    until.any(|it| {
+        let is_between = it.to > epoch && it.to <= reign;
+        it.partition == partition && is_between && it.is_by_word && !it.has(epoch, seq)
+    })
+}
+
 /// How the homes of a partition are fenced.
 pub(crate) fn fencing(scene: &Scene, partition: PartitionId) -> Fencing {
     let keyspaces = &scene.plan.keyspaces;

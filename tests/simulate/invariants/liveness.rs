@@ -21,6 +21,9 @@ pub(crate) fn check(
     let mut problems = Vec::new();
     for (partition, assignment) in map.assignments() {
         let home = index_of_node(assignment.home);
+        if assignment.moving_to.is_some() {
+            problems.push(format!("{partition:?} is still handed on: {assignment:?}"));
+        }
         if assignment.lost.is_some() {
             problems.push(format!("{partition:?} has no home: {assignment:?}"));
             continue;

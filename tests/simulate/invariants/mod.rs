@@ -1,8 +1,8 @@
 //! What must always hold, one file each; the numbers are those of the list of invariants.
 //!
 //! ```text
-//! at every step   I2 honest_level  I3 one_writer  I4 fence_in_time  I5 log_matching  I6 monotone
-//!                 I14 bounded      I16 fail_stop
+//! at every step   I2 honest_level  I3 one_writer, handing_on  I4 fence_in_time
+//!                 I5 log_matching  I6 monotone  I14 bounded  I16 fail_stop
 //! in the end      I1 ack_truth  I7 state_is_fold  I8 tail_kept  I11 reads  I12 once
 //! last            I15 liveness
 //! ```
@@ -11,6 +11,7 @@ pub(crate) mod ack_truth;
 pub(crate) mod bounded;
 pub(crate) mod fail_stop;
 pub(crate) mod fence_in_time;
+pub(crate) mod handing_on;
 pub(crate) mod honest_level;
 pub(crate) mod lineage;
 pub(crate) mod liveness;

@@ -19,6 +19,7 @@ pub(crate) fn appended(node: usize, partition: PartitionId, epoch: Epoch, scene:
         let problem = format!("n{node} appends to {partition:?} in {epoch}, as n{writer} did");
         scene.fail("I3 one writer", problem);
     }
+    super::handing_on::appended(node, partition, epoch, scene);
     accepted(node, partition, epoch, scene);
 }
 

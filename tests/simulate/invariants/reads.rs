@@ -6,7 +6,7 @@
 use domicile_core::control::Fencing;
 use domicile_proto::{Epoch, Seq};
 
-use super::lineage;
+use super::{ack_truth, lineage};
 use crate::clients::{Freshness, Kind, Seen};
 use crate::scene::Scene;
 use crate::truth::{Called, Outcome};
@@ -34,6 +34,20 @@ fn is_kept(scene: &Scene, read: &Called, at: (Epoch, Seq)) -> bool {
     lineage::lost_at(&scene.truth, read.op.partition, at).is_none()
 }
 
+/// Whether the home of a reign did not have a record that its level allows to lose there. A later
+/// home may have it again: one that follows a home which never wrote.
+fn is_rightly_lost(scene: &Scene, other: &Called, at: (Epoch, Seq), reign: Epoch) -> bool {
+    let partition = other.op.partition;
+    let Some(lost) = lineage::lost_in(&scene.truth, partition, at, reign) else {
+        return false;
+    };
+    let acked = scene.truth.acked.iter();
+    let mut acked = acked
+        .filter(|it| it.partition == partition && (it.epoch(), it.seq()) == at)
+        .peekable();
+    acked.peek().is_some() && acked.all(|it| ack_truth::forbidden(it, lost, scene).is_none())
+}
+
 /// It was written so, was the newest at its place, and where no loss is allowed it was not lost.
 fn value(read: &Called, seen: &Seen, scene: &Scene) -> Option<String> {
     let (partition, truth) = (read.op.partition, &scene.truth);
@@ -44,7 +58,8 @@ fn value(read: &Called, seen: &Seen, scene: &Scene) -> Option<String> {
         if !is_so {
             return Some(format!("{read:?} saw what was not written: {written:?}"));
         }
-        let lost = lineage::lost_at(truth, partition, at).filter(|lost| !lost.is_by_word);
+        let lost = lineage::lost_at(truth, partition, at);
+        let lost = lost.filter(|lost| !lineage::is_lost_by_word(truth, partition, at, lost.to));
         let mut logs = truth.logs.iter().filter(|((_, id), _)| *id == partition);
         let is_excused = logs.any(|(_, log)| log.has_lost(at.0, at.1));
         let is_strict = lineage::fencing(scene, partition) == Fencing::AckRevocation;
@@ -70,7 +85,7 @@ fn newest(read: &Called, seen: &Seen, scene: &Scene) -> Option<String> {
         let (before, upto) = match &other.outcome {
             Outcome::Wrote(receipt) => {
                 let at = (receipt.position.epoch, receipt.position.seq);
-                if !is_kept(scene, other, at) {
+                if !is_kept(scene, other, at) || is_rightly_lost(scene, other, at, epoch) {
                     continue;
                 }
                 at

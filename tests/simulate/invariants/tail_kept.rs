@@ -1,4 +1,5 @@
-//! I8: what was cut from a log is in one orphan file, once, and nothing else is.
+//! I8: what was cut from a log is in one orphan file, once for each time, and nothing else is.
+//! A record that was cut may come back from a home that has it, and be cut again.
 //!
 //! **Owns**: the comparison of orphan files with what was cut.
 //! **Does not own**: what the cells are after it (`state_is_fold`).
@@ -30,9 +31,9 @@ pub(crate) fn cut(node: usize, partition: PartitionId, store: &Store, scene: &mu
     }
     let log = scene.truth.log(node, partition);
     let mut expected = BTreeMap::new();
-    for piece in &log.cut {
+    for (_, piece) in &log.cut {
         for seq in piece.first.get()..=piece.last.get() {
-            expected.insert((piece.epoch, Seq::new(seq)), 1);
+            *expected.entry((piece.epoch, Seq::new(seq))).or_default() += 1;
         }
     }
     if kept != expected {

@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 use domicile_core::Input;
-use domicile_proto::{PartitionId, Seq};
+use domicile_proto::{PartitionId, RegionId, Seq};
 use domicile_storage::{SnapshotHeader, SnapshotPlan, StoreError};
 
 use super::process::Process;
+use crate::network::REGIONS;
 use crate::packets::Body;
 use crate::plan::index_of;
 use crate::scene::Scene;
@@ -22,7 +23,8 @@ impl Process {
             let Some(slot) = self.slots.get(&partition).filter(|slot| !slot.is_home) else {
                 continue;
             };
-            let home = index_of(slot.home);
+            let source = self.source_of(slot.home);
+            let is_home = source == index_of(slot.home);
             let received = self.store.received_snapshot(partition);
             let is_damaged = slot.is_damaged;
             if received.is_some_and(|it| it.seq >= seq_min || is_damaged) {
@@ -31,10 +33,11 @@ impl Process {
             }
             let (process, reign) = (self.number, self.reign_of(partition));
             if let Some(slot) = self.slots.get_mut(&partition) {
-                slot.healing = reign;
+                slot.healing = reign.filter(|_| is_home);
             }
+            self.fetches += 1;
             self.send(
-                home,
+                source,
                 Body::FetchSnapshot {
                     process,
                     partition,
@@ -42,6 +45,15 @@ impl Process {
                 },
             );
         }
+    }
+
+    /// Who is asked for a snapshot: the home, then whoever else holds the partition, in turn.
+    fn source_of(&self, home: RegionId) -> usize {
+        let (own, home) = (self.host.index, index_of(home));
+        let others = (0..REGIONS).filter(|it| *it != home);
+        let all = std::iter::once(home).chain(others);
+        let all: Vec<usize> = all.filter(|it| *it != own).collect();
+        all[(self.fetches % all.len() as u64) as usize]
     }
 
     pub(super) fn send_snapshot(
@@ -60,6 +72,11 @@ impl Process {
             Some(_) => self.snapshot_from(partition, seq_min, scene),
         };
         self.hear_of_commits();
+        let node = self.host.index;
+        scene.note(|| {
+            let header = found.as_ref().map(|it| it.as_ref().map(|it| it.0.seq));
+            format!("n{node} {partition:?} snapshot of {seq_min} for n{from}: {header:?}")
+        });
         let nothing = self.store.tail(partition).is_none();
         if let Ok(found) = found
             && (nothing || found.is_some())
@@ -135,6 +152,9 @@ impl Process {
             return;
         }
         let node = self.host.index;
+        if let Some(received) = self.store.received_snapshot(partition) {
+            scene.truth.log(node, partition).installing = Some(received.seq);
+        }
         let installed = self.store.install_received(partition);
         self.hear_of_commits();
         scene.note(|| format!("n{node} {partition:?} installed: {installed:?}"));

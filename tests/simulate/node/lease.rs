@@ -187,5 +187,6 @@ impl Process {
             }
         }
         self.host.map = Arc::new(map);
+        self.look_at_switchovers(scene);
     }
 }

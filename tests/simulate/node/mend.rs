@@ -17,8 +17,11 @@ use crate::scene::Scene;
 /// Keys asked for at once: few, so that pages are seen.
 const KEYS_MAX: usize = 2;
 
-/// How often it is tried again, in us.
+/// How often it is looked what is to be mended, in us.
 const RETRY_US: u64 = 300_000;
+
+/// After so long without an answer a home is asked from the first page on again, in us.
+const PATIENCE_US: u64 = 2_000_000;
 
 impl Process {
     pub(super) fn mend(&mut self, scene: &mut Scene) {
@@ -29,7 +32,7 @@ impl Process {
         let copies = self.slots.iter().filter(|(_, slot)| !slot.is_home);
         let copies: Vec<PartitionId> = copies.map(|(id, _)| *id).collect();
         for partition in copies {
-            if self.store.wound(partition).is_some() {
+            if self.store.wound(partition).is_some() && self.is_heal_due(partition, scene) {
                 // All of it is one home's word: another one may have another history.
                 self.store.restart_heal(partition);
                 let reign = self.reign_of(partition);
@@ -40,6 +43,12 @@ impl Process {
             }
         }
         self.fetch_wanted(scene);
+    }
+
+    /// Whether nobody is asked, or not the present home, or it does not answer.
+    fn is_heal_due(&self, partition: PartitionId, scene: &Scene) -> bool {
+        let slot = &self.slots[&partition];
+        slot.healing != self.reign_of(partition) || scene.now_us >= slot.asked_us + PATIENCE_US
     }
 
     fn ask_home(&mut self, partition: PartitionId, scene: &mut Scene) {
@@ -55,6 +64,9 @@ impl Process {
         }
         let home = index_of(self.slots[&partition].home);
         let process = self.number;
+        if let Some(slot) = self.slots.get_mut(&partition) {
+            slot.asked_us = scene.now_us;
+        }
         self.send(
             home,
             Body::ReadCells {

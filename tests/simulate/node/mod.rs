@@ -5,7 +5,7 @@
 //! open      from a disk to a process              step     an input to a core, its effects done
 //! commit    the store's commits, flushes          serve    callers
 //! ship, attach, receive                           the streams between homes and copies
-//! seating, promise, lease                         what the control plane asks
+//! seating, promise, lease, switchover             what the control plane asks
 //! rejoin, mend, bootstrap                         logs that have left their home's
 //! ```
 
@@ -23,6 +23,7 @@ mod seating;
 mod serve;
 mod ship;
 mod step;
+mod switchover;
 
 pub(crate) use open::{DIR, Opened};
 pub(crate) use process::{Host, Process};

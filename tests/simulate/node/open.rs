@@ -14,6 +14,7 @@ use domicile_storage::{EngineChoice, OnDamage, Store, StoreOptions};
 
 use super::process::{Host, Process};
 use super::seating::Seating;
+use super::switchover::Switches;
 use crate::network::REGIONS;
 use crate::queue::Wake;
 use crate::scene::Scene;
@@ -50,7 +51,7 @@ impl Process {
             scene.fail("I16 fail-stop", problem);
         }
         let ids: Vec<_> = recovery.partitions.iter().map(|it| it.partition).collect();
-        if let Err(problem) = scene.truth.reopened(host.index, &store, &ids) {
+        if let Err(problem) = scene.truth.reopened(host.index, &store, &ids, scene.now_us) {
             scene.fail("I1 ack truth", problem);
         }
         let started_us = host.clocks.boot_us(scene.now_us);
@@ -71,9 +72,11 @@ impl Process {
             lead: None,
             pending: Vec::new(),
             seating: Seating::default(),
+            switches: Switches::default(),
             promising: VecDeque::new(),
             rejoins: Vec::new(),
             wanted: BTreeMap::new(),
+            fetches: 0,
             is_polled: false,
             outbox: Vec::new(),
             host,

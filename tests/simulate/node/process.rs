@@ -18,6 +18,7 @@ use super::receive::Incoming;
 use super::rejoin::Rejoin;
 use super::seating::Seating;
 use super::ship::Outgoing;
+use super::switchover::Switches;
 use crate::clients::Call;
 use crate::clocks::Clocks;
 use crate::packets::{Body, Frame, HeldMark, Packet, Place};
@@ -59,12 +60,18 @@ pub(crate) struct Slot {
     pub(crate) next_ticket: u64,
     pub(crate) armed: Option<Moment>,
     pub(crate) installing: bool,
+    /// A segment was refused since then.
+    pub(crate) turned_away: bool,
     pub(crate) is_damaged: bool,
     /// In which reign the home spoke by whose word cells are newer than the log.
     pub(crate) ahead_by: Option<Epoch>,
     /// In which reign the home is asked for what heals.
     pub(crate) healing: Option<Epoch>,
+    /// When it was last asked for cells.
+    pub(crate) asked_us: u64,
     pub(crate) reads_open: bool,
+    /// The home that follows, once this one has ended its reign.
+    pub(crate) handed_on: Option<RegionId>,
 }
 
 /// A process that runs.
@@ -87,10 +94,13 @@ pub(crate) struct Process {
     pub(crate) lead: Option<Lead>,
     pub(crate) pending: Vec<Pending>,
     pub(super) seating: Seating,
+    pub(super) switches: Switches,
     pub(super) promising: VecDeque<Promising>,
     pub(super) rejoins: Vec<Rejoin>,
     /// Partitions that want a snapshot, and up to where at least.
     pub(super) wanted: BTreeMap<PartitionId, Seq>,
+    /// Snapshots asked for so far.
+    pub(super) fetches: u64,
     pub(super) is_polled: bool,
     pub(super) outbox: Vec<(Place, Body)>,
 }
@@ -186,12 +196,14 @@ impl Process {
             }
             Wake::Dial(peer, generation) => self.dial(peer, generation, scene),
             Wake::Beat(peer, conn) => self.beat(peer, conn, scene),
+            Wake::Rewind(peer, conn) => self.rewind(peer, conn),
             Wake::Acks(peer) => self.send_acks(peer),
             Wake::Lease => self.ask_lease(scene),
             Wake::Lead => self.look_around(scene),
             Wake::Consensus => self.wake_consensus(scene),
             Wake::Flush => self.flush(scene),
             Wake::Seat => self.begin_seating(scene),
+            Wake::Switch => self.take_part(scene),
             Wake::Mend => self.mend(scene),
             Wake::Restart => {}
         }
@@ -242,6 +254,7 @@ impl Process {
                 partition,
                 found,
             } if process == self.number => self.take_snapshot(partition, found, scene),
+            Body::Tell { command } => self.on_told(command, scene),
             Body::Request { call } => self.serve(call, scene),
             Body::Cells { .. } | Body::Snapshot { .. } | Body::Answer { .. } => {}
         }
@@ -294,7 +307,11 @@ impl Slot {
 
     /// Takes nothing from now on; false if it does not already.
     pub(super) fn try_close_intake(&mut self) -> bool {
-        !std::mem::replace(&mut self.installing, true)
+        let is_closed = !std::mem::replace(&mut self.installing, true);
+        if is_closed {
+            self.turned_away = false;
+        }
+        is_closed
     }
 
     pub(super) fn open_intake(&mut self) {

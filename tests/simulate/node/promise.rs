@@ -121,6 +121,7 @@ impl Process {
                 return false;
             }
             slot.open_intake();
+            let is_forgotten = slot.turned_away && !is_planted(NodeBug::SilentAfterPromise);
             if is_quiet {
                 let home_upto = slot.core.home_upto();
                 let tail = self.store.tail(partition);
@@ -131,6 +132,9 @@ impl Process {
                     is_sound: true,
                 };
                 promising.answers.push((partition, floor, end));
+            }
+            if is_forgotten {
+                self.say_hello_again(partition);
             }
             promising.next(scene);
         }

@@ -192,6 +192,9 @@ impl Process {
         let partition = header.partition;
         let is_taken = self.slots.get(&partition).map(|slot| !slot.installing);
         let rejection = |cause| Frame::Rejection { partition, cause };
+        if let Some(slot) = self.slots.get_mut(&partition) {
+            slot.turned_away |= is_taken != Some(true);
+        }
         if !self.is_held(peer, partition) || is_taken != Some(true) {
             return self.send_frame(peer, conn, rejection(Rejected::LeaveOut));
         }

@@ -93,14 +93,21 @@ impl Process {
             superseded_by,
             now_ms: self.wall_ms(scene),
         };
-        scene.truth.cutting(node, partition, at);
-        let report = self.store.cut(partition, at, plan);
+        // What a snapshot of an older home stands for cannot be taken out of it again.
+        let base = self.store.log_start(partition).previous();
+        let from = at.max(base);
+        scene.truth.cutting(node, partition, from);
+        let report = self.store.cut(partition, from, plan);
         self.hear_of_commits();
         let report = report.map_err(|error| error.to_string())?;
-        scene.truth.cut(node, partition, report.fork.seq);
+        let now_us = scene.now_us;
+        scene.truth.cut(node, partition, report.fork.seq, now_us);
         invariants::tail_kept::cut(node, partition, &self.store, scene);
         self.reopen(partition, scene);
-        Ok(report.cells)
+        match base > at && !is_planted(NodeBug::KeepOldSnapshot) {
+            true => Ok(AfterCut::NeedsSnapshot),
+            false => Ok(report.cells),
+        }
     }
 
     /// The core believed in the log and the cells as they were.
@@ -132,6 +139,8 @@ impl Process {
 
     /// The partition is damaged here: nothing of it is served or taken.
     pub(super) fn quarantine(&mut self, partition: PartitionId, scene: &mut Scene) {
+        let node = self.host.index;
+        scene.note(|| format!("n{node} {partition:?} is out of service"));
         let Some(slot) = self.slots.get_mut(&partition) else {
             return;
         };

@@ -61,22 +61,38 @@ fn floor_of(assignment: Assignment) -> Epoch {
 }
 
 impl Process {
-    fn seat_of(&self, map: &ControlMap, keyspace: &Keyspace, id: PartitionId) -> Option<Seat> {
+    fn seat_of(&self, map: &ControlMap, id: PartitionId) -> Option<Seat> {
         let assignment = map.assignment(id)?;
+        let (mut epoch, mut floor) = (assignment.epoch, floor_of(assignment));
+        let mut home = assignment.home;
+        let handed = self.switches.handed(id).filter(|handed| *handed > epoch);
+        if let Some(handed) = handed.filter(|_| floor == epoch) {
+            // It was handed on, and the map does not say so yet.
+            (home, epoch, floor) = (handed.node, handed, handed);
+        }
         // A map that is behind the log here, as after a restart, makes nobody home.
         let tail = self.store.tail(id);
-        let is_behind = tail.is_some_and(|tail| tail.epoch > assignment.epoch);
+        let is_behind = tail.is_some_and(|tail| tail.epoch > epoch);
+        let policy = match epoch == assignment.epoch {
+            true => map.policy(id, assignment.revision)?,
+            false => map.present_policy(id)?,
+        };
         Some(Seat {
-            home: map.node(assignment.home)?.region,
-            is_here: assignment.home == self.host.id && !is_behind,
-            epoch: assignment.epoch,
-            floor: floor_of(assignment),
-            lease: match map.fencing(keyspace) {
+            home: map.node(home)?.region,
+            is_here: home == self.host.id && !is_behind,
+            epoch,
+            floor,
+            lease: match policy.fencing {
                 Fencing::Lease => LeaseNeed::Everything,
                 Fencing::AckRevocation => LeaseNeed::Reads,
                 Fencing::Operator => LeaseNeed::Nothing,
             },
         })
+    }
+
+    /// The map is looked at again: there is more than it says.
+    pub(super) fn seat_again(&mut self) {
+        self.seating.seen = 0;
     }
 
     /// A new map is looked at soon.
@@ -100,7 +116,9 @@ impl Process {
         }
         let map = Arc::clone(&self.host.map);
         self.seating.seen = map.version();
-        if let Err(error) = self.apply(&map, scene) {
+        let applied = self.apply(&map, scene);
+        self.look_at_switchovers(scene);
+        if let Err(error) = applied {
             let node = self.host.index;
             scene.note(|| format!("n{node} the map was not applied: {error}"));
             self.try_seating_again(scene);
@@ -122,8 +140,8 @@ impl Process {
         self.learn(map, scene)?;
         let seats: Vec<(PartitionId, Seat)> = self
             .slots
-            .iter()
-            .filter_map(|(id, slot)| Some((*id, self.seat_of(map, &slot.keyspace, *id)?)))
+            .keys()
+            .filter_map(|id| Some((*id, self.seat_of(map, *id)?)))
             .collect();
         let fences = seats.iter().filter(|(id, seat)| {
             let promised = self.store.promised(*id);
@@ -164,7 +182,7 @@ impl Process {
         for keyspace in map.keyspaces() {
             for id in keyspace.partitions() {
                 if !self.slots.contains_key(&id)
-                    && let Some(seat) = self.seat_of(map, keyspace, id)
+                    && let Some(seat) = self.seat_of(map, id)
                 {
                     new.push((Arc::new(keyspace.clone()), id, seat));
                 }
@@ -180,6 +198,8 @@ impl Process {
             let config = config_of(&keyspace, id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
             let is_wounded = self.store.wound(id).is_some();
+            let node = self.host.index;
+            scene.note(|| format!("n{node} {id:?} begins as {seat:?}, wounded {is_wounded}"));
             let slot = new_slot(keyspace, core, is_wounded);
             self.slots.insert(id, slot);
             if !seat.is_here && self.is_ahead_of(id, None) {
@@ -240,11 +260,16 @@ impl Process {
         if let Some(newest) = requests.iter().map(|request| request.hlc).max() {
             self.observe(newest, scene);
         }
+        let handed_to = match seat.is_here && !is_planted(NodeBug::ForgetHandedOn) {
+            true => self.reign_end(partition, seat.epoch),
+            false => None,
+        };
         Recovered {
             epoch: match seat.is_here {
                 true => Some(seat.epoch),
                 false => copy.epoch,
             },
+            handed_to,
             visible_upto: visible_upto.unwrap_or(copy.visible_upto),
             requests,
             ..copy
@@ -267,7 +292,7 @@ impl Process {
                 return self.reseat(scene);
             };
             let slot = &self.slots[&next.partition];
-            let is_wounded = !slot.is_home && self.store.wound(next.partition).is_some();
+            let is_wounded = self.store.wound(next.partition).is_some();
             let is_closed = next.is_taken || is_wounded;
             let is_rested = is_closed && slot.is_quiet();
             if is_closed && !is_rested && scene.now_us < self.seating.deadline_us {
@@ -291,6 +316,9 @@ impl Process {
             let recovered = self.recovered(id, seat, Some(visible_upto), scene);
             let config = config_of(&keyspace, id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
+            if seat.is_here && self.switches.handed(id) == Some(seat.epoch) {
+                invariants::handing_on::begun(self.host.index, id, seat.epoch, scene);
+            }
             self.take_seat(id, core, scene);
         }
         for it in moves.iter().filter(|it| it.is_taken) {
@@ -317,7 +345,7 @@ impl Process {
         let waiting = slot.waiters.len();
         assert!(waiting == 0, "{id:?}: {waiting} callers wait");
         let config = core.config();
-        slot.reads_open = false;
+        (slot.reads_open, slot.handed_on) = (false, None);
         slot.home = config.home_region;
         slot.is_home = core.role() == Role::Home;
         slot.needs_lease = config.lease > LeaseNeed::Nothing;
@@ -347,10 +375,13 @@ fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot 
         next_ticket: 0,
         armed: None,
         installing: is_wounded,
+        turned_away: false,
         is_damaged: false,
         ahead_by: None,
         healing: None,
+        asked_us: 0,
         reads_open: false,
+        handed_on: None,
         keyspace,
         core,
     }

@@ -21,6 +21,12 @@ impl Process {
             return self.answer(call, Answer::Unavailable("no such partition"));
         };
         let (is_home, home) = (slot.is_home, slot.home);
+        let follows = slot
+            .handed_on
+            .filter(|_| !is_planted(NodeBug::ServeWhenHandedOn));
+        if let Some(follows) = follows {
+            return self.answer(call, Answer::WrongHome(follows));
+        }
         match &call.op.kind {
             Kind::Read(freshness) => {
                 let freshness = freshness.clone();

@@ -21,6 +21,10 @@ const BACKOFF_US: (u64, u64) = (50_000, 500_000);
 /// A stream on which nothing was heard for so long is dead, in us.
 pub(super) const SILENCE_US: u64 = 2_000_000;
 
+/// How long rejections are gathered before the stream goes back, in us. At once, each of the many
+/// gaps behind one lost segment would bring all of them again, and more gaps.
+const REWIND_US: u64 = 20_000;
+
 /// What the peer lacks of a partition.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShipNext {
@@ -48,6 +52,8 @@ pub(super) struct Outgoing {
     pub(super) heard_us: u64,
     backoff_us: u64,
     pub(super) watermarks: BTreeMap<PartitionId, (Epoch, Seq)>,
+    /// Where the stream goes back to.
+    rewinds: BTreeMap<PartitionId, Seq>,
     /// The reigns of streams that have ended: acks on them may come late.
     ended: BTreeMap<u64, BTreeMap<PartitionId, Epoch>>,
 }
@@ -62,6 +68,7 @@ impl Process {
             heard_us: scene.now_us,
             backoff_us: BACKOFF_US.0,
             watermarks: BTreeMap::new(),
+            rewinds: BTreeMap::new(),
             ended: BTreeMap::new(),
         };
         self.out.insert(peer, out);
@@ -102,6 +109,7 @@ impl Process {
             out.ended.insert(conn, stream.reigns);
         }
         out.conn = 0;
+        out.rewinds.clear();
         out.generation += 1;
         let generation = out.generation;
         let wait_us = match is_anew {
@@ -244,17 +252,37 @@ impl Process {
         if !self.is_conn(peer, conn) {
             return;
         }
-        let Some(stream) = self.out.get_mut(&peer).and_then(|out| out.stream.as_mut()) else {
+        let Some(out) = self.out.get_mut(&peer) else {
+            return;
+        };
+        let Some(stream) = out.stream.as_mut() else {
             return;
         };
         match cause {
             Rejected::Gap(expected) if expected > Seq::NONE => {
-                stream.rewind(&self.store, partition, expected);
+                let is_waking = !out.rewinds.is_empty();
+                out.rewinds.insert(partition, expected);
+                if !is_waking {
+                    self.wake_in(REWIND_US, Wake::Rewind(peer, conn), scene);
+                }
             }
             Rejected::LeaveOut => {
                 stream.next.remove(&partition);
             }
             _ => self.end_stream(peer, false, scene),
+        }
+    }
+
+    /// Does what rejections asked for.
+    pub(super) fn rewind(&mut self, peer: usize, conn: u64) {
+        let Some(out) = self.out.get_mut(&peer).filter(|out| out.conn == conn) else {
+            return;
+        };
+        let rewinds = std::mem::take(&mut out.rewinds);
+        if let Some(stream) = &mut out.stream {
+            for (partition, seq) in rewinds {
+                stream.rewind(&self.store, partition, seq);
+            }
         }
     }
 

@@ -248,7 +248,12 @@ impl Process {
 }
 
 fn note(slot: &mut Slot, event: Event) {
-    if matches!(event, Event::Fenced { .. }) && !is_planted(NodeBug::ReadsOpenWhenFenced) {
+    let is_over = match event {
+        Event::Fenced { .. } => !is_planted(NodeBug::ReadsOpenWhenFenced),
+        Event::HandedOn { .. } => !is_planted(NodeBug::ServeWhenHandedOn),
+        _ => false,
+    };
+    if is_over {
         slot.reads_open = false;
     }
 }

@@ -239,6 +239,36 @@ impl Process {
         self.confirm(Confirmed::Propose(vec![begin]), scene);
     }
 
+    /// An operator wants a partition to be handed on.
+    pub(crate) fn switch_over(&mut self, partition: PartitionId, to: usize, scene: &mut Scene) {
+        if let Some(assignment) = self.host.map.assignment(partition) {
+            let begin = Command::BeginSwitchover {
+                partition,
+                from: assignment.epoch,
+                to: node_id(to),
+            };
+            self.on_told(begin, scene);
+        }
+    }
+
+    /// Whoever leads puts before the map what a node has to say.
+    pub(crate) fn on_told(&mut self, command: Command, scene: &mut Scene) {
+        if self.lead.is_some() {
+            self.confirm(Confirmed::Propose(vec![command]), scene);
+        }
+    }
+
+    /// Says something to the leader, as far as one is known.
+    pub(crate) fn tell(&mut self, command: Command, scene: &mut Scene) {
+        if self.lead.is_some() {
+            return self.on_told(command, scene);
+        }
+        let own = self.host.index;
+        if let Some(leader) = self.host.raft.leader.filter(|leader| *leader != own) {
+            self.send(leader, Body::Tell { command });
+        }
+    }
+
     /// One step of the supervisor; a grant is handed back.
     fn supervise(
         &mut self,

@@ -36,9 +36,14 @@ pub(crate) struct Log {
     pub(crate) memory: Vec<Piece>,
     /// In memory when the process ended, and never on disk.
     pub(crate) lost: Vec<Piece>,
-    pub(crate) cut: Vec<Piece>,
+    /// And when.
+    pub(crate) cut: Vec<(u64, Piece)>,
     /// A cut has begun, after this record.
     pub(crate) cutting: Option<Seq>,
+    /// A snapshot up to this record is taking its place.
+    pub(crate) installing: Option<Seq>,
+    /// On disk when a snapshot took its place.
+    pub(crate) replaced: Vec<Piece>,
     /// What lies before was replaced by a snapshot.
     pub(crate) base: Seq,
 }
@@ -54,7 +59,9 @@ impl Log {
 
     /// Whether it was on disk at some time.
     pub(crate) fn had_durable(&self, epoch: Epoch, seq: Seq) -> bool {
-        self.has_durable(epoch, seq) || self.cut.iter().any(|piece| piece.has(epoch, seq))
+        let cut = self.cut.iter().map(|(_, piece)| piece);
+        let gone = cut.chain(&self.replaced);
+        self.has_durable(epoch, seq) || { gone }.any(|piece| piece.has(epoch, seq))
     }
 
     /// Whether it was here at some time, at least in memory.
@@ -82,9 +89,9 @@ impl Log {
         self.lost.append(&mut self.memory);
     }
 
-    pub(crate) fn cut_after(&mut self, fork: Seq) {
+    pub(crate) fn cut_after(&mut self, fork: Seq, at_us: u64) {
         let gone = self.durable.iter().filter_map(|piece| piece.after(fork));
-        self.cut.extend(gone);
+        self.cut.extend(gone.map(|piece| (at_us, piece)));
         self.durable = self
             .durable
             .iter()

@@ -19,6 +19,8 @@ pub(crate) struct TakenOver {
     pub(crate) is_by_word: bool,
     /// Somebody only said that the old home is off.
     pub(crate) is_unfenced: bool,
+    /// It was handed on: nothing may be lost.
+    pub(crate) is_planned: bool,
     pub(crate) promised: BTreeMap<NodeId, PromisedEnd>,
     /// The successor's reigns, each with its first and last record.
     pub(crate) log: Vec<(Epoch, Seq, Seq)>,

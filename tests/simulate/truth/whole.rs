@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use domicile_core::control::{Command, ControlMap, Evidence, PromisedEnd};
+use domicile_core::handed_to;
 use domicile_proto::{
     Epoch, NodeId, Operation, PartitionId, Record, RecordKind, RequestId, SegmentHeader, Seq,
 };
@@ -35,6 +36,8 @@ pub(crate) struct Truth {
     pub(crate) segments: BTreeMap<(PartitionId, Epoch, Seq), (Seq, domicile_proto::ChainHash)>,
     pub(crate) promises: BTreeMap<(usize, PartitionId), Epoch>,
     pub(crate) takeovers: Vec<TakenOver>,
+    /// The last record of each reign that was handed on, and to whom.
+    pub(crate) ended: BTreeMap<(PartitionId, Epoch), (Seq, NodeId)>,
     pub(crate) proposed: BTreeMap<(PartitionId, Epoch, NodeId), BTreeMap<NodeId, PromisedEnd>>,
     /// Partitions whose homes an operator gave up.
     pub(crate) words: BTreeSet<PartitionId>,
@@ -65,6 +68,9 @@ impl Truth {
             value,
         };
         self.records.insert((partition, epoch, seq), written);
+        if let Some(to) = handed_to(&record.head) {
+            self.ended.insert((partition, epoch), (seq, to));
+        }
     }
 
     pub(crate) fn log(&mut self, node: usize, partition: PartitionId) -> &mut Log {
@@ -103,9 +109,9 @@ impl Truth {
         self.log(node, partition).cutting = Some(fork);
     }
 
-    pub(crate) fn cut(&mut self, node: usize, partition: PartitionId, fork: Seq) {
+    pub(crate) fn cut(&mut self, node: usize, partition: PartitionId, fork: Seq, at_us: u64) {
         let log = self.log(node, partition);
-        log.cut_after(fork);
+        log.cut_after(fork, at_us);
         log.cutting = None;
     }
 
@@ -127,8 +133,11 @@ impl Truth {
                 .collect();
         }
         let log = self.log(node, partition);
+        let mut replaced = std::mem::take(&mut log.replaced);
+        replaced.append(&mut log.durable);
         *log = Log {
             durable,
+            replaced,
             lost: std::mem::take(&mut log.lost),
             cut: std::mem::take(&mut log.cut),
             ..Log::default()
@@ -167,14 +176,7 @@ impl Truth {
         };
         let proposed = self.proposed.get(&(partition, from, successor));
         let promised = proposed.cloned().unwrap_or_default();
-        let mut log: Vec<(Epoch, Seq, Seq)> = Vec::new();
-        let durable = &self.log(index_of_node(successor), partition).durable;
-        for piece in durable {
-            match log.last_mut() {
-                Some((epoch, _, last)) if *epoch == piece.epoch => *last = piece.last,
-                _ => log.push((piece.epoch, piece.first, piece.last)),
-            }
-        }
+        let log = self.reigns_of(index_of_node(successor), partition);
         self.takeovers.push(TakenOver {
             at_us,
             partition,
@@ -182,9 +184,53 @@ impl Truth {
             to: new.epoch,
             is_by_word: self.words.remove(&partition),
             is_unfenced: matches!(evidence, Evidence::Operator { .. }),
+            is_planned: false,
             promised,
             log,
         });
+    }
+
+    /// A node that was handed a partition begins to reign.
+    pub(crate) fn handed_on(&mut self, node: usize, partition: PartitionId, to: Epoch, at_us: u64) {
+        let log = self.reigns_of(node, partition);
+        let same = |it: &&TakenOver| it.partition == partition;
+        let begun = self.takeovers.iter().filter(same);
+        // A takeover that it did not hear of may be above it already.
+        let later = |it: &TakenOver| it.partition == partition && it.to > to;
+        let at = self.takeovers.iter().position(later);
+        let from = begun.map(|it| it.to).filter(|it| *it < to).max();
+        let first = self.first_reign(partition);
+        self.takeovers.insert(
+            at.unwrap_or(self.takeovers.len()),
+            TakenOver {
+                at_us,
+                partition,
+                from: from.or(first).unwrap_or(to),
+                to,
+                is_by_word: false,
+                is_unfenced: false,
+                is_planned: true,
+                promised: BTreeMap::new(),
+                log,
+            },
+        );
+    }
+
+    fn first_reign(&self, partition: PartitionId) -> Option<Epoch> {
+        let mut writers = self.writers.keys();
+        writers.find(|(id, _)| *id == partition).map(|it| it.1)
+    }
+
+    /// The reigns of what a node has on disk, each with its first and last record.
+    fn reigns_of(&mut self, node: usize, partition: PartitionId) -> Vec<(Epoch, Seq, Seq)> {
+        let mut log: Vec<(Epoch, Seq, Seq)> = Vec::new();
+        for piece in &self.log(node, partition).durable {
+            match log.last_mut() {
+                Some((epoch, _, last)) if *epoch == piece.epoch => *last = piece.last,
+                _ => log.push((piece.epoch, piece.first, piece.last)),
+            }
+        }
+        log
     }
 
     /// A process has ended: what was only in memory is not there any more. What a commit that was
@@ -194,6 +240,7 @@ impl Truth {
         node: usize,
         store: &Store,
         partitions: &[PartitionId],
+        at_us: u64,
     ) -> Result<(), String> {
         let known = self.logs.keys().filter(|(it, _)| *it == node);
         let mut all: Vec<PartitionId> = known.map(|(_, partition)| *partition).collect();
@@ -202,6 +249,10 @@ impl Truth {
         all.dedup();
         self.marks.retain(|(it, _), _| *it != node);
         for partition in all {
+            let begun = self.log(node, partition).installing.take();
+            if begun.is_some_and(|upto| store.log_start(partition) == upto.next()) {
+                self.installed(node, partition, store);
+            }
             let found = store
                 .tail(partition)
                 .map_or(Seq::NONE, |tail| tail.last_seq);
@@ -209,7 +260,7 @@ impl Truth {
             if let Some(fork) = log.cutting.take()
                 && found == fork
             {
-                log.cut_after(fork);
+                log.cut_after(fork, at_us);
             }
             let known = log.last_seq();
             if found < known {
@@ -222,7 +273,18 @@ impl Truth {
             }
             log.forget_memory();
         }
+        self.forget_ends(node);
         Ok(())
+    }
+
+    /// An end of a reign that never was on disk was told to nobody: the reign goes on.
+    fn forget_ends(&mut self, node: usize) {
+        let (writers, logs) = (&self.writers, &self.logs);
+        self.ended.retain(|(partition, epoch), (seq, _)| {
+            let is_its = writers.get(&(*partition, *epoch)) == Some(&node);
+            let log = logs.get(&(node, *partition));
+            !is_its || log.is_some_and(|it| it.had_durable(*epoch, *seq))
+        });
     }
 }
 

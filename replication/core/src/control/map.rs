@@ -8,16 +8,19 @@
 //! reign only the first counts; the new epoch is minted here and nowhere else.
 
 mod parts;
+mod policies;
+mod takeovers;
 
 use std::collections::BTreeMap;
 
 use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
 
-use super::command::{Command, CommandRefused, Decision, Evidence, Lost, Note};
-use super::fencing::{Fencing, revokes};
+use super::command::{Command, CommandRefused, Lost, Note};
 use super::history::{Change, History, Why};
+use crate::planted::{Bug, is_planted};
 
 pub use parts::MapParts;
+pub use policies::{Policies, Policy};
 
 /// The first reign's number.
 const FIRST_COUNTER: u64 = 1;
@@ -47,6 +50,8 @@ pub struct Assignment {
     pub home: NodeId,
     /// Its reign: of no other node, and of no other time.
     pub epoch: Epoch,
+    /// Which policy of its keyspace the reign goes by, from its beginning to its end.
+    pub revision: u64,
     /// To whom it is being handed, if it is.
     pub moving_to: Option<NodeId>,
     /// Set while the home counts as lost and has no successor so far: its reign is over.
@@ -58,7 +63,8 @@ impl Assignment {
     /// reign which will follow, and no node's id is lower.
     #[must_use]
     pub fn floor(&self) -> Epoch {
-        let step = if self.moving_to.is_some() { 2 } else { 1 };
+        let is_moving = self.moving_to.is_some() && !is_planted(Bug::MintBesideSwitchover);
+        let step = if is_moving { 2 } else { 1 };
         Epoch {
             counter: self.epoch.counter.saturating_add(step),
             node: NodeId::LOWEST,
@@ -71,7 +77,7 @@ impl Assignment {
 pub struct ControlMap {
     regions: BTreeMap<RegionId, Region>,
     nodes: BTreeMap<NodeId, Node>,
-    keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    keyspaces: BTreeMap<KeyspaceId, Policies>,
     partitions: BTreeMap<PartitionId, Assignment>,
     history: History,
     version: u64,
@@ -103,7 +109,7 @@ impl ControlMap {
 
     /// Every keyspace.
     pub fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
-        self.keyspaces.values()
+        self.keyspaces.values().map(|it| &*it.present.keyspace)
     }
 
     /// Every region.
@@ -117,16 +123,10 @@ impl ControlMap {
         live.map(|(id, it)| (*id, it.region))
     }
 
-    /// How the homes of a keyspace are fenced.
-    #[must_use]
-    pub fn fencing(&self, keyspace: &Keyspace) -> Fencing {
-        Fencing::of(keyspace, self.voters())
-    }
-
-    /// A keyspace's policy.
+    /// A keyspace as it is to be.
     #[must_use]
     pub fn keyspace(&self, id: KeyspaceId) -> Option<&Keyspace> {
-        self.keyspaces.get(&id)
+        self.keyspaces.get(&id).map(|it| &*it.present.keyspace)
     }
 
     /// A node.
@@ -204,22 +204,24 @@ impl ControlMap {
             return Err(CommandRefused::RegionExists(region));
         }
         let name = name.clone();
-        self.regions.insert(region, Region { name, is_witness });
-        Ok(())
+        self.with_voters(self.voters() + 1, |map| {
+            map.regions.insert(region, Region { name, is_witness });
+        })
     }
 
     fn remove_region(&mut self, region: RegionId) -> Result<(), CommandRefused> {
         self.region(region)?;
-        let mut keyspaces = self.keyspaces.values();
-        if let Some(user) = keyspaces.find(|it| it.regions.contains(&region)) {
+        let user = self.keyspaces().find(|it| it.regions.contains(&region));
+        if let Some(user) = user {
             let keyspace = user.name.clone();
             return Err(CommandRefused::RegionInUse { region, keyspace });
         }
-        self.regions.remove(&region);
-        for node in self.nodes.values_mut().filter(|it| it.region == region) {
-            node.is_retired = true;
-        }
-        Ok(())
+        self.with_voters(self.voters() - 1, |map| {
+            map.regions.remove(&region);
+            for node in map.nodes.values_mut().filter(|it| it.region == region) {
+                node.is_retired = true;
+            }
+        })
     }
 
     fn add_node(&mut self, node: NodeId, region: RegionId) -> Result<(), CommandRefused> {
@@ -242,121 +244,14 @@ impl ControlMap {
                 epoch: it.epoch,
             });
         }
-        for it in self.partitions.values_mut() {
-            it.moving_to = it.moving_to.filter(|to| *to != node);
+        // The home may have ended its reign in favour of this node.
+        let mut moving = self.partitions.iter();
+        if let Some((partition, _)) = moving.find(|(_, it)| it.moving_to == Some(node)) {
+            let (partition, problem) = (*partition, "it is being handed to the node: wait");
+            return Err(CommandRefused::Switchover { partition, problem });
         }
         self.nodes.entry(node).and_modify(|it| it.is_retired = true);
         Ok(())
-    }
-
-    fn create_keyspace(&mut self, keyspace: &Keyspace) -> Result<(), CommandRefused> {
-        if let Some(other) = self.keyspaces.get(&keyspace.id()) {
-            let (name, other) = (keyspace.name.clone(), other.name.clone());
-            return Err(match name == other {
-                true => CommandRefused::KeyspaceExists(name),
-                false => CommandRefused::KeyspaceIdTaken { name, other },
-            });
-        }
-        for region in &keyspace.regions {
-            if self.region(*region)?.is_witness {
-                let (region, problem) = (*region, "a witness holds no data");
-                return Err(CommandRefused::Region { region, problem });
-            }
-        }
-        let mut created = BTreeMap::new();
-        for partition in keyspace.partitions() {
-            let region = partition.region;
-            let mut nodes = self.nodes.iter();
-            let home = nodes.find(|(_, it)| it.region == region && !it.is_retired);
-            let Some((home, _)) = home else {
-                let problem = "no node in it";
-                return Err(CommandRefused::Region { region, problem });
-            };
-            let epoch = Epoch {
-                counter: FIRST_COUNTER,
-                node: *home,
-            };
-            let assignment = Assignment {
-                home: *home,
-                epoch,
-                moving_to: None,
-                lost: None,
-            };
-            created.insert(partition, assignment);
-        }
-        self.partitions.extend(created);
-        self.keyspaces.insert(keyspace.id(), keyspace.clone());
-        Ok(())
-    }
-
-    fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<(), CommandRefused> {
-        let id = keyspace.id();
-        let before = self.keyspace(id).ok_or(CommandRefused::NoKeyspace(id))?;
-        let name = || keyspace.name.clone();
-        for (what, is_same) in [
-            ("its name", before.name == keyspace.name),
-            ("its regions", before.regions == keyspace.regions),
-            ("its placement", before.placement == keyspace.placement),
-            ("its delimiter", before.delimiter == keyspace.delimiter),
-            ("its number of buckets", before.buckets == keyspace.buckets),
-        ] {
-            if !is_same {
-                let keyspace = name();
-                return Err(CommandRefused::Unalterable { keyspace, what });
-            }
-        }
-        // A level that changes while a home is given up or handed on would change what fences it.
-        let mut partitions = self.partitions.iter();
-        let unsettled = partitions.find(|(partition, it)| {
-            partition.keyspace == id && (it.lost.is_some() || it.moving_to.is_some())
-        });
-        if let Some((partition, _)) = unsettled {
-            let (partition, problem) = (*partition, "its home is changing: alter it afterwards");
-            return Err(CommandRefused::Switchover { partition, problem });
-        }
-        self.keyspaces.insert(id, keyspace.clone());
-        Ok(())
-    }
-
-    fn begin_take_over(
-        &mut self,
-        partition: PartitionId,
-        from: Epoch,
-        lost: Lost,
-    ) -> Result<(), CommandRefused> {
-        let before = self.check_epoch(partition, from)?;
-        match before.lost {
-            None => self.assign(partition, |it| it.lost = Some(lost)),
-            // An operator has something to add, once.
-            Some(Lost { word: None, .. }) if lost.word.is_some() => {
-                self.assign(partition, |it| {
-                    it.lost = it.lost.map(|it| it.said(lost.word))
-                });
-            }
-            Some(_) => {
-                let problem = "its home is being given up already";
-                return Err(CommandRefused::TakeOver { partition, problem });
-            }
-        }
-        Ok(())
-    }
-
-    fn take_over(
-        &mut self,
-        partition: PartitionId,
-        from: Epoch,
-        to: NodeId,
-        evidence: &Evidence,
-        decision: Decision,
-    ) -> Result<(), CommandRefused> {
-        let before = self.check_epoch(partition, from)?;
-        let Some(lost) = before.lost else {
-            let problem = "its home is not given up: begin with that";
-            return Err(CommandRefused::TakeOver { partition, problem });
-        };
-        let region = self.check_successor(partition, to)?;
-        self.check_evidence(partition, region, evidence)?;
-        self.mint(partition, to, Why::Lost(lost, decision))
     }
 
     fn note(
@@ -379,8 +274,10 @@ impl ControlMap {
     ) -> Result<(), CommandRefused> {
         let before = self.check_epoch(partition, from)?;
         self.check_successor(partition, to)?;
-        if before.home == to || before.lost.is_some() {
-            let problem = match before.home == to {
+        // A home follows on itself where an alteration is to come into force.
+        let is_home_already = before.home == to && !self.is_outdated(partition, before);
+        if is_home_already || before.lost.is_some() {
+            let problem = match is_home_already {
                 true => "it is the home already",
                 false => "its home is being given up",
             };
@@ -411,20 +308,27 @@ impl ControlMap {
     fn mint(&mut self, partition: PartitionId, to: NodeId, why: Why) -> Result<(), CommandRefused> {
         let before = self.partition(partition)?;
         let step = match why {
+            Why::Lost(..) if is_planted(Bug::MintBesideSwitchover) => 1,
             Why::Lost(..) if before.moving_to.is_some() => 2,
             _ => 1,
         };
         let counter = before.epoch.counter.checked_add(step);
         let counter = counter.ok_or(CommandRefused::EpochsExhausted(partition))?;
         let epoch = Epoch { counter, node: to };
+        let present = self.present_policy(partition);
+        let revision = present.map_or(before.revision, |policy| policy.revision);
         self.assign(partition, |it| {
             *it = Assignment {
                 home: to,
                 epoch,
+                revision,
                 moving_to: None,
                 lost: None,
             };
         });
+        if why == Why::Planned && before.home == to {
+            return Ok(());
+        }
         self.history.push(Change {
             partition,
             from: before.epoch,
@@ -471,58 +375,6 @@ impl ControlMap {
             return problem("its region may not hold the keyspace");
         }
         Ok(region)
-    }
-
-    fn check_evidence(
-        &self,
-        partition: PartitionId,
-        successor: RegionId,
-        evidence: &Evidence,
-    ) -> Result<(), CommandRefused> {
-        let keyspace = self.keyspace_of(partition)?;
-        let fencing = Fencing::of(keyspace, self.voters());
-        let refused = |problem: String| {
-            Err(CommandRefused::NotFenced {
-                partition,
-                fencing,
-                problem,
-            })
-        };
-        match evidence {
-            Evidence::LeaseRanOut if fencing != Fencing::Lease => {
-                refused("homes of this keyspace have no lease".to_owned())
-            }
-            Evidence::LeaseRanOut | Evidence::HomePromised => Ok(()),
-            Evidence::AcksRevoked { .. } if fencing != Fencing::AckRevocation => {
-                refused("its home acknowledges without its copies".to_owned())
-            }
-            Evidence::AcksRevoked { by } => {
-                let home = self.partition(partition)?.home;
-                let home_region = self.nodes.get(&home).map(|node| node.region);
-                let mut by: Vec<RegionId> = by.clone();
-                by.retain(|it| keyspace.regions.contains(it) && Some(*it) != home_region);
-                by.sort_unstable();
-                by.dedup();
-                let (copies, promised) = (keyspace.copies(), by.len());
-                if !revokes(keyspace.ack, copies, promised) {
-                    let level = keyspace.ack;
-                    return refused(format!(
-                        "{promised} of {copies} copies have promised, and {level} needs fewer"
-                    ));
-                }
-                if !by.contains(&successor) {
-                    return refused(format!("region {successor} has promised nothing"));
-                }
-                Ok(())
-            }
-            Evidence::Operator {
-                is_fenced,
-                accepts_split_brain,
-            } => match is_fenced | accepts_split_brain {
-                true => Ok(()),
-                false => refused("neither evidence nor consent to two homes at once".to_owned()),
-            },
-        }
     }
 
     fn partition(&self, partition: PartitionId) -> Result<Assignment, CommandRefused> {

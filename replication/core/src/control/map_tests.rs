@@ -308,7 +308,7 @@ fn what_says_where_keys_are_cannot_be_altered() {
     assert_eq!(found.ack, AckLevel::SYNC);
     let refused = refusal(&mut map, &alter(keyspace("users", &[1, 2], AckLevel::SYNC)));
     assert!(
-        refused.contains("its regions cannot be altered"),
+        refused.contains("behind them cannot be altered"),
         "{refused}"
     );
     let refused = refusal(
@@ -316,13 +316,14 @@ fn what_says_where_keys_are_cannot_be_altered() {
         &alter(keyspace("others", &[1, 2], AckLevel::SYNC)),
     );
     assert!(refused.contains("no keyspace"), "{refused}");
+    renew(&mut map, partition);
     let by = vec![region(2)];
     take_over(&mut map, partition, 12, Evidence::AcksRevoked { by });
     let refused = refusal(
         &mut map,
         &alter(keyspace("users", &[1, 2, 3], AckLevel::Async)),
     );
-    assert!(refused.contains("alter it afterwards"), "{refused}");
+    assert!(refused.contains("its home is changing"), "{refused}");
 }
 
 #[test]
@@ -471,4 +472,163 @@ proptest! {
             }
         }
     }
+}
+
+fn alter(map: &mut ControlMap, keyspace: &Keyspace) {
+    let command = Command::AlterKeyspace(Box::new(keyspace.clone()));
+    map.apply(&command).unwrap();
+}
+
+/// Puts the present policy of a partition's keyspace in force by new reigns of the same homes.
+fn renew(map: &mut ControlMap, partition: PartitionId) {
+    let keyspace = partition.keyspace;
+    let all = map.assignments().filter(|(id, _)| id.keyspace == keyspace);
+    let all: Vec<(PartitionId, Assignment)> = all.collect();
+    assert!(all.iter().any(|(id, _)| *id == partition));
+    for (partition, assignment) in all {
+        map.apply(&map.renewal(partition, assignment).unwrap())
+            .unwrap();
+        let from = assignment.epoch;
+        map.apply(&Command::CommitSwitchover { partition, from })
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_reign_goes_by_the_policy_that_it_began_with() {
+    let mut map = cluster(false);
+    let before = keyspace("users", &[1, 2, 3], AckLevel::Async);
+    let partition = create(&mut map, before.clone());
+    let after = keyspace("users", &[1, 2, 3], AckLevel::SYNC);
+    alter(&mut map, &after);
+    let assignment = map.assignment(partition).unwrap();
+    assert_eq!(
+        *map.policy(partition, assignment.revision).unwrap().keyspace,
+        before
+    );
+    assert_eq!(map.keyspace(partition.keyspace), Some(&after));
+    // The home may acknowledge by itself still: its copies' promises say nothing about it.
+    let by = [2, 3].into_iter().map(region).collect();
+    let revoked = take_over(
+        &mut map.clone(),
+        partition,
+        12,
+        Evidence::AcksRevoked { by },
+    );
+    let mut lost = map.clone();
+    let waited = take_over(&mut lost, partition, 12, Evidence::LeaseRanOut);
+    let refused = refusal(&mut lost, &revoked);
+    assert!(refused.contains("without its copies"), "{refused}");
+    lost.apply(&waited).unwrap();
+    let present = map.present_policy(partition).unwrap().revision;
+    assert_eq!(lost.assignment(partition).unwrap().revision, present);
+    // One alteration after the other.
+    let refused = refusal(&mut map, &Command::AlterKeyspace(Box::new(before.clone())));
+    assert!(
+        refused.contains("does not go by the last alteration"),
+        "{refused}"
+    );
+    renew(&mut map, partition);
+    let assignment = map.assignment(partition).unwrap();
+    assert_eq!((assignment.home, assignment.epoch.counter), (node(11), 2));
+    assert!(!map.is_outdated(partition, assignment));
+    assert_eq!(map.history().iter().count(), 0, "its home is the same");
+    alter(&mut map, &before);
+}
+
+#[test]
+fn while_it_renews_itself_a_home_is_fenced_as_both_policies_ask() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::SYNC));
+    alter(&mut map, &keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let assignment = map.assignment(partition).unwrap();
+    map.apply(&map.renewal(partition, assignment).unwrap())
+        .unwrap();
+    let waited = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
+    let refused = refusal(&mut map, &waited);
+    assert!(refused.contains("have no lease"), "{refused}");
+    let by = vec![region(2)];
+    let both = take_over(&mut map, partition, 12, Evidence::AcksRevoked { by });
+    map.apply(&both).unwrap();
+    let found = map.assignment(partition).unwrap();
+    assert_eq!(
+        found.epoch.counter, 3,
+        "above the reign that may have begun"
+    );
+}
+
+#[test]
+fn a_third_voter_brings_leases_with_the_next_reign() {
+    let mut map = ControlMap::default();
+    let add = |map: &mut ControlMap, id: u16| {
+        let command = Command::AddRegion {
+            region: region(id),
+            name: name(&format!("r{id}")),
+            is_witness: id == 3,
+        };
+        map.apply(&command).unwrap();
+    };
+    for id in 1..=2 {
+        add(&mut map, id);
+        let command = Command::AddNode {
+            node: node(10 + u64::from(id)),
+            region: region(id),
+        };
+        map.apply(&command).unwrap();
+    }
+    let partition = create(&mut map, keyspace("users", &[1, 2], AckLevel::Async));
+    add(&mut map, 3);
+    // The home was opened without a lease: that it would have run out proves nothing.
+    let mut lost = map.clone();
+    let waited = take_over(&mut lost, partition, 12, Evidence::LeaseRanOut);
+    let refused = refusal(&mut lost, &waited);
+    assert!(refused.contains("have no lease"), "{refused}");
+    renew(&mut map, partition);
+    let waited = take_over(&mut map, partition, 12, Evidence::LeaseRanOut);
+    map.apply(&waited).unwrap();
+}
+
+#[test]
+fn who_may_succeed_is_altered_at_once_and_regions_grow_at_the_end() {
+    let mut map = cluster(false);
+    let before = keyspace("users", &[1, 2], AckLevel::Async);
+    let partition = create(&mut map, before.clone());
+    let read_only = Keyspace {
+        failover: domicile_proto::Failover::ReadOnly,
+        ..before.clone()
+    };
+    alter(&mut map, &read_only);
+    assert!(!map.is_outdated(partition, map.assignment(partition).unwrap()));
+    let more = keyspace("users", &[1, 2, 3], AckLevel::Async);
+    alter(&mut map, &more);
+    assert!(map.is_outdated(partition, map.assignment(partition).unwrap()));
+    renew(&mut map, partition);
+    let fewer = Command::AlterKeyspace(Box::new(before));
+    let refused = refusal(&mut map, &fewer);
+    assert!(
+        refused.contains("its regions, but for new ones"),
+        "{refused}"
+    );
+}
+
+/// Its home may have ended its reign in favour of a node that never comes: the leader takes that
+/// over, and only then is the node forgotten.
+#[test]
+fn a_node_that_something_is_handed_to_is_not_forgotten() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
+    let from = map.assignment(partition).unwrap().epoch;
+    let to = node(12);
+    map.apply(&Command::BeginSwitchover {
+        partition,
+        from,
+        to,
+    })
+    .unwrap();
+    let retire = Command::RetireNode { node: to };
+    let refused = refusal(&mut map, &retire);
+    assert!(refused.contains("being handed to the node"), "{refused}");
+    map.apply(&Command::AbortSwitchover { partition, from })
+        .unwrap();
+    map.apply(&retire).unwrap();
 }

@@ -22,7 +22,7 @@ pub use command::{Command, CommandRefused, Decision, Evidence, Lost, Note, Opera
 pub use fencing::{Fencing, VOTERS_MIN, revokes};
 pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
 pub use lease::{Grant, LeaseBook, LeaseHolder};
-pub use map::{Assignment, ControlMap, MapParts, Node, Region};
+pub use map::{Assignment, ControlMap, MapParts, Node, Policies, Policy, Region};
 pub use supervisor::{SWITCH_PATIENCE, Supervisor, SupervisorEffect, SupervisorInput};
 pub use takeover::PromisedEnd;
 pub use times::{ControlTimes, DRIFT_MAX_PERCENT, Haste};

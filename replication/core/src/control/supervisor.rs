@@ -10,12 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domicile_proto::{Epoch, Failover, Keyspace, NodeId, PartitionId};
+use domicile_proto::{Epoch, Failover, NodeId, PartitionId};
 
 use super::command::{Command, Lost};
 use super::fencing::{Fencing, revokes};
 use super::lease::{Grant, LeaseBook};
-use super::map::{Assignment, ControlMap};
+use super::map::{Assignment, ControlMap, Policy};
 use super::takeover::{PromisedEnd, Scene, TakeOver};
 use super::times::ControlTimes;
 use super::watchman::Watchman;
@@ -23,6 +23,10 @@ use crate::moment::Moment;
 
 /// What was proposed or asked and not answered is repeated after this long, and two round trips.
 const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// New reigns that are proposed together: a pause of writes in each, for a few milliseconds.
+/// Doubled, an alteration of many partitions is through sooner, and more of them pause at once.
+const RENEWED_AT_ONCE: usize = 64;
 
 /// How long a home may take to call a switchover off, and twice as long as it does take: by then
 /// it has ended its reign, or it goes on.
@@ -95,6 +99,8 @@ pub struct Supervisor {
     takeovers: BTreeMap<PartitionId, TakeOver>,
     /// When giving up a home was last proposed.
     given_up: BTreeMap<PartitionId, Moment>,
+    /// When a new reign of its home was last proposed.
+    renewed: BTreeMap<PartitionId, Moment>,
     map_version: u64,
     seen: Seen,
 }
@@ -108,12 +114,15 @@ struct Seen {
     homes: BTreeSet<NodeId>,
     /// Whether some partition is being taken over.
     is_any_lost: bool,
+    /// Whether some home is to begin a new reign.
+    is_any_outdated: bool,
 }
 
 impl Seen {
     fn of(map: &ControlMap) -> Self {
-        let (mut homes, mut is_any_lost) = (BTreeSet::new(), false);
-        for (_, assignment) in map.assignments() {
+        let (mut homes, mut is_any_lost, mut is_any_outdated) = (BTreeSet::new(), false, false);
+        for (partition, assignment) in map.assignments() {
+            is_any_outdated |= map.is_outdated(partition, assignment);
             homes.extend(
                 [Some(assignment.home), assignment.moving_to]
                     .into_iter()
@@ -126,6 +135,7 @@ impl Seen {
             version,
             homes,
             is_any_lost,
+            is_any_outdated,
         }
     }
 }
@@ -140,6 +150,7 @@ impl Supervisor {
             book: LeaseBook::new(now),
             takeovers: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             map_version: 0,
             seen: Seen::default(),
         }
@@ -180,7 +191,10 @@ impl Supervisor {
                 floor,
                 end,
             } => self.promised(map, node, partition, floor, end),
-            SupervisorInput::Tick => self.give_up_lost(now, wall_ms, map, effects),
+            SupervisorInput::Tick => {
+                self.give_up_lost(now, wall_ms, map, effects);
+                self.renew_reigns(now, map, effects);
+            }
         }
         self.take_over(now, wall_ms, map, effects);
     }
@@ -231,10 +245,7 @@ impl Supervisor {
             }
             let asked = self.given_up.get(&partition);
             let is_asked = asked.is_some_and(|asked| now.since(*asked) < retry);
-            let Some(keyspace) = map.keyspace(partition.keyspace) else {
-                continue;
-            };
-            if is_asked || !self.may_succeed(now, map, keyspace, assignment) {
+            if is_asked || !self.may_succeed(now, map, partition, assignment) {
                 continue;
             }
             self.watchman.give_up(home);
@@ -250,6 +261,33 @@ impl Supervisor {
         }
     }
 
+    /// Homes that are heard of begin a new reign where their keyspace was altered.
+    fn renew_reigns(&mut self, now: Moment, map: &ControlMap, effects: &mut Vec<SupervisorEffect>) {
+        if !self.seen.is_any_outdated {
+            return;
+        }
+        let (watchman, times) = (&self.watchman, &self.times);
+        let retry = self.retry();
+        let due = map.assignments().filter_map(|(partition, assignment)| {
+            let renewal = map.renewal(partition, assignment)?;
+            let is_asked = self.renewed.get(&partition);
+            let is_asked = is_asked.is_some_and(|asked| now.since(*asked) < retry);
+            let is_heard = !watchman.is_lost(assignment.home, now, times);
+            (is_heard && !is_asked).then_some((partition, renewal))
+        });
+        let due: Vec<(PartitionId, Command)> = due.take(RENEWED_AT_ONCE).collect();
+        self.renewed.retain(|_, asked| now.since(*asked) < retry);
+        if due.is_empty() {
+            return;
+        }
+        let mut commands = Vec::new();
+        for (partition, renewal) in due {
+            self.renewed.insert(partition, now);
+            commands.push(renewal);
+        }
+        effects.push(SupervisorEffect::Propose(commands));
+    }
+
     /// Whether a partition that is being handed to this node may have no home any more: the old one
     /// would have called it off by now, unless it had ended its reign.
     fn is_stranded(&self, to: NodeId, now: Moment) -> bool {
@@ -263,23 +301,31 @@ impl Supervisor {
         &self,
         now: Moment,
         map: &ControlMap,
-        keyspace: &Keyspace,
+        partition: PartitionId,
         assignment: Assignment,
     ) -> bool {
-        let fencing = map.fencing(keyspace);
-        if keyspace.failover != Failover::Promote || fencing == Fencing::Operator {
+        let present = map.keyspace(partition.keyspace);
+        if !present.is_some_and(|keyspace| keyspace.failover == Failover::Promote) {
             return false;
         }
-        let alive = map.live_nodes().filter(|(node, region)| {
-            *node != assignment.home
-                && keyspace.regions.contains(region)
-                && !self.watchman.is_lost(*node, now, &self.times)
-        });
-        let alive = alive.count();
-        match fencing {
-            Fencing::AckRevocation => revokes(keyspace.ack, keyspace.copies(), alive),
-            _ => alive > 0,
-        }
+        let mut policies = map.policies_in_force(partition, assignment);
+        policies.all(
+            |Policy {
+                 keyspace, fencing, ..
+             }| {
+                let alive = map.live_nodes().filter(|(node, region)| {
+                    *node != assignment.home
+                        && keyspace.regions.contains(region)
+                        && !self.watchman.is_lost(*node, now, &self.times)
+                });
+                let alive = alive.count();
+                match fencing {
+                    Fencing::Operator => false,
+                    Fencing::Lease => alive > 0,
+                    Fencing::AckRevocation => revokes(keyspace.ack, keyspace.copies(), alive),
+                }
+            },
+        )
     }
 
     fn promised(

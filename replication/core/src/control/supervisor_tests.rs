@@ -126,6 +126,26 @@ impl Lead {
         });
     }
 
+    /// An operator gives a home up, and names who is to follow, or nobody.
+    fn say(&mut self, partition: PartitionId, to: Option<u16>) {
+        let word = OperatorWord {
+            is_fenced: true,
+            accepts_split_brain: false,
+            to: to.map(|id| RegionId::new(id).unwrap()),
+        };
+        let lost = Lost {
+            word: Some(word),
+            ..Lost::default()
+        };
+        let from = self.epoch(partition);
+        let begin = Command::BeginTakeOver {
+            partition,
+            from,
+            lost,
+        };
+        self.map.apply(&begin).unwrap();
+    }
+
     fn home(&self, partition: PartitionId) -> (u64, u64) {
         let found = self.map.assignment(partition).unwrap();
         (found.home.get(), found.epoch.counter)
@@ -288,29 +308,46 @@ fn read_only_keyspaces_wait_for_an_operator() {
     lead.run(Duration::from_secs(1), &[11, 12, 13]);
     lead.run(Duration::from_secs(20), &[12, 13]);
     assert!(lead.map.assignment(partition).unwrap().lost.is_none());
-    let word = OperatorWord {
-        is_fenced: true,
-        accepts_split_brain: false,
-        to: Some(RegionId::new(2).unwrap()),
-    };
     let old = lead.epoch(partition);
-    let lost = Lost {
-        word: Some(word),
-        ..Lost::default()
-    };
-    lead.map
-        .apply(&Command::BeginTakeOver {
-            partition,
-            from: old,
-            lost,
-        })
-        .unwrap();
+    lead.say(partition, Some(2));
     lead.run(Duration::from_millis(50), &[12, 13]);
     lead.promise(12, partition, Some(old), 4);
     lead.promise(13, partition, Some(old), 9);
     lead.run(Duration::from_millis(50), &[12, 13]);
     assert_eq!(lead.home(partition), (12, 2), "as the operator said");
     assert!(lead.map.assignment(partition).unwrap().lost.is_none());
+}
+
+#[test]
+fn copies_that_wait_for_a_home_to_heal_them_do_not_leave_a_partition_without_one() {
+    for to in [None, Some(2)] {
+        let (mut lead, partition) = Lead::new(keyspace(AckLevel::Async));
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        let old = lead.epoch(partition);
+        lead.say(partition, to);
+        lead.run(Duration::from_millis(50), &[11, 12, 13]);
+        let floor = lead.asked.last().unwrap().2;
+        let end = PromisedEnd {
+            epoch: None,
+            upto: Seq::NONE,
+            known_upto: Seq::NONE,
+            is_sound: false,
+        };
+        lead.promise(11, partition, Some(old), 9);
+        for id in [12, 13] {
+            // The old home is not asked to come back while another one may have something to say.
+            lead.run(lead.times.promise_patience * 2, &[11, 12, 13]);
+            assert_eq!(lead.home(partition), (11, 1));
+            lead.step(SupervisorInput::Promised {
+                node: node(id),
+                partition,
+                floor,
+                end,
+            });
+        }
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        assert_eq!(lead.home(partition), (11, 2), "{to:?}");
+    }
 }
 
 #[test]
@@ -338,4 +375,34 @@ fn a_reign_after_a_handing_on_is_above_what_that_may_have_begun() {
     // Its own lease is not over, but it has promised.
     lead.run(lead.times.lease * 2, &[12, 13]);
     assert_eq!(lead.home(partition), (12, 3));
+}
+
+#[test]
+fn homes_that_are_heard_of_begin_anew_when_their_keyspace_is_altered() {
+    let before = Keyspace {
+        failover: Failover::ReadOnly,
+        ..keyspace(AckLevel::Async)
+    };
+    let (mut lead, partition) = Lead::new(before.clone());
+    lead.run(Duration::from_secs(10), &[12, 13]);
+    let after = Keyspace {
+        ack: AckLevel::SYNC,
+        ..before
+    };
+    lead.map
+        .apply(&Command::AlterKeyspace(Box::new(after)))
+        .unwrap();
+    // Its node was never heard of.
+    lead.run(Duration::from_secs(2), &[12, 13]);
+    assert!(lead.applied.is_empty(), "{:?}", lead.applied);
+    lead.run(Duration::from_millis(500), &[11, 12, 13]);
+    let from = lead.map.assignment(partition).unwrap().epoch;
+    let begun = Command::BeginSwitchover {
+        partition,
+        from,
+        to: node(11),
+    };
+    assert!(lead.applied.contains(&begun), "{:?}", lead.applied);
+    let again = lead.applied.iter().filter(|it| **it == begun).count();
+    assert_eq!(again, 1, "once it is begun nobody proposes it again");
 }

@@ -18,7 +18,7 @@ use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, RegionId, Seq};
 
 use super::command::{Command, Decision, Evidence, OperatorWord};
 use super::fencing::{Fencing, revokes};
-use super::map::{Assignment, ControlMap};
+use super::map::{Assignment, ControlMap, Policy};
 use super::times::ControlTimes;
 use crate::moment::Moment;
 use crate::planted::{Bug, is_planted};
@@ -146,16 +146,25 @@ impl TakeOver {
         // Readers of the old home cannot see that its copies refuse it: its lease is waited for in
         // either case.
         let leases_are_over = scene.now >= self.leases_end || is_planted(Bug::LeaseNotWaitedOut);
-        match scene.map.fencing(scene.keyspace) {
-            Fencing::Operator => None,
-            Fencing::Lease => leases_are_over.then_some(Evidence::LeaseRanOut),
-            Fencing::AckRevocation => {
-                let by = self.revoked_by(scene);
-                let keyspace = scene.keyspace;
-                let is_enough = revokes(keyspace.ack, keyspace.copies(), by.len());
-                (leases_are_over && is_enough).then_some(Evidence::AcksRevoked { by })
-            }
+        let policies = scene
+            .map
+            .policies_in_force(scene.partition, scene.assignment);
+        let policies: Vec<&Policy> = policies.collect();
+        let has = |fencing| policies.iter().any(|policy| policy.fencing == fencing);
+        if has(Fencing::Operator) || !leases_are_over {
+            return None;
         }
+        if !has(Fencing::AckRevocation) {
+            return Some(Evidence::LeaseRanOut);
+        }
+        let by = self.revoked_by(scene);
+        let is_enough = policies.iter().all(|policy| {
+            let keyspace = &policy.keyspace;
+            let promised = by.iter().filter(|it| keyspace.regions.contains(it));
+            policy.fencing != Fencing::AckRevocation
+                || revokes(keyspace.ack, keyspace.copies(), promised.count())
+        });
+        is_enough.then_some(Evidence::AcksRevoked { by })
     }
 
     /// The regions beside the home's that promised and hold what they ever acknowledged.
@@ -173,7 +182,9 @@ impl TakeOver {
     }
 
     /// Whoever has most; the old home among equals, as it is served already; then the keyspace's
-    /// order.
+    /// order. An operator's word comes first: whom they name, or not the region they take it from.
+    /// Where nobody of these can lead and everybody has answered, it is whoever can, the old home
+    /// too: copies that wait to be healed wait for a home, and would wait for ever without one.
     fn successor(&self, scene: &Scene<'_>) -> Option<(NodeId, PromisedEnd)> {
         let Keyspace {
             successors,
@@ -188,21 +199,25 @@ impl TakeOver {
             let end = self.promised.get(&node).copied()?;
             end.is_sound.then_some((node, region, end))
         });
-        // Whom an operator takes the partition from does not get it again.
+        // Whom an operator takes the partition from does not get it again if another one can lead.
         let word = scene.word();
         let home = scene.map.node(scene.assignment.home);
         let home_region = home.map(|node| node.region);
-        let sound = sound.filter(|(_, region, _)| match word.map(|word| word.to) {
+        let is_meant = |region: RegionId| match word.map(|word| word.to) {
             None => true,
-            Some(None) => Some(*region) != home_region,
-            Some(Some(to)) => to == *region,
-        });
+            Some(None) => Some(region) != home_region,
+            Some(Some(to)) => to == region,
+        };
         if is_planted(Bug::PromoteAny) {
-            return sound.map(|(node, _, end)| (node, end)).last();
+            let meant = sound.filter(|(_, region, _)| is_meant(*region));
+            return meant.map(|(node, _, end)| (node, end)).last();
         }
-        let best = sound.max_by_key(|(node, region, end)| {
+        let has_everybody_promised = scene.holders().all(|(node, _)| self.has_promised(node));
+        let able = sound.filter(|(_, region, _)| has_everybody_promised || is_meant(*region));
+        let best = able.max_by_key(|(node, region, end)| {
             let is_home = *node == scene.assignment.home;
             (
+                is_meant(*region),
                 end.epoch,
                 end.upto,
                 is_home,

@@ -4,12 +4,54 @@
 //! **Does not own**: what a policy means (proto).
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_core::control::{Fencing, Policies, Policy};
 use domicile_proto::v1::{self, map_keyspace};
 use domicile_proto::{Failover, Keyspace, OnTimeout, Placement, RegionId, RpoLimit};
 
 use super::{Read, field, needed, take_name, take_region};
+
+pub(super) fn put_policies(policies: &Policies) -> v1::MapPolicies {
+    v1::MapPolicies {
+        present: Some(put_policy(&policies.present)),
+        former: policies.former.as_ref().map(put_policy),
+    }
+}
+
+fn put_policy(policy: &Policy) -> v1::MapPolicy {
+    let fencing = match policy.fencing {
+        Fencing::Lease => v1::MapFencing::Lease,
+        Fencing::AckRevocation => v1::MapFencing::AckRevocation,
+        Fencing::Operator => v1::MapFencing::Operator,
+    };
+    v1::MapPolicy {
+        revision: policy.revision,
+        keyspace: Some(put_keyspace(&policy.keyspace)),
+        fencing: fencing.into(),
+    }
+}
+
+pub(super) fn take_policies(it: v1::MapPolicies) -> Read<Policies> {
+    Ok(Policies {
+        present: take_policy(needed("policy", it.present)?)?,
+        former: it.former.map(take_policy).transpose()?,
+    })
+}
+
+fn take_policy(it: v1::MapPolicy) -> Read<Policy> {
+    Ok(Policy {
+        revision: it.revision,
+        fencing: match it.fencing() {
+            v1::MapFencing::Lease => Fencing::Lease,
+            v1::MapFencing::AckRevocation => Fencing::AckRevocation,
+            v1::MapFencing::Operator => Fencing::Operator,
+            v1::MapFencing::Unspecified => return field("fencing", it.fencing),
+        },
+        keyspace: Arc::new(take_keyspace(needed("keyspace", it.keyspace)?)?),
+    })
+}
 
 pub(super) fn put_keyspace(keyspace: &Keyspace) -> v1::MapKeyspace {
     use map_keyspace::Placement as Put;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use domicile_proto::{Keyspace, KeyspaceId, NodeId, PartitionId, RegionId};
+use domicile_proto::{KeyspaceId, NodeId, PartitionId, RegionId};
 
-use super::{Assignment, ControlMap, Node, Region};
+use super::{Assignment, ControlMap, Node, Policies, Region};
 use crate::control::history::History;
 
 /// A map in parts, as it is told to whoever joins.
@@ -17,8 +17,8 @@ pub struct MapParts {
     pub regions: BTreeMap<RegionId, Region>,
     /// Nodes, retired ones too.
     pub nodes: BTreeMap<NodeId, Node>,
-    /// Keyspaces.
-    pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    /// Keyspaces, with what their reigns go by.
+    pub keyspaces: BTreeMap<KeyspaceId, Policies>,
     /// Who is home of what.
     pub partitions: BTreeMap<PartitionId, Assignment>,
     /// What changed hands.

@@ -1,0 +1,128 @@
+//! Keyspaces are made and altered while the cluster runs.
+//!
+//! **Owns**: proposing it, waiting until it is in force.
+//! **Does not own**: what may be altered (the map), putting it in force (the homes).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_core::control::{Command, ControlMap};
+use domicile_proto::{Keyspace, KeyspaceId, PartitionId, Reason};
+use tokio::time::Instant;
+
+use super::homes::homes_are_static;
+use super::interior::NodeCore;
+use crate::error::Error;
+
+/// How often it is looked whether this node has opened what the map has.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How far an alteration has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Alteration {
+    /// Partitions whose home goes by it.
+    pub in_force: Vec<PartitionId>,
+    /// Partitions whose home does not so far: it will with its next reign, as soon as it is heard
+    /// of.
+    pub waiting: Vec<PartitionId>,
+}
+
+impl NodeCore {
+    pub(super) async fn create_keyspace(
+        &self,
+        keyspace: Keyspace,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let (id, deadline) = (keyspace.id(), Instant::now() + within);
+        let command = Command::CreateKeyspace(Box::new(checked(keyspace)?));
+        let map = self.decide(command, deadline, id).await?;
+        let own = self.topology.own.id;
+        let is_here = map.keyspace(id).is_some_and(|it| it.regions.contains(&own));
+        let partitions = map.assignments().map(|(partition, _)| partition);
+        let partitions = partitions.filter(|partition| partition.keyspace == id);
+        let mut unopened: Vec<PartitionId> = partitions.collect();
+        while Instant::now() < deadline {
+            unopened.retain(|partition| is_here && self.driver.slot(*partition).is_none());
+            if unopened.is_empty() && self.topology.keyspace(id).is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let message = "made, and not open at this node so far".to_owned();
+        Err(Error::new(Reason::Recovering, message))
+    }
+
+    pub(super) async fn alter_keyspace(
+        &self,
+        keyspace: Keyspace,
+        within: Duration,
+    ) -> Result<Alteration, Error> {
+        let (id, deadline) = (keyspace.id(), Instant::now() + within);
+        let command = Command::AlterKeyspace(Box::new(checked(keyspace)?));
+        let map = self.decide(command, deadline, id).await?;
+        let mut found = alteration(&map, id);
+        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
+        let mut maps = plane.maps.clone();
+        while !found.waiting.is_empty() {
+            let changed = tokio::time::timeout_at(deadline, maps.changed()).await;
+            if !changed.is_ok_and(|changed| changed.is_ok()) {
+                break;
+            }
+            found = alteration(&maps.borrow_and_update(), id);
+        }
+        Ok(found)
+    }
+
+    /// Puts a command about a keyspace before the map; the map once it is done, as it is known
+    /// here.
+    async fn decide(
+        &self,
+        command: Command,
+        deadline: Instant,
+        id: KeyspaceId,
+    ) -> Result<Arc<ControlMap>, Error> {
+        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
+        let meant = match &command {
+            Command::CreateKeyspace(keyspace) | Command::AlterKeyspace(keyspace) => {
+                (**keyspace).clone()
+            }
+            _ => return Err(Error::new(Reason::InvalidArgument, "no keyspace's command")),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let refused = plane.propose(&[command], left).await?;
+        // Asked for again as its answer was lost, it is done already.
+        let is_done = plane.map().keyspace(id) == Some(&meant);
+        if let Some(why) = refused.into_iter().find(|why| !why.is_empty())
+            && !is_done
+        {
+            return Err(Error::new(Reason::InvalidArgument, why));
+        }
+        let mut maps = plane.maps.clone();
+        let is_known = |map: &Arc<ControlMap>| map.keyspace(id) == Some(&meant);
+        // Another alteration may have followed: then that one is waited for by whoever made it.
+        let known = tokio::time::timeout_at(deadline, maps.wait_for(is_known)).await;
+        match known {
+            Ok(Ok(map)) => Ok(Arc::clone(&map)),
+            _ => {
+                let message = "done, and not known at this node so far".to_owned();
+                Err(Error::new(Reason::Recovering, message))
+            }
+        }
+    }
+}
+
+fn checked(keyspace: Keyspace) -> Result<Keyspace, Error> {
+    let invalid = |error| Error::new(Reason::InvalidArgument, format!("{error}"));
+    keyspace.validate().map_err(invalid)
+}
+
+fn alteration(map: &ControlMap, id: KeyspaceId) -> Alteration {
+    let mut found = Alteration::default();
+    for (partition, assignment) in map.assignments().filter(|(it, _)| it.keyspace == id) {
+        match map.is_outdated(partition, assignment) {
+            true => found.waiting.push(partition),
+            false => found.in_force.push(partition),
+        }
+    }
+    found
+}
