@@ -187,6 +187,9 @@ impl Switch {
 
     /// How the node that follows stands.
     fn progress(&self) -> Progress {
+        if self.to == self.node.store.node_id() {
+            return Progress::KeepsUp(self.slot.held_mark().durable_upto);
+        }
         // Another node of its region is not the one that is to follow.
         let link = self.node.links.get(&self.to_region);
         if link.is_none_or(|link| link.status().node != Some(self.to)) {
@@ -205,6 +208,23 @@ impl Switch {
         }
     }
 
+    /// Whether the log here has the end of the reign in favour of the node that follows, or what
+    /// that node wrote behind it, as it may have before it restarted.
+    fn is_followed(&self) -> bool {
+        let (store, partition) = (&self.node.store, self.slot.partition);
+        let tail = store.tail(partition);
+        if tail.is_some_and(|tail| tail.epoch == self.next()) {
+            return true;
+        }
+        match reign_end(store, partition) {
+            Ok(end) => end == Some((self.from, self.to)),
+            Err(error) => {
+                tracing::error!(%partition, %error, "its log's end cannot be read");
+                false
+            }
+        }
+    }
+
     /// From here on this node takes the one that follows for the home.
     fn begin(&self) {
         let partition = self.slot.partition;
@@ -214,13 +234,46 @@ impl Switch {
 
 /// The home's part.
 async fn hand_on(switch: &Switch) {
-    let Switch { slot, node, to, .. } = switch;
+    if !end_reign(switch).await {
+        return;
+    }
+    let slot = &switch.slot;
+    slot.set_handed_on(switch.to_region);
+    let mark = slot.held_mark().received_upto;
     let partition = slot.partition;
+    tracing::info!(%partition, to = %switch.to, %mark, "the partition is handed on");
+    while switch.is_on() {
+        if matches!(switch.progress(), Progress::KeepsUp(durable) if durable >= mark) {
+            return switch.begin();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The part of a home that follows on itself: what was altered comes into force with its new reign.
+async fn renew(switch: &Switch) {
+    // Its own promise of the new reign may be all that it had done when it restarted.
+    if !switch.is_followed() && !end_reign(switch).await {
+        return;
+    }
+    // Whoever waits for the copies gets a moment to be answered.
+    let slot = &switch.slot;
+    let mark = slot.held_mark().received_upto;
+    let patience = Instant::now() + switch.plane.times.pause_max;
+    while switch.is_on() && slot.visible_upto() < mark && Instant::now() < patience {
+        tokio::time::sleep(POLL).await;
+    }
+    follow(switch).await;
+}
+
+/// Ends the reign once the node that follows keeps up; false: it was called off, or is over.
+async fn end_reign(switch: &Switch) -> bool {
+    let Switch { slot, node, to, .. } = switch;
     let begun = Instant::now();
     let mut last_there = begun;
     while slot.handed_to() != Some(*to) {
         if !switch.is_on() {
-            return;
+            return false;
         }
         if !switch.is_home_here() {
             // Nothing is called off behind the mark, however long the map takes to hear of it.
@@ -242,56 +295,12 @@ async fn hand_on(switch: &Switch) {
         }
         let is_away = last_there.elapsed() >= switch.plane.times.lost_after;
         if is_away || begun.elapsed() >= SWITCH_PATIENCE / 2 {
-            return call_off(switch).await;
+            call_off(switch).await;
+            return false;
         }
         tokio::time::sleep(POLL).await;
     }
-    slot.set_handed_on(switch.to_region);
-    let mark = slot.held_mark().received_upto;
-    tracing::info!(%partition, to = %switch.to, %mark, "the partition is handed on");
-    while switch.is_on() {
-        if matches!(switch.progress(), Progress::KeepsUp(durable) if durable >= mark) {
-            return switch.begin();
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// The part of a home that follows on itself: what was altered comes into force with its new reign.
-async fn renew(switch: &Switch) {
-    let Switch { slot, node, to, .. } = switch;
-    let partition = slot.partition;
-    let begun = Instant::now();
-    let has_begun = || {
-        let tail = node.store.tail(partition);
-        tail.is_some_and(|tail| tail.epoch == switch.next())
-    };
-    while !has_begun() && slot.handed_to() != Some(*to) {
-        if !switch.is_on() {
-            return;
-        }
-        node.driver.input(slot, Input::HandOn { to: *to });
-        if slot.handed_to() == Some(*to) {
-            break;
-        }
-        // It has no lease right now.
-        if begun.elapsed() >= SWITCH_PATIENCE / 2 {
-            return call_off(switch).await;
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    // Whoever waits for the copies gets a moment to be answered.
-    let mark = slot.held_mark().received_upto;
-    let patience = Instant::now() + switch.plane.times.pause_max;
-    while !slot.is_quiet() || (slot.visible_upto() < mark && Instant::now() < patience) {
-        if !switch.is_on() {
-            return;
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    tracing::info!(%partition, "the home begins a new reign under what was altered");
-    switch.begin();
-    tell_until_known(switch).await;
+    true
 }
 
 /// Nothing has happened: the home stays what it is.
@@ -313,24 +322,11 @@ async fn follow(switch: &Switch) {
     let partition = slot.partition;
     let mut looked_at = None;
     while switch.is_on() {
-        let tail = node.store.tail(partition);
-        if tail
-            .as_ref()
-            .is_some_and(|tail| tail.epoch == switch.next())
-        {
-            // It began before it restarted.
-            break;
-        }
-        let last = tail.map(|tail| tail.last_seq);
+        let last = node.store.tail(partition).map(|tail| tail.last_seq);
         if last != looked_at && slot.is_quiet() {
             looked_at = last;
-            let found = reign_end(&node.store, partition);
-            match found {
-                Ok(Some((epoch, to))) if epoch == switch.from && to == switch.to => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%partition, %error, "its log's end cannot be read");
-                }
+            if switch.is_followed() {
+                break;
             }
         }
         tokio::time::sleep(POLL).await;
