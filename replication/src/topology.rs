@@ -36,10 +36,10 @@ impl Topology {
     /// Checks the options as a whole.
     pub(crate) fn new(options: &NodeOptions) -> Result<Self, Error> {
         let invalid = |message: String| Error::new(Reason::InvalidArgument, message);
-        let mut seen: BTreeMap<RegionId, &Name> = BTreeMap::new();
+        let mut seen: BTreeMap<RegionId, &RegionSpec> = BTreeMap::new();
         for region in &options.regions {
-            if let Some(other) = seen.insert(region.id, &region.name) {
-                let (name, id) = (&region.name, region.id);
+            if let Some(other) = seen.insert(region.id, region) {
+                let (other, name, id) = (&other.name, &region.name, region.id);
                 return Err(invalid(format!(
                     "regions {other} and {name} share the id {id}"
                 )));
@@ -61,11 +61,8 @@ impl Topology {
                 .clone()
                 .validate()
                 .map_err(|e| invalid(e.to_string()))?;
-            let is_witness = |id: RegionId| {
-                let mut regions = options.regions.iter();
-                regions.any(|region| region.id == id && region.is_witness)
-            };
-            if let Some(id) = keyspace.regions.iter().find(|id| is_witness(**id)) {
+            let is_witness = |id: &&RegionId| seen.get(id).is_some_and(|region| region.is_witness);
+            if let Some(id) = keyspace.regions.iter().find(is_witness) {
                 let name = &keyspace.name;
                 return Err(invalid(format!(
                     "keyspace {name}: region {id} is a witness, which holds no data"

@@ -66,8 +66,7 @@ impl NodeCore {
     pub(super) fn takeover_max(&self, keyspace: &Keyspace) -> Option<Option<Duration>> {
         let plane = self.plane.as_ref()?;
         let is_proven = Fencing::of(keyspace, plane.map().voters()) != Fencing::Operator;
-        let times = &plane.times;
-        Some(is_proven.then(|| times.waited_out() + times.promise_patience))
+        Some(is_proven.then(|| longest(plane)))
     }
 
     fn plan_of(
@@ -105,7 +104,6 @@ impl NodeCore {
                 .map(|_| "it is being taken over now".to_owned()),
         };
         let is_automatic = obstacle.is_none();
-        let times = &plane.times;
         let (loss, is_loss_exact) = match self.driver.slot(partition) {
             Some(slot) => self.known_loss(&slot),
             None => (Rpo::default(), false),
@@ -122,7 +120,7 @@ impl NodeCore {
             successors: successors.into_iter().map(name).collect(),
             loss,
             is_loss_exact,
-            rto_max: is_automatic.then(|| times.waited_out() + times.promise_patience),
+            rto_max: is_automatic.then(|| longest(plane)),
             obstacle,
         }
     }
@@ -141,4 +139,9 @@ impl NodeCore {
             }
         }
     }
+}
+
+/// The longest that a takeover leaves a partition without a home.
+fn longest(plane: &Plane) -> Duration {
+    plane.times.waited_out() + plane.times.promise_patience
 }

@@ -7,23 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::control::{Change, Command, ControlMap, Fencing, Lost, OperatorWord, Why};
+use domicile_core::control::{Change, Command, ControlMap, Fencing, OperatorWord, Why};
 use domicile_proto::{Epoch, Keyspace, Name, NodeId, PartitionId, Reason, RegionId};
 use domicile_storage::{Orphan, OrphanFile, OrphanState};
 
 use super::interior::NodeCore;
-use crate::clock::Clock;
 use crate::error::Error;
-use crate::ownership::{Plane, blocking};
+use crate::ownership::{GIVEN_UP_AT_ONCE, Plane, blocking, given_up};
 
 /// How long it may take until what was agreed on is known here.
 const HEARING_MAX: Duration = Duration::from_secs(2);
 
 /// How long an operator's command may wait for a leader: as long as an election takes, and more.
 const PROPOSAL_MAX: Duration = Duration::from_secs(10);
-
-/// Homes given up in one command: about 100 bytes each, far below what one command may hold.
-const GIVEN_UP_AT_ONCE: usize = 1024;
 
 /// Partitions handed on at once: each stops for about a round trip, and they share a disk and a
 /// link. Twice as many make the pause of each longer.
@@ -193,18 +189,9 @@ impl NodeCore {
         check_word(&map, region, keyspace, word)?;
         let partitions = homes_in(&map, region, keyspace);
         let partitions: Vec<PartitionId> = partitions.map(|(partition, _)| partition).collect();
-        let now_ms = Clock::wall_ms();
         let begin = |partition: &PartitionId| {
             let from = map.assignment(*partition)?.epoch;
-            Some(Command::BeginTakeOver {
-                partition: *partition,
-                from,
-                lost: Lost {
-                    heard_ms: now_ms,
-                    noticed_ms: now_ms,
-                    word: Some(word),
-                },
-            })
+            Some(given_up(*partition, from, word))
         };
         let mut count = 0;
         for chunk in partitions.chunks(GIVEN_UP_AT_ONCE) {

@@ -34,8 +34,8 @@ impl NodeCore {
         within: Duration,
     ) -> Result<(), Error> {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
-        let command = Command::CreateKeyspace(Box::new(checked(keyspace)?));
-        let map = self.decide(command, deadline, id).await?;
+        let map = self.decide(Command::CreateKeyspace, keyspace, deadline);
+        let map = map.await?;
         let own = self.topology.own.id;
         let is_here = map.keyspace(id).is_some_and(|it| it.regions.contains(&own));
         let partitions = map.assignments().map(|(partition, _)| partition);
@@ -58,8 +58,8 @@ impl NodeCore {
         within: Duration,
     ) -> Result<Alteration, Error> {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
-        let command = Command::AlterKeyspace(Box::new(checked(keyspace)?));
-        let map = self.decide(command, deadline, id).await?;
+        let map = self.decide(Command::AlterKeyspace, keyspace, deadline);
+        let map = map.await?;
         let mut found = alteration(&map, id);
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let mut maps = plane.maps.clone();
@@ -77,17 +77,13 @@ impl NodeCore {
     /// here.
     async fn decide(
         &self,
-        command: Command,
+        command: fn(Box<Keyspace>) -> Command,
+        keyspace: Keyspace,
         deadline: Instant,
-        id: KeyspaceId,
     ) -> Result<Arc<ControlMap>, Error> {
+        let meant = checked(keyspace)?;
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
-        let meant = match &command {
-            Command::CreateKeyspace(keyspace) | Command::AlterKeyspace(keyspace) => {
-                (**keyspace).clone()
-            }
-            _ => return Err(Error::new(Reason::InvalidArgument, "no keyspace's command")),
-        };
+        let (id, command) = (meant.id(), command(Box::new(meant.clone())));
         let left = deadline.saturating_duration_since(Instant::now());
         let refused = plane.propose(&[command], left).await?;
         // Asked for again as its answer was lost, it is done already.

@@ -154,7 +154,7 @@ fn seats(topology: &Topology, plane: Option<&Plane>) -> Seats {
     let map = plane.map();
     topology.forget_keyspaces();
     for keyspace in map.keyspaces() {
-        topology.learn(Arc::new(keyspace.clone()));
+        topology.learn(Arc::clone(keyspace));
     }
     Seats::Map(map)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::control::{Assignment, Command, ControlMap, Grant, Lost, OperatorWord};
-use domicile_proto::{NodeId, PartitionId, RegionId, v1};
+use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, v1};
 use tokio::sync::oneshot;
 
 use super::lead::LeadInput;
@@ -194,8 +194,22 @@ fn missing(node: &NodeCore, plane: &Plane) -> Vec<Command> {
     commands
 }
 
-/// Homes taken over in one command: about 100 bytes each, far below what one may hold.
-const GIVEN_UP_AT_ONCE: usize = 1024;
+/// Homes given up in one command: about 100 bytes each, far below what one command may hold.
+pub(crate) const GIVEN_UP_AT_ONCE: usize = 1024;
+
+/// Gives a home up by an operator's word, now.
+pub(crate) fn given_up(partition: PartitionId, from: Epoch, word: OperatorWord) -> Command {
+    let now_ms = Clock::wall_ms();
+    Command::BeginTakeOver {
+        partition,
+        from,
+        lost: Lost {
+            heard_ms: now_ms,
+            noticed_ms: now_ms,
+            word: Some(word),
+        },
+    }
+}
 
 /// What it takes to forget a node of this region whose disk is lost: first its homes are taken
 /// over, where another region has what it had.
@@ -209,7 +223,6 @@ fn retiring(map: &ControlMap, lost: NodeId, region: RegionId) -> Vec<Command> {
     if homes.is_empty() {
         return vec![Command::RetireNode { node: lost }];
     }
-    let now_ms = Clock::wall_ms();
     // Whoever says that the disk is lost says that the node will not come back.
     let word = OperatorWord {
         is_fenced: true,
@@ -224,16 +237,10 @@ fn retiring(map: &ControlMap, lost: NodeId, region: RegionId) -> Vec<Command> {
         let is_said = it.lost.is_some_and(|lost| lost.word.is_some());
         !is_said && is_elsewhere(*partition)
     });
-    let begin = |(partition, it): (PartitionId, Assignment)| Command::BeginTakeOver {
-        partition,
-        from: it.epoch,
-        lost: Lost {
-            heard_ms: now_ms,
-            noticed_ms: now_ms,
-            word: Some(word),
-        },
-    };
-    unsaid.take(GIVEN_UP_AT_ONCE).map(begin).collect()
+    let unsaid = unsaid.take(GIVEN_UP_AT_ONCE);
+    unsaid
+        .map(|(partition, it)| given_up(partition, it.epoch, word))
+        .collect()
 }
 
 /// Tells the map something about a change of home; it is tried for a while.

@@ -21,7 +21,7 @@ mod switchover;
 mod wire;
 
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
-pub(crate) use leases::{answer_renewal, run_enrolment, run_leases};
+pub(crate) use leases::{GIVEN_UP_AT_ONCE, answer_renewal, given_up, run_enrolment, run_leases};
 pub(crate) use plane::Plane;
 pub(crate) use rejoin::{HEAL_KEYS_MAX, note_intact, reign_of, rejoin, run_mender};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, handed_on, open_core, run_seating};

@@ -254,17 +254,16 @@ async fn learn_keyspaces(
     let mut new = Vec::new();
     for keyspace in map.keyspaces() {
         let known = node.topology.keyspace(keyspace.id());
-        if known.is_none_or(|known| *known != *keyspace) {
-            node.topology.learn(Arc::new(keyspace.clone()));
+        if known.is_none_or(|known| known != *keyspace) {
+            node.topology.learn(Arc::clone(keyspace));
         }
         if !keyspace.regions.contains(&own) {
             continue;
         }
-        let keyspace = Arc::new(keyspace.clone());
         let place = (own, node.store.node_id());
         for partition in keyspace.partitions() {
             if node.driver.slot(partition).is_none()
-                && let Some(seat) = seats.of(&keyspace, partition, place)
+                && let Some(seat) = seats.of(keyspace, partition, place)
             {
                 // A region that was added holds it once its home goes by that.
                 let is_holder = seat.keyspace.regions.contains(&own);

@@ -61,13 +61,7 @@ pub(super) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let scratch = Scratch::make(options.dir.as_deref())?;
-    if scratch.is_in_memory() {
-        let path = scratch.path().display();
-        console.talk(&format!(
-            "warning: {path} is in memory, its fsync is free; use --dir"
-        ));
-    }
+    let scratch = scratch_of(options, console)?;
     let keys = Arc::new(Keys::new(options.keys, options.value_bytes, options.seed));
     let mut header = Header::measure(scratch.path(), options)?;
     let disk = disk_rows(&scratch, keys.write_bytes())?;
@@ -107,7 +101,7 @@ fn cluster_plan(options: &BenchOptions, dir: std::path::PathBuf) -> anyhow::Resu
     })
 }
 
-fn keyspace_name(level: &str) -> String {
+pub(super) fn keyspace_name(level: &str) -> String {
     format!("bench-{level}")
 }
 
@@ -127,6 +121,18 @@ pub(super) fn one_region(dir: &Path, stop: &Stop) -> anyhow::Result<Cluster> {
         dir: dir.to_owned(),
     };
     Cluster::start(&plan, stop)
+}
+
+/// Where the servers keep their data; said if a sync costs nothing there.
+pub(super) fn scratch_of(options: &BenchOptions, console: &Console) -> anyhow::Result<Scratch> {
+    let scratch = Scratch::make(options.dir.as_deref())?;
+    if scratch.is_in_memory() {
+        let path = scratch.path().display();
+        console.talk(&format!(
+            "warning: {path} is in memory, its fsync is free; use --dir"
+        ));
+    }
+    Ok(scratch)
 }
 
 /// A load of one turn on the keyspace of a level.

@@ -184,7 +184,7 @@ impl Process {
                 if !self.slots.contains_key(&id)
                     && let Some(seat) = self.seat_of(map, id)
                 {
-                    new.push((Arc::new(keyspace.clone()), id, seat));
+                    new.push((Arc::clone(keyspace), id, seat));
                 }
             }
         }

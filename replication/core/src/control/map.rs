@@ -12,6 +12,7 @@ mod policies;
 mod takeovers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
 
@@ -108,8 +109,8 @@ impl ControlMap {
     }
 
     /// Every keyspace.
-    pub fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
-        self.keyspaces.values().map(|it| &*it.present.keyspace)
+    pub fn keyspaces(&self) -> impl Iterator<Item = &Arc<Keyspace>> {
+        self.keyspaces.values().map(|it| &it.present.keyspace)
     }
 
     /// Every region.

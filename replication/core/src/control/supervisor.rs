@@ -280,12 +280,9 @@ impl Supervisor {
         if due.is_empty() {
             return;
         }
-        let mut commands = Vec::new();
-        for (partition, renewal) in due {
-            self.renewed.insert(partition, now);
-            commands.push(renewal);
-        }
-        effects.push(SupervisorEffect::Propose(commands));
+        self.renewed.extend(due.iter().map(|(id, _)| (*id, now)));
+        let commands = due.into_iter().map(|(_, renewal)| renewal);
+        effects.push(SupervisorEffect::Propose(commands.collect()));
     }
 
     /// Whether a partition that is being handed to this node may have no home any more: the old one

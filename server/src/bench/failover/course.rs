@@ -5,9 +5,10 @@
 
 use super::options::FailoverPart;
 use super::{idle, steady, switchover, takeover};
+use crate::bench::acks::scratch_of;
 use crate::bench::options::BenchOptions;
 use crate::bench::report::{Header, Report};
-use crate::rig::{Console, ExitOutcome, Scratch, Stop};
+use crate::rig::{Console, ExitOutcome, Stop};
 
 /// Measures what a change of homes costs.
 ///
@@ -18,13 +19,7 @@ pub(in crate::bench) fn run(
     console: &Console,
     stop: &Stop,
 ) -> anyhow::Result<ExitOutcome> {
-    let scratch = Scratch::make(options.dir.as_deref())?;
-    if scratch.is_in_memory() {
-        let path = scratch.path().display();
-        console.talk(&format!(
-            "warning: {path} is in memory, its fsync is free; use --dir"
-        ));
-    }
+    let scratch = scratch_of(options, console)?;
     let header = Header::measure(scratch.path(), options)?;
     let mut report = Report::new(options, header);
     report.settings["failover"] = options.failover.words();

@@ -5,17 +5,17 @@
 
 use std::sync::Arc;
 
+use crate::bench::acks::{keyspace_name, turn_plan};
 use crate::bench::checks::{Bound, Check, Kind};
-use crate::bench::load::{LoadPlan, Shape};
 use crate::bench::options::BenchOptions;
 use crate::bench::report::Report;
-use crate::bench::series::{Series, SeriesRow, alternate, turn_time};
+use crate::bench::series::{Series, SeriesRow, alternate};
 use crate::rig::{
     Cluster, ClusterPlan, Console, HomePlan, HomesPlan, Keys, KeyspacePlan, Scratch, Stop, Table,
 };
 
-/// The keyspace written to in both.
-const KEYSPACE: &str = "bench-steady";
+/// The level of the keyspace that is written to in both: what a put costs by itself.
+const LEVEL: &str = "async";
 
 /// What a put with agreed homes may take of one with static homes (p50).
 const RATIO_MAX: f64 = 1.02;
@@ -41,8 +41,8 @@ pub(super) fn run(
             program: options.program.clone(),
             homes,
             keyspaces: vec![KeyspacePlan {
-                name: KEYSPACE.to_owned(),
-                ack: "async".to_owned(),
+                name: keyspace_name(LEVEL),
+                ack: LEVEL.to_owned(),
                 home: HomePlan::Pinned(options.home().to_owned()),
                 buckets: None,
             }],
@@ -59,13 +59,8 @@ pub(super) fn run(
     for shape in options.shapes() {
         console.talk(&format!("measuring {} with either", shape.label()));
         let series = clusters.iter().map(|(name, cluster)| {
-            let plan = turn(
-                options,
-                cluster.endpoint(options.home())?,
-                &keys,
-                shape,
-                stop,
-            );
+            let endpoint = cluster.endpoint(options.home())?;
+            let plan = turn_plan(options, &keys, endpoint, LEVEL, shape, stop);
             Ok(Series::new(
                 format!("{name} homes, {}", shape.label()),
                 plan,
@@ -89,21 +84,4 @@ pub(super) fn run(
     let rounds = options.rounds;
     report.table(format!("Nothing happens, {rounds} turns each"), table);
     Ok(())
-}
-
-fn turn(
-    options: &BenchOptions,
-    endpoint: String,
-    keys: &Arc<Keys>,
-    shape: Shape,
-    stop: &Stop,
-) -> LoadPlan {
-    LoadPlan {
-        pace: options.pace(),
-        warmup: options.warmup,
-        duration: turn_time(options.duration, options.rounds),
-        seed: options.seed,
-        stop: stop.clone(),
-        ..LoadPlan::new(endpoint, KEYSPACE.to_owned(), Arc::clone(keys), shape)
-    }
 }
