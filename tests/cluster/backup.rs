@@ -202,7 +202,8 @@ async fn a_home_restored_in_the_midst_of_a_commit_serves_what_was_then() {
     let manifest = back_up(cluster.node("eu"), &mut place, Some(&first));
     assert_eq!(manifest.partitions[0].oldest_seq(), Seq::FIRST);
     let mut new_reigns = 0;
-    for (seq, value) in values.iter().skip(20).step_by(9) {
+    // The last one is the end of a commit for certain.
+    for (seq, value) in values.iter().skip(14).step_by(9) {
         cluster.close("eu").await;
         std::fs::remove_dir_all(cluster.data_of("eu")).unwrap();
         restore(
@@ -219,12 +220,16 @@ async fn a_home_restored_in_the_midst_of_a_commit_serves_what_was_then() {
             (*seq, value.clone().into())
         );
         let own = cluster.node("eu").node_id();
-        new_reigns += usize::from(found.version.epoch.node == own);
+        let is_within = found.version.epoch.node == own;
+        new_reigns += usize::from(is_within);
+        // Restored to the end of a commit, the home's own reign begins with a record of its own.
+        let follows = if is_within {
+            seq.next()
+        } else {
+            seq.next().next()
+        };
         let next = space.put("k/1", "after").await.unwrap();
-        assert_eq!(
-            (next.version.seq, next.version.epoch.node),
-            (seq.next(), own)
-        );
+        assert_eq!((next.version.seq, next.version.epoch.node), (follows, own));
     }
     assert!(new_reigns > 0, "every point was the end of a commit");
     cluster.stop().await;
