@@ -272,12 +272,14 @@ mod tests {
     #[test]
     fn every_flag_sets_its_key() {
         for (flag, key) in KEYS {
-            let line = format!("serve --{}=17", flag.replace('_', "-"));
+            let known = crate::config::KEYS.iter().find(|known| known.name == key);
+            let sample = known.unwrap().sample();
+            let line = format!("serve --{}={sample}", flag.replace('_', "-"));
             let effective = layers(&parse(&line)).unwrap().effective();
             let set = effective.iter().find(|each| each.key == key).unwrap();
             assert_eq!(
                 (set.value.as_str(), set.origin),
-                ("17", Origin::Flag),
+                (sample, Origin::Flag),
                 "{flag}"
             );
         }

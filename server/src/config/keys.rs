@@ -16,6 +16,17 @@ pub struct Key {
     pub reason: &'static str,
 }
 
+#[cfg(test)]
+impl Key {
+    /// A value that it takes and that is not its default.
+    pub(crate) fn sample(&self) -> &'static str {
+        match self.unit {
+            "true, false" => "true",
+            _ => "17",
+        }
+    }
+}
+
 const fn key(
     name: &'static str,
     unit: &'static str,

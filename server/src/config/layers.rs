@@ -302,10 +302,10 @@ mod tests {
     #[test]
     fn every_single_key_can_be_overridden() {
         for key in KEYS.iter().filter(|key| !key.name.contains("[]")) {
-            let layers = layers("", &[over(key.name, "17", Origin::Flag)]);
+            let layers = layers("", &[over(key.name, key.sample(), Origin::Flag)]);
             assert_eq!(
                 effective(&layers, key.name),
-                ("17".into(), Origin::Flag),
+                (key.sample().into(), Origin::Flag),
                 "{}",
                 key.name
             );

@@ -15,6 +15,8 @@ name = "domicile"
 
 [node]
 region = "local"                  # which [[region]] this node is
+# witness = false                 # true: the region's entry has to say so too
+# replaces = "n0123456789abcdef"  # whose disk is lost: this node takes its place
 data = "domicile-data"
 listen_client = "127.0.0.1:7400"
 # listen_peer = "127.0.0.1:7401"  # where other regions dial in; unused with one region
