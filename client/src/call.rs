@@ -83,6 +83,8 @@ methods! {
     admin.plan_failover(v1::PlanFailoverRequest) -> v1::PlanFailoverResponse;
     admin.create_keyspace(v1::CreateKeyspaceRequest) -> v1::CreateKeyspaceResponse;
     admin.alter_keyspace(v1::AlterKeyspaceRequest) -> v1::AlterKeyspaceResponse;
+    admin.add_region(v1::AddRegionRequest) -> v1::AddRegionResponse;
+    admin.remove_region(v1::RemoveRegionRequest) -> v1::RemoveRegionResponse;
     admin.give_up_homes(v1::GiveUpHomesRequest) -> v1::GiveUpHomesResponse;
     admin.switch_over(v1::SwitchOverRequest) -> v1::SwitchOverResponse;
     admin.list_home_changes(v1::ListHomeChangesRequest) -> v1::ListHomeChangesResponse;

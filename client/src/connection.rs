@@ -156,6 +156,23 @@ impl Client {
         call(self, request, Some(within)).await
     }
 
+    /// Adds a region to the cluster, or brings one back that was removed; its id.
+    ///
+    /// # Errors
+    /// Homes are static there, there is one of that name or id; no leader, no answer.
+    pub async fn add_region(&self, request: v1::AddRegionRequest) -> Result<u32, ClientError> {
+        Ok(call(self, request, None).await?.id)
+    }
+
+    /// Removes a region that no keyspace lists, for good.
+    ///
+    /// # Errors
+    /// Homes are static there, an unknown region, a keyspace lists it; no leader, no answer.
+    pub async fn remove_region(&self, name: String) -> Result<(), ClientError> {
+        let request = v1::RemoveRegionRequest { name };
+        call(self, request, None).await.map(drop)
+    }
+
     /// What would become of a region's homes if it were lost now, a partition each.
     ///
     /// # Errors

@@ -1,13 +1,14 @@
-//! Who is home of what, and who may hold what: the static map of this version.
+//! Which regions there are, and who may hold what.
 //!
 //! **Owns**: the checked regions and keyspaces, the partitions they imply, the digest by which two
 //! nodes know that they were configured alike.
-//! **Does not own**: changing it (a control plane, later: an assignment will reach a slot as one
-//! input).
+//! **Does not own**: who is home, and deciding on changes (the control plane's map, which this
+//! follows).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use domicile_core::control::ControlMap;
 use domicile_proto::hash::hash64;
 use domicile_proto::{Keyspace, KeyspaceId, Name, PartitionId, Reason, RegionId};
 
@@ -19,10 +20,24 @@ use crate::options::{NodeOptions, RegionSpec};
 pub(crate) struct Topology {
     pub(crate) cluster: Name,
     pub(crate) own: RegionSpec,
-    pub(crate) regions: Vec<RegionSpec>,
+    regions: RwLock<Arc<Vec<RegionSpec>>>,
     keyspaces: RwLock<Keyspaces>,
-    /// Keyspaces come from the control plane: not all nodes know of each at the same time.
+    /// Regions and keyspaces come from the control plane: not all nodes know of each at the same
+    /// time.
     is_agreed: bool,
+}
+
+/// What became other of the regions.
+#[derive(Debug, Default)]
+pub(crate) struct RegionsChange {
+    pub(crate) added: Vec<RegionSpec>,
+    pub(crate) left: Vec<RegionId>,
+}
+
+impl RegionsChange {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.left.is_empty()
+    }
 }
 
 /// The keyspaces that are known now.
@@ -89,7 +104,7 @@ impl Topology {
         Ok(Self {
             cluster,
             own,
-            regions,
+            regions: RwLock::new(Arc::new(regions)),
             keyspaces: RwLock::new(keyspaces),
             is_agreed: options.control.is_some(),
         })
@@ -134,21 +149,65 @@ impl Topology {
         known.by_id.insert(keyspace.id(), keyspace);
     }
 
-    pub(crate) fn region(&self, id: RegionId) -> Option<&RegionSpec> {
-        self.regions.iter().find(|region| region.id == id)
+    /// The regions as of now, in the order in which they became known.
+    pub(crate) fn regions(&self) -> Arc<Vec<RegionSpec>> {
+        let known = self.regions.read();
+        Arc::clone(&known.unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn region_named(&self, name: &str) -> Option<&RegionSpec> {
-        self.regions
-            .iter()
-            .find(|region| region.name.as_str() == name)
+    pub(crate) fn region(&self, id: RegionId) -> Option<RegionSpec> {
+        let regions = self.regions();
+        regions.iter().find(|region| region.id == id).cloned()
+    }
+
+    pub(crate) fn region_named(&self, name: &str) -> Option<RegionSpec> {
+        let regions = self.regions();
+        let found = regions.iter().find(|region| region.name.as_str() == name);
+        found.cloned()
     }
 
     /// Every region but the own one.
-    pub(crate) fn peers(&self) -> impl Iterator<Item = &RegionSpec> {
-        self.regions
-            .iter()
-            .filter(|region| region.id != self.own.id)
+    pub(crate) fn peers(&self) -> Vec<RegionSpec> {
+        let regions = self.regions();
+        let others = regions.iter().filter(|region| region.id != self.own.id);
+        others.cloned().collect()
+    }
+
+    /// Takes the regions of the map in: those that it has more, and not those that have left. What
+    /// this node was configured with stays as it is, its own region too.
+    pub(crate) fn follow(&self, map: &ControlMap) -> RegionsChange {
+        let before = self.regions();
+        // One whose address nobody knew so far is added again.
+        let is_known = |id: RegionId, address: Option<&String>| {
+            let known = before.iter().find(|known| known.id == id);
+            known.is_some_and(|known| {
+                known.peer_address.is_some() || address.is_none() || id == self.own.id
+            })
+        };
+        let added = map
+            .regions()
+            .filter(|(id, it)| !is_known(*id, it.peer_address.as_ref()));
+        let added = added.map(|(id, region)| RegionSpec {
+            name: region.name.clone(),
+            id,
+            peer_address: region.peer_address.clone(),
+            is_witness: region.is_witness,
+        });
+        let left = |region: &&RegionSpec| region.id != self.own.id && map.has_left(region.id);
+        let change = RegionsChange {
+            added: added.collect(),
+            left: before.iter().filter(left).map(|it| it.id).collect(),
+        };
+        if !change.is_empty() {
+            let is_added = |id| change.added.iter().any(|it| it.id == id);
+            let stay = before
+                .iter()
+                .filter(|it| !change.left.contains(&it.id) && !is_added(it.id));
+            let after = stay.chain(&change.added).cloned().collect();
+            let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+            *regions = Arc::new(after);
+        }
+        change
     }
 
     /// Every partition that this node holds, as home or copy. Residency: none other is opened.
@@ -162,19 +221,20 @@ impl Topology {
         .collect()
     }
 
-    /// A hash of everything that both ends of a stream must agree on.
+    /// A hash of everything that both ends of a stream must agree on by configuration. What the
+    /// control plane agrees on is none of it.
     pub(crate) fn digest(&self) -> u64 {
-        let mut regions: Vec<_> = self
-            .regions
+        if self.is_agreed {
+            return hash64(format!("{} agreed", self.cluster).as_bytes());
+        }
+        let known = self.regions();
+        let mut regions: Vec<_> = known
             .iter()
             .map(|r| (r.id, r.name.as_str(), r.is_witness))
             .collect();
         regions.sort_unstable();
-        let given = match self.is_agreed {
-            true => Vec::new(),
-            false => self.keyspaces(),
-        };
-        let keyspaces: Vec<_> = given
+        let keyspaces: Vec<_> = self
+            .keyspaces()
             .iter()
             .map(|keyspace| {
                 let Keyspace {

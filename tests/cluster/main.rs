@@ -18,6 +18,7 @@ mod membership;
 mod orphans;
 mod processes;
 mod reads;
+mod regions;
 mod restarts;
 mod retention;
 mod rig;

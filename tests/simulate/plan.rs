@@ -150,6 +150,8 @@ impl Plan {
                 region: region(index),
                 name: Name::new(format!("r{index}")).expect("a name"),
                 is_witness: false,
+                peer_address: None,
+                is_return: false,
             });
         }
         for index in 0..REGIONS {

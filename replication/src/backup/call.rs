@@ -41,7 +41,7 @@ impl BackupCall {
         let place = match &self.place_region {
             None => topology.own.clone(),
             Some(name) => {
-                let found = topology.region_named(name).cloned();
+                let found = topology.region_named(name);
                 found.ok_or_else(|| {
                     let shown: String = name.chars().take(64).collect();
                     Error::new(Reason::RegionNotFound, format!("no region {shown:?}"))

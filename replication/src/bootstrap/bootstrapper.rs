@@ -91,7 +91,7 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
                 }
                 slot.set_alarm(None);
                 // The next hello says what is held now, and the home ships from there.
-                if let Some(signal) = node.driver.source_signals.get(&slot.home()) {
+                if let Some(signal) = node.driver.peers.source(slot.home()) {
                     signal.end_stream();
                 }
             }

@@ -31,6 +31,11 @@ impl fmt::Debug for Calls {
 }
 
 impl Calls {
+    /// Whether there is a way to a node.
+    pub(super) fn knows(&self, member: &Member) -> bool {
+        self.transport.knows(member)
+    }
+
     pub(super) fn new(node: NodeId, transport: Arc<dyn Transport>) -> Self {
         Self { node, transport }
     }

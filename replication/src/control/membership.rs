@@ -41,6 +41,11 @@ async fn admit_as_leader(
 ) -> Result<(), ControlError> {
     check_leads(core)?;
     let _one = core.changes.lock().await;
+    if !core.calls.knows(member) {
+        let region = member.region;
+        let problem = format!("region {region} is not of this cluster: it has to be added first");
+        return Err(ControlError::unavailable(problem));
+    }
     let members = core.members();
     let other = members.other_voter_of(member.region, node);
     if let Some(voter) = other.filter(|voter| replaces != Some(*voter)) {

@@ -98,6 +98,14 @@ impl Timings {
         self.interval * 3 / 2
     }
 
+    /// What the loss of a leader costs until another one has begun to lead, while all others are
+    /// up: the first survivor may have a shorter log than the second.
+    #[must_use]
+    pub fn election_max(&self) -> Duration {
+        let silence = self.lease + self.margin + self.slot + self.slot / 4;
+        silence + self.campaign() + self.rtt_max
+    }
+
     /// How often the clock is looked at.
     pub(super) fn look(&self) -> Duration {
         (self.rtt_max / 8).clamp(Duration::from_millis(5), Duration::from_millis(20))

@@ -33,4 +33,10 @@ pub trait Transport: Send + Sync + 'static {
         request: Bytes,
         within: Duration,
     ) -> BoxFuture<'a, Result<Bytes, TransportError>>;
+
+    /// Whether there is a way to this node at all, up or not. One that there is none to is not made
+    /// a voter: it would count in every majority.
+    fn knows(&self, _member: &Member) -> bool {
+        true
+    }
 }

@@ -17,6 +17,7 @@
 mod install;
 mod lease;
 mod outbox;
+mod peer_signals;
 mod requests;
 mod seat;
 mod signals;

@@ -3,7 +3,7 @@
 //! **Owns**: the slots of this node, the order of effects, the hand-over to storage.
 //! **Does not own**: threads and sockets (node, shipping), decisions (the core).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,7 +21,8 @@ use tokio::sync::Notify;
 
 use super::lease::NodeLease;
 use super::outbox::{Outbox, ReplyTo, Waiter};
-use super::signals::{HeldMark, ShipSignal, SourceSignal};
+use super::peer_signals::PeerSignals;
+use super::signals::HeldMark;
 use super::slot::{Slot, SlotState};
 use super::timers::Timers;
 use crate::call::{Expected, Precondition};
@@ -67,8 +68,7 @@ pub(crate) struct Driver {
     pub(crate) store: Arc<Store>,
     pub(crate) timers: Timers,
     pub(crate) lease: Arc<NodeLease>,
-    pub(crate) ship_signals: BTreeMap<RegionId, Arc<ShipSignal>>,
-    pub(crate) source_signals: BTreeMap<RegionId, Arc<SourceSignal>>,
+    pub(crate) peers: PeerSignals,
     /// Told whenever the store may have room again: after a commit and after a flush.
     pub(crate) room: Notify,
     slots: RwLock<HashMap<PartitionId, Arc<Slot>>>,
@@ -77,19 +77,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(clock: Arc<Clock>, store: Arc<Store>, peers: &[RegionId]) -> Self {
-        let ship = peers
-            .iter()
-            .map(|id| (*id, Arc::new(ShipSignal::default())));
-        let source = peers
-            .iter()
-            .map(|id| (*id, Arc::new(SourceSignal::default())));
         Self {
             clock,
             store,
             timers: Timers::default(),
             lease: Arc::default(),
-            ship_signals: ship.collect(),
-            source_signals: source.collect(),
+            peers: PeerSignals::new(peers),
             room: Notify::new(),
             slots: RwLock::default(),
             closing: AtomicBool::new(false),
@@ -335,7 +328,8 @@ impl Driver {
     }
 
     pub(super) fn deliver(&self, mut outbox: Outbox) {
-        let signals = || self.ship_signals.values();
+        let peers = self.peers.all();
+        let signals = || peers.values().map(|peer| &peer.ship);
         if outbox.ship == Some(Urgency::Now) {
             signals().for_each(|signal| signal.ship(Urgency::Now));
         }
@@ -403,7 +397,7 @@ impl Driver {
                 Effect::Ship { urgency, .. } => outbox.ship(urgency),
                 Effect::Visible { upto } => self.make_visible(slot, state, upto, outbox),
                 Effect::SendAck { urgency, .. } => {
-                    if let Some(source) = self.source_signals.get(&slot.home()) {
+                    if let Some(source) = self.peers.source(slot.home()) {
                         source.ack(slot.partition, state.held(), urgency);
                     }
                 }
@@ -445,8 +439,8 @@ impl Driver {
             let Some(epoch) = state.core.epoch() else {
                 return;
             };
-            for signal in self.ship_signals.values() {
-                signal.watermark(slot.partition, epoch, upto);
+            for peer in self.peers.all().values() {
+                peer.ship.watermark(slot.partition, epoch, upto);
             }
             outbox.watermarks = true;
         }

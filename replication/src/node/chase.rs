@@ -90,7 +90,7 @@ impl NodeCore {
         let name = error.metadata().get("home")?;
         let region = self.topology.region_named(name)?.id;
         let is_other = error.reason() == Reason::WrongHome && region != self.topology.own.id;
-        self.link(region).filter(|_| is_other).cloned()
+        self.link(region).filter(|_| is_other)
     }
 }
 

@@ -72,8 +72,8 @@ pub(super) fn tell_digests(core: &NodeCore) -> Result<(), StoreError> {
         };
         let round = DigestRound::new(digest, copies);
         lock(&core.digest_rounds).insert(slot.partition, round);
-        for signal in core.driver.ship_signals.values() {
-            signal.digest(slot.partition, digest);
+        for peer in core.driver.peers.all().values() {
+            peer.ship.digest(slot.partition, digest);
         }
     }
     Ok(())
@@ -100,7 +100,7 @@ fn weigh_answers(core: &NodeCore) {
                     ..round.own()
                 };
                 for region in regions {
-                    if let Some(signal) = core.driver.ship_signals.get(&region) {
+                    if let Some(signal) = core.driver.peers.ship(region) {
                         signal.digest(partition, told);
                     }
                 }
@@ -142,7 +142,7 @@ fn compare_digests(core: &NodeCore, differing: &mut BTreeSet<PartitionId>) {
                 } else if differing.remove(&partition) {
                     slot.clear_alarm(DIFFERS);
                 }
-                if let Some(home) = core.driver.source_signals.get(&slot.home()) {
+                if let Some(home) = core.driver.peers.source(slot.home()) {
                     home.answer_digest(partition, shown);
                 }
             }
@@ -169,7 +169,7 @@ fn differ(core: &NodeCore, slot: &Slot, shown: PartitionDigest) {
     tracing::error!(%partition, %seq, "this copy is not what its home is at the same position");
     put_out_of_service(core, slot, &format!("{DIFFERS}{seq}"));
     core.wanted.want(partition, seq);
-    if let Some(source) = core.driver.source_signals.get(&slot.home()) {
+    if let Some(source) = core.driver.peers.source(slot.home()) {
         // The next hello says that nothing of it counts.
         source.end_stream();
     }

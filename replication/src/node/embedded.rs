@@ -98,10 +98,10 @@ impl Node {
         self.inner.peer_address
     }
 
-    /// All regions of the cluster.
+    /// All regions of the cluster, as this node knows them now.
     #[must_use]
-    pub fn regions(&self) -> &[RegionSpec] {
-        &self.core().topology.regions
+    pub fn regions(&self) -> Arc<Vec<RegionSpec>> {
+        self.core().topology.regions()
     }
 
     /// The name of a region; its id in text if it is unknown.
@@ -147,6 +147,28 @@ impl Node {
         within: Duration,
     ) -> Result<Switchover, Error> {
         self.core().switch_over(from, to, keyspace, within).await
+    }
+
+    /// Adds a region to the cluster, or brings one back that was removed. From any node; the
+    /// region's own node, configured with all regions, may be started before or after. It holds no
+    /// data before keyspaces are altered to list it.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static, there is one of that name or id, or while homes
+    /// change that would be fenced in another way with one voter more; `NO_HOME` while the control
+    /// plane has no leader; `RECOVERING` if it is done and not known here in time.
+    pub async fn add_region(&self, region: RegionSpec, within: Duration) -> Result<(), Error> {
+        self.core().add_region(region, within).await
+    }
+
+    /// Removes a region that no keyspace lists, with its nodes, for good: they vote no more, and
+    /// nobody speaks with them. From any node.
+    ///
+    /// # Errors
+    /// As [`Node::add_region`]; `INVALID_ARGUMENT` where a keyspace lists it; `NO_HOME` if it is
+    /// done and its node still votes, as the majority that takes is not up.
+    pub async fn remove_region(&self, region: RegionId, within: Duration) -> Result<(), Error> {
+        self.core().remove_region(region, within).await
     }
 
     /// Makes a keyspace, at every region that it lists. From any node; it is open here when this

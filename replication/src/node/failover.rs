@@ -13,7 +13,7 @@ use super::homes::homes_are_static;
 use super::interior::NodeCore;
 use crate::driver::Slot;
 use crate::error::Error;
-use crate::ownership::Plane;
+use crate::ownership::{Plane, region_of};
 
 /// One partition of a region that may be lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,8 @@ impl NodeCore {
     pub(super) fn takeover_max(&self, keyspace: &Keyspace) -> Option<Option<Duration>> {
         let plane = self.plane.as_ref()?;
         let is_proven = Fencing::of(keyspace, plane.map().voters()) != Fencing::Operator;
-        Some(is_proven.then(|| longest(plane)))
+        // Whichever region is lost, the leader may be in it.
+        Some(is_proven.then(|| longest(plane) + plane.election_max))
     }
 
     fn plan_of(
@@ -104,6 +105,13 @@ impl NodeCore {
                 .map(|_| "it is being taken over now".to_owned()),
         };
         let is_automatic = obstacle.is_none();
+        let leader = plane.consensus.leader().map(|leader| leader.node);
+        let leader = leader.and_then(|leader| region_of(plane, leader));
+        // With the leader another one is elected first; unknown, it may be there.
+        let election = match leader.is_some() && leader != home {
+            true => Duration::ZERO,
+            false => plane.election_max,
+        };
         let (loss, is_loss_exact) = match self.driver.slot(partition) {
             Some(slot) => self.known_loss(&slot),
             None => (Rpo::default(), false),
@@ -120,7 +128,7 @@ impl NodeCore {
             successors: successors.into_iter().map(name).collect(),
             loss,
             is_loss_exact,
-            rto_max: is_automatic.then(|| longest(plane)),
+            rto_max: is_automatic.then(|| longest(plane) + election),
             obstacle,
         }
     }
@@ -141,7 +149,7 @@ impl NodeCore {
     }
 }
 
-/// The longest that a takeover leaves a partition without a home.
+/// The longest that a takeover by a leader leaves a partition without a home.
 fn longest(plane: &Plane) -> Duration {
     plane.times.waited_out() + plane.times.promise_patience
 }

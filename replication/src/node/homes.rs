@@ -172,7 +172,7 @@ impl NodeCore {
         let nodes: Vec<NodeId> = nodes.map(|(node, _)| node).collect();
         let known = match region == self.topology.own.id {
             true => Some(self.store.node_id()),
-            false => self.links.get(&region).and_then(|link| link.status().node),
+            false => self.links.of(region).and_then(|link| link.status().node),
         };
         let known = known.filter(|node| nodes.contains(node));
         known.or_else(|| nodes.first().copied())

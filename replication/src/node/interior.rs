@@ -21,7 +21,7 @@ use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
 use crate::orphans::OrphanTally;
 use crate::ownership::{Ownership, Plane};
-use crate::peers::PeerLink;
+use crate::peers::{Links, PeerLink};
 use crate::topology::Topology;
 use crate::watching::WatchCount;
 
@@ -35,7 +35,7 @@ pub(crate) struct NodeCore {
     pub(crate) clock: Arc<Clock>,
     pub(crate) store: Arc<Store>,
     pub(crate) driver: Arc<Driver>,
-    pub(crate) links: BTreeMap<RegionId, Arc<PeerLink>>,
+    pub(crate) links: Links,
     pub(crate) started: Instant,
     /// What the journal may hold beyond what is needed.
     pub(crate) journal_keep_bytes: u64,
@@ -106,14 +106,14 @@ impl NodeCore {
 
     /// All streams from and to peers end and begin anew, with what is home and copy then.
     pub(crate) fn begin_streams_anew(&self) {
-        for link in self.links.values() {
+        for link in self.links.all() {
             link.source.end_stream();
             link.begin_anew.notify_one();
         }
     }
 
-    pub(crate) fn link(&self, region: RegionId) -> Option<&Arc<PeerLink>> {
-        self.links.get(&region)
+    pub(crate) fn link(&self, region: RegionId) -> Option<Arc<PeerLink>> {
+        self.links.of(region)
     }
 
     /// Refuses what this region may not even pass on.
@@ -170,7 +170,7 @@ impl NodeCore {
                 .with("endpoint", endpoint.unwrap_or_default()));
         }
         match self.link(home) {
-            Some(link) => Ok(Route::There(Arc::clone(link))),
+            Some(link) => Ok(Route::There(link)),
             None => {
                 let message = format!("no link to home region {name}");
                 Err(Error::new(Reason::NoHome, message).with("home", name))

@@ -15,6 +15,7 @@ mod keeper;
 mod keyspaces;
 mod open;
 mod read;
+mod regions;
 mod request_id;
 mod scan;
 mod scrub;

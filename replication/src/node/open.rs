@@ -27,10 +27,10 @@ use crate::error::Error;
 use crate::options::NodeOptions;
 use crate::orphans::OrphanTally;
 use crate::ownership::{
-    LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, open_core,
-    run_enrolment, run_lead, run_leases, run_mender, run_seating, run_switchovers,
+    LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, link_of, open_core,
+    run_enrolment, run_lead, run_leases, run_mender, run_regions, run_seating, run_switchovers,
 };
-use crate::peers::{PeerLink, PeerListener};
+use crate::peers::{Links, PeerListener};
 use crate::shipping::run_shipper;
 use crate::topology::Topology;
 use crate::watching::WatchCount;
@@ -92,6 +92,11 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
             Some((Arc::new(plane), inputs))
         }
     };
+    if let Some((plane, _)) = &plane {
+        for region in topology.follow(&plane.map()).added {
+            plane.clients.add(&region)?;
+        }
+    }
     let seats = seats(&topology, plane.as_ref().map(|(plane, _)| &**plane));
     let (driver, damage, uncovered) = seated(store, recovery, &topology, seats).await?;
     let driver = Arc::new(driver);
@@ -143,6 +148,7 @@ fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiv
     tokio::spawn(run_switchovers(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
     tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
+    tokio::spawn(run_regions(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_leases(Arc::clone(core), plane));
 }
 
@@ -167,7 +173,8 @@ async fn seated(
     seats: Seats,
 ) -> Result<Found, Error> {
     let held = topology.partitions();
-    let peers: Vec<RegionId> = topology.peers().map(|region| region.id).collect();
+    let peers = topology.peers().into_iter().map(|region| region.id);
+    let peers: Vec<RegionId> = peers.collect();
     let own = topology.own.id;
     let recover = move || recover(store, recovery, &held, &peers, own, &seats);
     let recovered = tokio::task::spawn_blocking(recover).await;
@@ -176,15 +183,10 @@ async fn seated(
 }
 
 /// A link to every peer.
-fn links(topology: &Topology, driver: &Driver) -> Result<BTreeMap<RegionId, Arc<PeerLink>>, Error> {
-    let mut links = BTreeMap::new();
+fn links(topology: &Topology, driver: &Driver) -> Result<Links, Error> {
+    let links = Links::default();
     for spec in topology.peers() {
-        let ship = Arc::clone(&driver.ship_signals[&spec.id]);
-        let source = Arc::clone(&driver.source_signals[&spec.id]);
-        links.insert(
-            spec.id,
-            Arc::new(PeerLink::new(spec.clone(), ship, source)?),
-        );
+        links.add(link_of(&spec, driver)?);
     }
     Ok(links)
 }
@@ -215,8 +217,8 @@ fn start_tasks(core: &Arc<NodeCore>, listener: Option<PeerListener>) {
     if let Some(listener) = listener {
         tokio::spawn(listener.serve(Arc::clone(core)));
     }
-    for link in core.links.values() {
-        tokio::spawn(run_shipper(Arc::clone(core), Arc::clone(link)));
+    for link in core.links.all() {
+        tokio::spawn(run_shipper(Arc::clone(core), link));
     }
 }
 

@@ -97,8 +97,8 @@ impl NodeCore {
         }
         let stream = self
             .driver
-            .source_signals
-            .get(&slot.home())
+            .peers
+            .source(slot.home())
             .map(|source| source.stream());
         slot.staleness(self.clock.now(), stream.unwrap_or_default())
     }

@@ -364,7 +364,7 @@ fn peers(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<Pee
             clock_skew_ms: stream.skew_ms,
         }
     };
-    core.links.values().map(peer).collect()
+    core.links.all().iter().map(peer).collect()
 }
 
 fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<KeyspaceStatus> {

@@ -293,7 +293,7 @@ async fn ask_there(
     asked: Vec<(PartitionId, Epoch)>,
 ) -> Result<Vec<Promised>, String> {
     let region = region_of(plane, to).ok_or("its region is not known")?;
-    let client = plane.clients.get(&region).cloned();
+    let client = plane.clients.of(region);
     let mut client = client.ok_or("no way to it")?;
     let floors = asked
         .iter()

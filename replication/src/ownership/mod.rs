@@ -1,28 +1,34 @@
 //! Who is home of what, as far as this node is concerned: what the map says is done to its slots.
 //!
 //! ```text
+//!   enrolment: what this node was told of regions, nodes and keyspaces --commands--> plane
 //!   plane: commands --consensus--> machine: map --watch--> seating: fence what is over,
 //!                                                          then leases count, then exchange cores
+//!                              '-> regions: links to those that have come, none to those that left
 //!   leases: ask the leader --> lead: confirmed, granted; homes of silent nodes succeeded
 //!   lead: asks "promise" --> promises: durable, all that came before on disk, what is here
 //!   switchover: the home's last record --shipped--> the node that follows begins; the map is told
 //!   a new home finds a copy forked --> rejoin: seal, cut, heal, go on
 //! ```
 
+mod enrolment;
 mod lead;
 mod leases;
 mod machine;
 mod plane;
 mod promises;
+mod regions;
 mod rejoin;
 mod seating;
 mod state;
 mod switchover;
 mod wire;
 
+pub(crate) use enrolment::{GIVEN_UP_AT_ONCE, given_up, run_enrolment};
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
-pub(crate) use leases::{GIVEN_UP_AT_ONCE, answer_renewal, given_up, run_enrolment, run_leases};
-pub(crate) use plane::Plane;
+pub(crate) use leases::{answer_renewal, run_leases};
+pub(crate) use plane::{Plane, region_of};
+pub(crate) use regions::{link_of, run_regions};
 pub(crate) use rejoin::{HEAL_KEYS_MAX, note_intact, reign_of, rejoin, run_mender};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, handed_on, open_core, run_seating};
 pub(crate) use state::Ownership;

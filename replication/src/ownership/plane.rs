@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +25,9 @@ use super::wire::{decode_results, encode_commands};
 use crate::control::{
     Consensus, ControlError, Member, Options, Timings, Transport, TransportError,
 };
+use crate::driver::lock;
 use crate::error::Error;
-use crate::options::ControlOptions;
+use crate::options::{ControlOptions, RegionSpec};
 use crate::peers::lazy_client;
 use crate::topology::Topology;
 
@@ -42,6 +43,8 @@ pub(crate) struct Plane {
     pub(crate) consensus: Consensus<MapMachine>,
     pub(crate) maps: watch::Receiver<Arc<ControlMap>>,
     pub(crate) times: ControlTimes,
+    /// What it costs if the leader is lost with a home.
+    pub(crate) election_max: Duration,
     /// Tells this start of the process from others.
     pub(crate) incarnation: u64,
     /// Keyspaces that are made once the cluster can hold them.
@@ -49,7 +52,36 @@ pub(crate) struct Plane {
     /// The node of this region that is lost for good.
     pub(crate) replaces: Option<NodeId>,
     pub(crate) lead: mpsc::Sender<LeadInput>,
-    pub(crate) clients: BTreeMap<RegionId, PeerClient<Channel>>,
+    pub(crate) clients: Arc<PeerClients>,
+}
+
+/// Ways to the nodes of other regions, dialled when first used; regions come and go.
+#[derive(Debug, Default)]
+pub(crate) struct PeerClients {
+    by_region: Mutex<BTreeMap<RegionId, PeerClient<Channel>>>,
+}
+
+impl PeerClients {
+    pub(crate) fn of(&self, region: RegionId) -> Option<PeerClient<Channel>> {
+        lock(&self.by_region).get(&region).cloned()
+    }
+
+    /// As of now.
+    pub(crate) fn all(&self) -> BTreeMap<RegionId, PeerClient<Channel>> {
+        lock(&self.by_region).clone()
+    }
+
+    /// Another region, or where one is now.
+    pub(crate) fn add(&self, region: &RegionSpec) -> Result<(), Error> {
+        if let Some(client) = lazy_client(region)? {
+            lock(&self.by_region).insert(region.id, client);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, region: RegionId) {
+        lock(&self.by_region).remove(&region);
+    }
 }
 
 impl Plane {
@@ -62,16 +94,20 @@ impl Plane {
     ) -> Result<(Self, mpsc::Receiver<LeadInput>), Error> {
         let log = open_log(store, is_created)?;
         let (machine, maps) = MapMachine::new();
-        let clients = clients(topology)?;
+        let clients = Arc::new(PeerClients::default());
+        for region in topology.peers() {
+            clients.add(&region)?;
+        }
         let transport = PeerTransport {
             cluster: topology.cluster.to_string(),
-            clients: clients.clone(),
+            clients: Arc::clone(&clients),
         };
         let member = |region: RegionId| Member {
             region,
             addresses: Vec::new(),
         };
-        let founders = topology.regions.iter().map(|region| member(region.id));
+        let regions = topology.regions();
+        let founders = regions.iter().map(|region| member(region.id));
         let own = member(topology.own.id);
         let timings = Timings::new(options.rtt_max, options.pace());
         let settings = Options {
@@ -84,6 +120,7 @@ impl Plane {
         let plane = Self {
             consensus,
             maps,
+            election_max: timings.election_max(),
             times: ControlTimes::of(options.rtt_max, options.haste),
             incarnation: crate::clock::Clock::wall_ms(),
             declared: topology
@@ -148,20 +185,10 @@ fn is_there(dir: &Path) -> bool {
     dir.exists()
 }
 
-fn clients(topology: &Topology) -> Result<BTreeMap<RegionId, PeerClient<Channel>>, Error> {
-    let mut clients = BTreeMap::new();
-    for region in topology.peers() {
-        if let Some(client) = lazy_client(region)? {
-            clients.insert(region.id, client);
-        }
-    }
-    Ok(clients)
-}
-
 /// Carries messages of consensus over the peers' doors.
 struct PeerTransport {
     cluster: String,
-    clients: BTreeMap<RegionId, PeerClient<Channel>>,
+    clients: Arc<PeerClients>,
 }
 
 impl Transport for PeerTransport {
@@ -172,7 +199,7 @@ impl Transport for PeerTransport {
         within: Duration,
     ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
         let failed = |problem: String| TransportError { problem };
-        let client = self.clients.get(&to.region).cloned();
+        let client = self.clients.of(to.region);
         let envelope = v1::ControlEnvelope {
             cluster: self.cluster.clone(),
             message: request,
@@ -186,6 +213,10 @@ impl Transport for PeerTransport {
             Ok(answer.into_inner().message)
         })
     }
+
+    fn knows(&self, member: &Member) -> bool {
+        self.clients.of(member.region).is_some()
+    }
 }
 
 impl std::fmt::Debug for Plane {
@@ -198,8 +229,24 @@ impl std::fmt::Debug for Plane {
 }
 
 /// The region of a node, as the map or consensus knows it.
-pub(super) fn region_of(plane: &Plane, node: NodeId) -> Option<RegionId> {
+pub(crate) fn region_of(plane: &Plane, node: NodeId) -> Option<RegionId> {
     let known = plane.map().node(node).map(|it| it.region);
     let members = || plane.consensus.members().members;
     known.or_else(|| members().get(&node).map(|member| member.region))
+}
+
+pub(super) fn note_refused(refused: &[String]) {
+    for why in refused.iter().filter(|why| !why.is_empty()) {
+        tracing::debug!(why, "refused by the control plane");
+    }
+}
+
+/// For how long it is tried to tell the map something.
+const TELLING_MAX: Duration = Duration::from_secs(5);
+
+/// Tells the map something about a change of home; it is tried for a while.
+pub(super) async fn tell(plane: &Plane, command: Command) -> Result<(), Error> {
+    let refused = plane.propose(&[command], TELLING_MAX).await?;
+    note_refused(&refused);
+    Ok(())
 }

@@ -19,7 +19,7 @@ use domicile_proto::{
 use domicile_storage::cells::Cell;
 use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, OrphanFile};
 
-use super::leases::tell;
+use super::plane::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
 use crate::clock::Clock;
 use crate::driver::Slot;
@@ -79,7 +79,7 @@ pub(crate) async fn rejoin(node: Arc<NodeCore>, slot: Arc<Slot>, home: HomeLog) 
 
 /// The home ships a partition from its hello on, and no more once something of it was refused.
 pub(super) fn say_hello_again(node: &NodeCore, slot: &Slot) {
-    if let Some(signal) = node.driver.source_signals.get(&slot.home()) {
+    if let Some(signal) = node.driver.peers.source(slot.home()) {
         signal.end_stream();
     }
 }

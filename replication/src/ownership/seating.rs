@@ -14,8 +14,8 @@ use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, Reason, RegionId, Seq
 use domicile_storage::{Store, StoreError};
 use tokio::sync::watch;
 
-use super::leases::tell;
 use super::plane::Plane;
+use super::plane::tell;
 use super::switchover::reign_end;
 use crate::clock::Clock;
 use crate::driver::{Slot, remembered_requests};

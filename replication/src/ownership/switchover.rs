@@ -25,8 +25,8 @@ use domicile_core::{Input, Standing, handed_to};
 use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, Seq};
 use domicile_storage::{Store, StoreError};
 
-use super::leases::tell;
 use super::plane::Plane;
+use super::plane::tell;
 use super::seating::wait_quiet;
 use crate::driver::Slot;
 use crate::node::NodeCore;
@@ -191,7 +191,7 @@ impl Switch {
             return Progress::KeepsUp(self.slot.held_mark().durable_upto);
         }
         // Another node of its region is not the one that is to follow.
-        let link = self.node.links.get(&self.to_region);
+        let link = self.node.links.of(self.to_region);
         if link.is_none_or(|link| link.status().node != Some(self.to)) {
             return Progress::Away;
         }

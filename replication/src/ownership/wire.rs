@@ -97,9 +97,8 @@ pub(crate) fn encode_map(map: &ControlMap) -> Vec<u8> {
         version,
     } = map.clone().into();
     let regions = regions.into_iter().map(|(region, it)| v1::MapRegion {
-        region: region.get().into(),
-        name: it.name.to_string(),
-        witness: it.is_witness,
+        removed: it.is_removed,
+        ..put_region(region, &it.name, it.is_witness, it.peer_address.as_deref())
     });
     let nodes = nodes.into_iter().map(|(node, it)| v1::MapNode {
         node: node.get(),
@@ -138,10 +137,13 @@ pub(crate) fn decode_map(bytes: &[u8]) -> Read<ControlMap> {
         ..MapParts::default()
     };
     for it in message.regions {
-        let (name, is_witness) = (take_name(&it.name)?, it.witness);
-        parts
-            .regions
-            .insert(take_region(it.region)?, Region { name, is_witness });
+        let region = Region {
+            name: take_name(&it.name)?,
+            is_witness: it.witness,
+            peer_address: take_address(it.peer_address),
+            is_removed: it.removed,
+        };
+        parts.regions.insert(take_region(it.region)?, region);
     }
     for it in message.nodes {
         let (region, is_retired) = (take_region(it.region)?, it.retired);
@@ -203,6 +205,10 @@ fn take_node(node: u64) -> Read<NodeId> {
     NodeId::new(node).or_else(|_| field("node", node))
 }
 
+fn take_address(address: String) -> Option<String> {
+    (!address.is_empty()).then_some(address)
+}
+
 fn take_name(name: &str) -> Read<Name> {
     Name::new(name).or_else(|error| field("name", error))
 }
@@ -253,6 +259,22 @@ fn take_decision(decision: v1::MapDecision) -> Decision {
     }
 }
 
+fn put_region(
+    region: RegionId,
+    name: &Name,
+    is_witness: bool,
+    peer_address: Option<&str>,
+) -> v1::MapRegion {
+    v1::MapRegion {
+        region: region.get().into(),
+        name: name.to_string(),
+        witness: is_witness,
+        peer_address: peer_address.unwrap_or_default().to_owned(),
+        removed: false,
+        is_return: false,
+    }
+}
+
 fn put_switch(partition: PartitionId, from: Epoch, to: u64) -> v1::MapSwitch {
     v1::MapSwitch {
         partition: put_partition(partition),
@@ -268,10 +290,11 @@ fn put_command(command: &Command) -> v1::MapCommand {
             region,
             name,
             is_witness,
+            peer_address,
+            is_return,
         } => Put::AddRegion(v1::MapRegion {
-            region: region.get().into(),
-            name: name.to_string(),
-            witness: *is_witness,
+            is_return: *is_return,
+            ..put_region(*region, name, *is_witness, peer_address.as_deref())
         }),
         Command::RemoveRegion { region } => Put::RemoveRegion(region.get().into()),
         Command::AddNode { node, region } => Put::AddNode(v1::MapNode {
@@ -336,6 +359,8 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
             region: take_region(it.region)?,
             name: take_name(&it.name)?,
             is_witness: it.witness,
+            peer_address: take_address(it.peer_address),
+            is_return: it.is_return,
         },
         Put::RemoveRegion(region) => {
             let region = take_region(region)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use domicile_proto::v1::peer_client::PeerClient;
 use domicile_proto::{NodeId, Reason, RegionId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::driver::{ShipSignal, SourceSignal};
@@ -53,6 +53,7 @@ pub(crate) struct PeerLink {
     pub(crate) source: Arc<SourceSignal>,
     /// The stream to this peer is to begin anew.
     pub(crate) begin_anew: Notify,
+    is_over: watch::Sender<bool>,
     endpoint: Option<Endpoint>,
     forwarding: Option<PeerClient<Channel>>,
     status: Mutex<LinkStatus>,
@@ -75,10 +76,24 @@ impl PeerLink {
             ship,
             source,
             begin_anew: Notify::new(),
+            is_over: watch::Sender::new(false),
             endpoint,
             forwarding,
             status,
         })
+    }
+
+    /// The region has left: nothing goes to it or comes from it any more.
+    pub(crate) fn end(&self) {
+        self.is_over.send_replace(true);
+        self.source.end_stream();
+    }
+
+    /// Resolves once it is over.
+    pub(crate) async fn ended(&self) {
+        let mut is_over = self.is_over.subscribe();
+        // The sender is this link's own.
+        drop(is_over.wait_for(|is_over| *is_over).await);
     }
 
     pub(crate) fn region(&self) -> RegionId {

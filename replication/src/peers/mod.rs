@@ -3,11 +3,13 @@
 mod door;
 mod forward;
 mod link;
+mod links;
 mod listener;
 mod messages;
 
 pub(crate) use forward::ANSWER_LOST;
 pub(crate) use link::{PeerLink, lazy_client};
+pub(crate) use links::Links;
 pub(crate) use listener::PeerListener;
 pub(crate) use messages::{
     HomeLog, cell_of_row, digest_message, mark_message, partition_of_bytes, read_digest,

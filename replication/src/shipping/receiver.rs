@@ -109,7 +109,7 @@ impl Receiver {
         let Some(source) = source.filter(|region| region.id != topology.own.id) else {
             return refuse(format!("region {:?} is not a peer here", hello.region));
         };
-        let Some(signal) = self.node.driver.source_signals.get(&source.id) else {
+        let Some(signal) = self.node.driver.peers.source(source.id) else {
             return refuse(format!("region {:?} is not a peer here", hello.region));
         };
         let slots = self
@@ -128,7 +128,7 @@ impl Receiver {
         };
         self.answer(copy_frame::Frame::Hello(hello)).await?;
         tracing::info!(peer = %source.name, "receiving from peer");
-        Ok((source.clone(), Arc::clone(signal)))
+        Ok((source.clone(), signal))
     }
 
     async fn serve(

@@ -65,6 +65,7 @@ pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
         let started = Instant::now();
         let outcome = tokio::select! {
             () = node.closed() => return,
+            () = link.ended() => return,
             () = link.begin_anew.notified() => Ok(Ended::Anew),
             outcome = connect_and_ship(&node, &link) => outcome,
         };
@@ -92,6 +93,7 @@ pub(crate) async fn run(node: Arc<NodeCore>, link: Arc<PeerLink>) {
         let wait = backoff / 2 + backoff.mul_f64((jitter >> 40) as f64 / (1_u64 << 25) as f64);
         tokio::select! {
             () = node.closed() => return,
+            () = link.ended() => return,
             () = tokio::time::sleep(wait) => {}
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);

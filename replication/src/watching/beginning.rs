@@ -63,7 +63,7 @@ impl NodeCore {
         self.check_residency(&call.keyspace).map_err(|error| {
             let holders = call.keyspace.regions.iter();
             let names = holders.filter_map(|id| self.topology.region(*id));
-            let names: Vec<&str> = names.map(|region| region.name.as_str()).collect();
+            let names: Vec<String> = names.map(|region| region.name.to_string()).collect();
             let names = names.join(", ");
             let message = format!("{error}; watch it in {names}");
             let told = Error::new(error.reason(), message).with("held_by", names);

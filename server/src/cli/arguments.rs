@@ -15,6 +15,7 @@ use super::inspect::InspectCommand;
 use super::keyspaces::KeyspaceCommand;
 use super::kv::KvCommand;
 use super::orphans::OrphansCommand;
+use super::regions::RegionCommand;
 use super::serve::ServeFlags;
 use super::status::StatusCommand;
 use super::verify::VerifyCommand;
@@ -41,6 +42,8 @@ pub(crate) enum Verb {
     Kv(KvCommand),
     /// Shows keyspaces and their policies.
     Keyspace(KeyspaceCommand),
+    /// Adds and removes regions while the cluster runs.
+    Region(RegionCommand),
     /// Shows the regions as a node sees them, one row each.
     Status(StatusCommand),
     /// Shows what a returning home had alone, exports it, writes it again or gives it up.
@@ -89,6 +92,8 @@ mod tests {
             "domicile kv export users --to rows.csv -o csv",
             "domicile keyspace list",
             "domicile keyspace describe users -o json",
+            "domicile region add sa --peer 10.0.0.9:7401 --witness --id 7",
+            "domicile region remove sa --yes",
             "domicile status --keyspaces -o jsonl",
             "domicile verify somewhere",
             "domicile backup create --to file:///somewhere --keyspace a,b --region eu --full",

@@ -30,6 +30,7 @@ mod logs;
 mod orphans;
 mod orphans_export;
 mod output;
+mod regions;
 mod run;
 mod serve;
 mod status;

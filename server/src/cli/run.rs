@@ -42,6 +42,7 @@ fn dispatch(verb: Verb, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Serve(_) => block_on(serve::run(deepest(matches))).map(done),
         Verb::Kv(command) => block_on(command.run()).map(done),
         Verb::Keyspace(command) => block_on(command.run()).map(done),
+        Verb::Region(command) => block_on(command.run()).map(done),
         Verb::Status(command) => block_on(command.run()).map(done),
         Verb::Failover(command) => block_on(command.run()).map(done),
         Verb::Switchover(command) => block_on(command.run()).map(done),

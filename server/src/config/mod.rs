@@ -24,4 +24,5 @@ pub(crate) use given::{KeyspaceGiven, PlacementGiven};
 pub use keys::{KEYS, Key};
 pub(crate) use keyspaces::define;
 pub use layers::{Effective, Layers, Origin, Override};
+pub use regions::peer_address;
 pub use template::TEMPLATE;

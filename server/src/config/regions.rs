@@ -100,6 +100,15 @@ fn peer(key: &str, given: &RegionGiven, is_own: bool, faults: &mut Faults) -> Op
         }
         return None;
     };
+    let address = faults.check(&key, peer_address(text))?;
+    (!is_own).then_some(address)
+}
+
+/// Where a peer is dialled, in the form that the node takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn peer_address(text: &str) -> Result<String, String> {
     let bare = text
         .strip_prefix("http://")
         .unwrap_or(text)
@@ -109,12 +118,8 @@ fn peer(key: &str, given: &RegionGiven, is_own: bool, faults: &mut Faults) -> Op
         let plain = |symbol: char| symbol.is_ascii_alphanumeric() || "-._[]:".contains(symbol);
         !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok_and(|p| p > 0)
     });
-    if !sound {
-        faults.note(
-            &key,
-            format_args!("{text:?}, expected host:port or http://host:port"),
-        );
-        return None;
+    match sound {
+        true => Ok(format!("http://{bare}")),
+        false => Err(format!("{text:?}, expected host:port or http://host:port")),
     }
-    (!is_own).then(|| format!("http://{bare}"))
 }

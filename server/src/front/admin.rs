@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::refusal::refuse;
-use super::{backup_stream, failover, keyspaces, orphans, posture, status_report};
+use super::{backup_stream, failover, keyspaces, orphans, posture, regions, status_report};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
@@ -139,6 +139,22 @@ impl Admin for AdminService {
     ) -> Result<Response<v1::AlterKeyspaceResponse>, Status> {
         let altered = keyspaces::alter(&self.node, request.into_inner()).await;
         altered.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn add_region(
+        &self,
+        request: Request<v1::AddRegionRequest>,
+    ) -> Result<Response<v1::AddRegionResponse>, Status> {
+        let added = regions::add(&self.node, request.into_inner()).await;
+        added.map(Response::new).map_err(|error| refuse(&error))
+    }
+
+    async fn remove_region(
+        &self,
+        request: Request<v1::RemoveRegionRequest>,
+    ) -> Result<Response<v1::RemoveRegionResponse>, Status> {
+        let removed = regions::remove(&self.node, request.get_ref()).await;
+        removed.map(Response::new).map_err(|error| refuse(&error))
     }
 
     async fn list_keyspaces(

@@ -31,7 +31,7 @@ pub(super) fn within(within_ms: u32) -> Result<Duration, Error> {
 }
 
 /// The region of this name.
-fn region(node: &Node, what: &str, name: &str) -> Result<RegionId, Error> {
+pub(super) fn region(node: &Node, what: &str, name: &str) -> Result<RegionId, Error> {
     let known = node.regions();
     let found = known.iter().find(|spec| spec.name.as_str() == name);
     found.map(|spec| spec.id).ok_or_else(|| {

@@ -72,7 +72,7 @@ fn defined(
         buckets: definition.buckets.map(buckets).transpose()?,
         delimiter: definition.delimiter,
     };
-    define(&given, before, node.regions()).map_err(|error| invalid(error.to_string()))
+    define(&given, before, &node.regions()).map_err(|error| invalid(error.to_string()))
 }
 
 fn placement(it: v1::KeyspacePlacement) -> PlacementGiven {

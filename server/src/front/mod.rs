@@ -27,6 +27,7 @@ mod orphans;
 mod page_token;
 mod posture;
 mod refusal;
+mod regions;
 mod request;
 mod status_report;
 mod watch_stream;

@@ -19,8 +19,13 @@ pub enum Command {
         name: Name,
         /// Whether it holds no data.
         is_witness: bool,
+        /// Where the others dial it, if whoever says so knows.
+        peer_address: Option<String>,
+        /// It may have been removed before. Else that stands: a node that was told of the region
+        /// by its configuration does not bring it back.
+        is_return: bool,
     },
-    /// A region that no keyspace lists leaves.
+    /// A region that no keyspace lists leaves, and its nodes with it.
     RemoveRegion {
         /// Which.
         region: RegionId,
@@ -199,6 +204,9 @@ pub enum CommandRefused {
     /// There is one already.
     #[error("region {0} exists")]
     RegionExists(RegionId),
+    /// Somebody removed it.
+    #[error("region {0} was removed")]
+    RegionRemoved(RegionId),
     /// There is none, or it is a witness where data is to be.
     #[error("region {region}: {problem}")]
     Region {

@@ -33,6 +33,10 @@ pub struct Region {
     pub name: Name,
     /// Whether it holds no data.
     pub is_witness: bool,
+    /// Where the others dial it, once somebody knew.
+    pub peer_address: Option<String>,
+    /// Whether it has left. It stays known, so that no node brings it back unasked.
+    pub is_removed: bool,
 }
 
 /// A node of the cluster.
@@ -113,9 +117,16 @@ impl ControlMap {
         self.keyspaces.values().map(|it| &it.present.keyspace)
     }
 
-    /// Every region.
+    /// Every region that is part of the cluster.
     pub fn regions(&self) -> impl Iterator<Item = (RegionId, &Region)> {
-        self.regions.iter().map(|(id, it)| (*id, it))
+        let present = self.regions.iter().filter(|(_, it)| !it.is_removed);
+        present.map(|(id, it)| (*id, it))
+    }
+
+    /// Whether a region has left.
+    #[must_use]
+    pub fn has_left(&self, region: RegionId) -> bool {
+        self.regions.get(&region).is_some_and(|it| it.is_removed)
     }
 
     /// Every node that is in service.
@@ -139,7 +150,7 @@ impl ControlMap {
     /// Regions, which vote one each.
     #[must_use]
     pub fn voters(&self) -> usize {
-        self.regions.len()
+        self.regions().count()
     }
 
     /// Does what a command says, or nothing.
@@ -152,7 +163,17 @@ impl ControlMap {
                 region,
                 name,
                 is_witness,
-            } => self.add_region(*region, name, *is_witness),
+                peer_address,
+                is_return,
+            } => {
+                let added = Region {
+                    name: name.clone(),
+                    is_witness: *is_witness,
+                    peer_address: peer_address.clone(),
+                    is_removed: false,
+                };
+                self.add_region(*region, added, *is_return)
+            }
             Command::RemoveRegion { region } => self.remove_region(*region),
             Command::AddNode { node, region } => self.add_node(*node, *region),
             Command::RetireNode { node } => self.retire_node(*node),
@@ -197,16 +218,31 @@ impl ControlMap {
     fn add_region(
         &mut self,
         region: RegionId,
-        name: &Name,
-        is_witness: bool,
+        added: Region,
+        is_return: bool,
     ) -> Result<(), CommandRefused> {
-        let is_known = self.regions.values().any(|it| it.name == *name);
-        if is_known || self.regions.contains_key(&region) {
-            return Err(CommandRefused::RegionExists(region));
+        let others = self.regions.iter().filter(|(id, _)| **id != region);
+        if let Some((other, _)) = others.into_iter().find(|(_, it)| it.name == added.name) {
+            return Err(CommandRefused::RegionExists(*other));
         }
-        let name = name.clone();
+        match self.regions.get_mut(&region) {
+            Some(known) if !known.is_removed => {
+                let is_same = known.name == added.name && known.is_witness == added.is_witness;
+                let is_news = known.peer_address.is_none() && added.peer_address.is_some();
+                if !(is_same && is_news) {
+                    return Err(CommandRefused::RegionExists(region));
+                }
+                known.peer_address = added.peer_address;
+                return Ok(());
+            }
+            Some(_) if !is_return => return Err(CommandRefused::RegionRemoved(region)),
+            Some(known) if known.name != added.name => {
+                return Err(CommandRefused::RegionExists(region));
+            }
+            _ => {}
+        }
         self.with_voters(self.voters() + 1, |map| {
-            map.regions.insert(region, Region { name, is_witness });
+            map.regions.insert(region, added);
         })
     }
 
@@ -217,8 +253,15 @@ impl ControlMap {
             let keyspace = user.name.clone();
             return Err(CommandRefused::RegionInUse { region, keyspace });
         }
-        self.with_voters(self.voters() - 1, |map| {
-            map.regions.remove(&region);
+        let left = self.voters() - 1;
+        if left == 0 {
+            let problem = "the only one";
+            return Err(CommandRefused::Region { region, problem });
+        }
+        self.with_voters(left, |map| {
+            map.regions
+                .entry(region)
+                .and_modify(|it| it.is_removed = true);
             for node in map.nodes.values_mut().filter(|it| it.region == region) {
                 node.is_retired = true;
             }
@@ -390,7 +433,7 @@ impl ControlMap {
 
     fn region(&self, region: RegionId) -> Result<&Region, CommandRefused> {
         let problem = "not of this cluster";
-        let found = self.regions.get(&region);
+        let found = self.regions.get(&region).filter(|it| !it.is_removed);
         found.ok_or(CommandRefused::Region { region, problem })
     }
 

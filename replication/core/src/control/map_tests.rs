@@ -36,6 +36,8 @@ fn cluster(has_witness: bool) -> ControlMap {
             region: region(id),
             name: name(&format!("r{id}")),
             is_witness: has_witness && id == 3,
+            peer_address: None,
+            is_return: false,
         })
         .unwrap();
         map.apply(&Command::AddNode {
@@ -169,6 +171,8 @@ fn two_regions_need_an_operator_unless_their_level_fences() {
             region,
             name,
             is_witness,
+            peer_address: None,
+            is_return: false,
         })
         .unwrap();
         let node = node(10 + u64::from(id));
@@ -565,6 +569,8 @@ fn a_third_voter_brings_leases_with_the_next_reign() {
             region: region(id),
             name: name(&format!("r{id}")),
             is_witness: id == 3,
+            peer_address: None,
+            is_return: false,
         };
         map.apply(&command).unwrap();
     };
@@ -631,4 +637,56 @@ fn a_node_that_something_is_handed_to_is_not_forgotten() {
     map.apply(&Command::AbortSwitchover { partition, from })
         .unwrap();
     map.apply(&retire).unwrap();
+}
+
+fn add_region(id: u16, address: Option<&str>, is_return: bool) -> Command {
+    Command::AddRegion {
+        region: region(id),
+        name: name(&format!("r{id}")),
+        is_witness: false,
+        peer_address: address.map(str::to_owned),
+        is_return,
+    }
+}
+
+/// Every node is told of regions by its own configuration, which may be older than the removal.
+#[test]
+fn a_region_that_was_removed_comes_back_only_by_word() {
+    let mut map = cluster(false);
+    map.apply(&Command::RemoveRegion { region: region(3) })
+        .unwrap();
+    assert_eq!((map.voters(), map.has_left(region(3))), (2, true));
+    assert!(map.live_nodes().all(|(_, at)| at != region(3)));
+    let refused = refusal(&mut map, &add_region(3, None, false));
+    assert_eq!(refused, format!("region {} was removed", region(3)));
+    let (region, node) = (region(3), node(23));
+    let refused = refusal(&mut map, &Command::AddNode { node, region });
+    assert!(refused.contains("not of this cluster"), "{refused}");
+    map.apply(&add_region(3, Some("far:1"), true)).unwrap();
+    assert_eq!((map.voters(), map.has_left(region)), (3, false));
+    map.apply(&Command::AddNode { node, region }).unwrap();
+}
+
+/// The region itself does not know how the others reach it.
+#[test]
+fn the_address_of_a_region_is_learned_once() {
+    let mut map = cluster(false);
+    let exists = format!("region {} exists", region(1));
+    assert_eq!(refusal(&mut map, &add_region(1, None, false)), exists);
+    map.apply(&add_region(1, Some("near:1"), false)).unwrap();
+    let other = add_region(1, Some("far:1"), true);
+    assert_eq!(refusal(&mut map, &other), exists);
+    let (_, found) = map.regions().next().unwrap();
+    assert_eq!(found.peer_address.as_deref(), Some("near:1"));
+}
+
+#[test]
+fn the_last_region_stays() {
+    let mut map = cluster(false);
+    for id in [1, 2] {
+        map.apply(&Command::RemoveRegion { region: region(id) })
+            .unwrap();
+    }
+    let refused = refusal(&mut map, &Command::RemoveRegion { region: region(3) });
+    assert!(refused.ends_with("the only one"), "{refused}");
 }

@@ -36,6 +36,8 @@ impl Lead {
                 region,
                 name,
                 is_witness,
+                peer_address: None,
+                is_return: false,
             })
             .unwrap();
             let node = node(10 + u64::from(id));
