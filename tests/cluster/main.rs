@@ -11,6 +11,7 @@ mod backup;
 mod bench_failover;
 mod bootstrap;
 mod damage;
+mod degrading;
 mod expiry;
 mod hostile;
 mod levels;

@@ -59,6 +59,9 @@ pub struct PartitionConfig {
     pub window: Window,
     /// What a home needs a lease for.
     pub lease: LeaseNeed,
+    /// Whether the control plane has to know that a home is degraded before it is: it takes no home
+    /// over by itself that acknowledges alone.
+    pub degrades_on_record: bool,
     /// The last reign that is known to go by this policy; `None`: all do. Of what a later one ships
     /// a copy shows only what it is told to be visible.
     pub reign: Option<Epoch>,
@@ -158,6 +161,7 @@ impl PartitionConfig {
             max_rpo: keyspace.max_rpo,
             window: Window::default(),
             lease: LeaseNeed::Nothing,
+            degrades_on_record: false,
             reign: None,
         }
     }

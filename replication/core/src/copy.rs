@@ -124,6 +124,7 @@ impl Copy {
             | Input::CopyDetached { .. }
             | Input::Ack { .. }
             | Input::HandOn { .. }
+            | Input::DegradeRecorded
             | Input::Lease { .. } => {
                 effects.push(Effect::Event(Event::Misdirected {
                     input: input.name(),
@@ -378,6 +379,7 @@ impl Copy {
             recovering_upto: None,
             copies: Vec::new(),
             degraded: None,
+            wants_degrade: false,
             effective_level: self.config.ack,
             rpo_pressure: RpoPressure::Free,
             in_flight_records: appended_upto.since(visible_upto),

@@ -4,7 +4,8 @@
 //! **Does not own**: appending the marks, and what becomes visible (`home`).
 //!
 //! ```text
-//! off --(oldest durable, not visible record waited ack_timeout)--> begin mark appended
+//! off --(oldest durable, not visible record waited ack_timeout)
+//!      --(where that is asked for: the control plane has it on record)--> begin mark appended
 //!     begin mark durable: visible = durable
 //!     --(level's mark >= what was durable a grace ago)--> end mark appended, off
 //! ```
@@ -36,6 +37,19 @@ pub(crate) struct Degrade {
     grace: Duration,
     /// (moment, the home's durable mark then), oldest first, while it lasts.
     samples: VecDeque<(Moment, Seq)>,
+    record: Record,
+}
+
+/// Whether the control plane knows of a stretch that is to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Record {
+    /// Nobody asked.
+    #[default]
+    None,
+    /// It is asked.
+    Wanted,
+    /// It does: the stretch may begin.
+    Made,
 }
 
 impl Degrade {
@@ -52,7 +66,33 @@ impl Degrade {
             range,
             grace,
             samples: VecDeque::new(),
+            record: Record::None,
         }
+    }
+
+    /// Whether a stretch that is due waits for its record; it is wanted from now on.
+    pub(crate) fn waits_for_record(&mut self) -> bool {
+        if self.record == Record::None {
+            self.record = Record::Wanted;
+        }
+        self.record != Record::Made
+    }
+
+    /// Whether the record of a stretch is wanted.
+    pub(crate) fn wants_record(&self) -> bool {
+        self.record == Record::Wanted
+    }
+
+    /// The record of a stretch was made; what nobody wants any more does not count.
+    pub(crate) fn recorded(&mut self) {
+        if self.record == Record::Wanted {
+            self.record = Record::Made;
+        }
+    }
+
+    /// No stretch is due any more.
+    pub(crate) fn forget_record(&mut self) {
+        self.record = Record::None;
     }
 
     /// The last range, running or over.
@@ -98,6 +138,7 @@ impl Degrade {
         );
         range.ended = Some(at);
         self.samples.clear();
+        self.record = Record::None;
         now.since(range.since)
     }
 

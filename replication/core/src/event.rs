@@ -33,6 +33,8 @@ pub enum AckFault {
 /// Something worth telling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// Writes are to be acknowledged with less than the keyspace's level, once that is on record.
+    DegradeWanted,
     /// Writes are acknowledged with less than the keyspace's level, from this mark on.
     DegradeBegan {
         /// The begin mark.

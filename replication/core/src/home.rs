@@ -170,6 +170,7 @@ impl Home {
             }
             Input::Promised { .. } => {}
             Input::HandOn { to } => self.hand_on(to, now, effects),
+            Input::DegradeRecorded => self.degrade.recorded(),
             Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
             Input::CopyAttached { .. } => self.on_attached(&input, effects),

@@ -105,6 +105,9 @@ pub enum Input {
         /// The node that follows.
         to: NodeId,
     },
+    /// Sent by the driver, to a home that wants it: the control plane has on record that it
+    /// acknowledges with less than its level from now on.
+    DegradeRecorded,
     /// Sent by the driver when [`next_timeout`](crate::Partition::next_timeout) is due, and once
     /// after opening: what recovery allows at once comes out of that first one.
     Tick,
@@ -158,6 +161,7 @@ impl Input {
             Self::Lease { .. } => "lease",
             Self::HandOn { .. } => "hand on",
             Self::Watermark { .. } => "watermark",
+            Self::DegradeRecorded => "degrade recorded",
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",
         }

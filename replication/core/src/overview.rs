@@ -111,6 +111,7 @@ impl Home {
                 .then_some(self.recovering_upto),
             copies: copies.collect(),
             degraded: self.degrade.range(),
+            wants_degrade: self.degrade.wants_record(),
             effective_level: if is_degraded {
                 AckLevel::Async
             } else {

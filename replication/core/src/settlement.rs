@@ -182,8 +182,21 @@ impl Home {
     }
 
     fn begin_degraded(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        if self.degraded_due().is_none_or(|due| due > now) {
+        let Some(due) = self.degraded_due() else {
+            if self.degrade.began().is_none() {
+                self.degrade.forget_record();
+            }
             return;
+        };
+        if due > now {
+            return;
+        }
+        if self.config.degrades_on_record {
+            let is_news = !self.degrade.wants_record();
+            if self.degrade.waits_for_record() {
+                effects.extend(is_news.then_some(Effect::Event(Event::DegradeWanted)));
+                return;
+            }
         }
         let at = self.append_mark(RecordKind::DegradeBegin, now, effects);
         self.degrade.begin(at, now);

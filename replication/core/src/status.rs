@@ -129,6 +129,8 @@ pub struct PartitionStatus {
     pub copies: Vec<CopyStatus>,
     /// The last degraded stretch, running or over.
     pub degraded: Option<DegradedRange>,
+    /// A degraded stretch waits for its record.
+    pub wants_degrade: bool,
     /// The level that acknowledgements have at present: the keyspace's, or `async` when degraded.
     pub effective_level: AckLevel,
     /// How the potential loss stands to its limits.

@@ -77,6 +77,7 @@ fn open(ack: AckLevel) -> Partition {
         max_rpo: RpoLimit::default(),
         window: Window::default(),
         lease: LeaseNeed::Nothing,
+        degrades_on_record: false,
         reign: None,
     };
     Partition::copy(config, Recovered::default(), Moment::START).unwrap()

@@ -198,6 +198,7 @@ impl Model {
                 bytes_max: 1_500,
             },
             lease: LeaseNeed::Nothing,
+            degrades_on_record: false,
             reign: None,
         };
         let recovered = Recovered {

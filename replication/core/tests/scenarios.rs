@@ -247,6 +247,7 @@ impl World {
             "hand_on" => Input::HandOn {
                 to: NodeId::new(command.number(1)).unwrap(),
             },
+            "degrade_recorded" => Input::DegradeRecorded,
             "tick" => Input::Tick,
             "poison" => Input::Poisoned,
             word => panic!("unknown command {word}"),
@@ -293,6 +294,7 @@ impl World {
                 Some(&"everything") => LeaseNeed::Everything,
                 Some(other) => panic!("lease {other}"),
             },
+            degrades_on_record: command.options.contains_key("degrades_on_record"),
             reign: None,
         };
         self.open_with(config, command, output);

@@ -41,6 +41,7 @@ fn open(ack: AckLevel, max_rpo: RpoLimit) -> Partition {
         max_rpo,
         window: Window::default(),
         lease: LeaseNeed::Nothing,
+        degrades_on_record: false,
         reign: None,
     };
     let epoch = Some(Epoch {

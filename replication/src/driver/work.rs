@@ -69,6 +69,8 @@ pub(crate) struct Driver {
     pub(crate) timers: Timers,
     pub(crate) lease: Arc<NodeLease>,
     pub(crate) peers: PeerSignals,
+    /// A home wants it on record that it degrades, or has ended such a stretch.
+    pub(crate) degrading: Notify,
     /// Told whenever the store may have room again: after a commit and after a flush.
     pub(crate) room: Notify,
     slots: RwLock<HashMap<PartitionId, Arc<Slot>>>,
@@ -83,6 +85,7 @@ impl Driver {
             timers: Timers::default(),
             lease: Arc::default(),
             peers: PeerSignals::new(peers),
+            degrading: Notify::new(),
             room: Notify::new(),
             slots: RwLock::default(),
             closing: AtomicBool::new(false),
@@ -481,7 +484,9 @@ impl Driver {
                 slot.close_reads();
                 tracing::info!(%partition, ?event, "event");
             }
+            Event::DegradeWanted => self.degrading.notify_one(),
             Event::DegradeBegan { .. } | Event::DegradeEnded { .. } => {
+                self.degrading.notify_one();
                 tracing::warn!(%partition, ?event, "acknowledgement level changed");
             }
             Event::AckIgnored { .. } | Event::AckClamped { .. } => {

@@ -100,6 +100,10 @@ impl NodeCore {
             (_, Fencing::Operator, _) => {
                 Some("nothing proves that the old home is off: an operator must".to_owned())
             }
+            _ if assignment.degraded_ms.is_some() && assignment.lost.is_none() => Some(
+                "it acknowledges alone, and what it did is nowhere else: an operator decides"
+                    .to_owned(),
+            ),
             _ => assignment
                 .lost
                 .map(|_| "it is being taken over now".to_owned()),

@@ -55,6 +55,9 @@ pub struct HomeChange {
     pub actual_writes: Option<u64>,
     /// Their bytes on disk.
     pub actual_bytes: Option<u64>,
+    /// Since when the old home acknowledged with less than its level, in ms since 1970, if it did
+    /// at its end.
+    pub degraded_ms: Option<u64>,
 }
 
 /// What became of a planned change of homes.
@@ -109,6 +112,7 @@ impl NodeCore {
                 estimated_writes_min: estimated,
                 actual_writes: change.actual.map(|(records, _)| records),
                 actual_bytes: change.actual.map(|(_, bytes)| bytes),
+                degraded_ms: change.degraded_ms,
             }
         };
         Ok(map.history().iter().map(shown).collect())

@@ -28,7 +28,8 @@ use crate::options::NodeOptions;
 use crate::orphans::OrphanTally;
 use crate::ownership::{
     LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, link_of, open_core,
-    run_enrolment, run_lead, run_leases, run_mender, run_regions, run_seating, run_switchovers,
+    run_degrading, run_enrolment, run_lead, run_leases, run_mender, run_regions, run_seating,
+    run_switchovers,
 };
 use crate::peers::{Links, PeerListener};
 use crate::shipping::run_shipper;
@@ -148,6 +149,7 @@ fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiv
     tokio::spawn(run_switchovers(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
     tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
+    tokio::spawn(run_degrading(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_regions(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_leases(Arc::clone(core), plane));
 }

@@ -8,9 +8,11 @@
 //!   leases: ask the leader --> lead: confirmed, granted; homes of silent nodes succeeded
 //!   lead: asks "promise" --> promises: durable, all that came before on disk, what is here
 //!   switchover: the home's last record --shipped--> the node that follows begins; the map is told
+//!   degrading: on record before a home acknowledges alone, and off it once copies have all
 //!   a new home finds a copy forked --> rejoin: seal, cut, heal, go on
 //! ```
 
+mod degrading;
 mod enrolment;
 mod lead;
 mod leases;
@@ -24,6 +26,7 @@ mod state;
 mod switchover;
 mod wire;
 
+pub(crate) use degrading::run_degrading;
 pub(crate) use enrolment::{GIVEN_UP_AT_ONCE, given_up, run_enrolment};
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
 pub(crate) use leases::{answer_renewal, run_leases};

@@ -309,6 +309,7 @@ async fn learn_keyspaces(
 pub(crate) fn config_of(partition: PartitionId, own: RegionId, seat: &Seat) -> PartitionConfig {
     PartitionConfig {
         lease: seat.lease,
+        degrades_on_record: seat.epoch.is_some(),
         reign: seat.epoch,
         ..PartitionConfig::of(&seat.keyspace, partition, own, seat.home)
     }

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use domicile_core::control::{
-    Assignment, Change, Command, ControlMap, Decision, Evidence, History, Lost, MapParts, Node,
-    Note, OperatorWord, Region, Why,
+    Assignment, Change, Command, ControlMap, Decision, DegradedStretch, Evidence, History, Lost,
+    MapParts, Node, Note, OperatorWord, Region, Why,
 };
 use domicile_proto::v1::{self, map_command, map_note, map_take_over};
 use domicile_proto::{Epoch, Name, NodeId, PartitionId, RegionId, Seq};
@@ -112,6 +112,7 @@ pub(crate) fn encode_map(map: &ControlMap) -> Vec<u8> {
         moving_to: it.moving_to.map_or(0, NodeId::get),
         lost: it.lost.map(put_lost),
         revision: it.revision,
+        degraded_ms: it.degraded_ms,
     });
     v1::MapState {
         format: MAP_FORMAT,
@@ -163,6 +164,7 @@ pub(crate) fn decode_map(bytes: &[u8]) -> Read<ControlMap> {
                 0 => None,
                 node => Some(take_node(node)?),
             },
+            degraded_ms: it.degraded_ms,
             lost: it.lost.map(take_lost).transpose()?,
         };
         parts
@@ -275,6 +277,22 @@ fn put_region(
     }
 }
 
+fn put_degraded(stretch: DegradedStretch) -> v1::MapDegraded {
+    v1::MapDegraded {
+        partition: put_partition(stretch.partition),
+        epoch: put_epoch(stretch.epoch),
+        since_ms: stretch.since_ms,
+    }
+}
+
+fn take_degraded(it: v1::MapDegraded) -> Read<DegradedStretch> {
+    Ok(DegradedStretch {
+        partition: take_partition(&it.partition)?,
+        epoch: take_epoch(it.epoch)?,
+        since_ms: it.since_ms,
+    })
+}
+
 fn put_switch(partition: PartitionId, from: Epoch, to: u64) -> v1::MapSwitch {
     v1::MapSwitch {
         partition: put_partition(partition),
@@ -336,6 +354,8 @@ fn put_command(command: &Command) -> v1::MapCommand {
             epoch: put_epoch(*epoch),
             note: Some(put_note(*note)),
         }),
+        Command::BeginDegraded(stretch) => Put::BeginDegraded(put_degraded(*stretch)),
+        Command::EndDegraded(stretch) => Put::EndDegraded(put_degraded(*stretch)),
         Command::BeginSwitchover {
             partition,
             from,
@@ -393,6 +413,8 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
             epoch: take_epoch(it.epoch)?,
             note: take_note(needed("note", it.note)?)?,
         },
+        Put::BeginDegraded(it) => Command::BeginDegraded(take_degraded(it)?),
+        Put::EndDegraded(it) => Command::EndDegraded(take_degraded(it)?),
         Put::BeginSwitchover(it) => Command::BeginSwitchover {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,
@@ -500,6 +522,7 @@ fn put_change(change: &Change) -> v1::MapChange {
         orphaned: orphaned.collect(),
         actual_records: change.actual.map(|(records, _)| records),
         actual_bytes: change.actual.map(|(_, bytes)| bytes),
+        degraded_ms: change.degraded_ms,
     }
 }
 
@@ -521,5 +544,6 @@ fn take_change(it: v1::MapChange) -> Read<Change> {
         served_ms: it.served_ms,
         orphaned: orphaned.collect::<Read<_>>()?,
         actual,
+        degraded_ms: it.degraded_ms,
     })
 }

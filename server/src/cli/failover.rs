@@ -267,6 +267,7 @@ async fn show_changes(
         "estimated_writes_min",
         "actual_writes",
         "actual_bytes",
+        "degraded_since",
     ];
     let mut rows = Output::stdout(output.output, Layout::Table, &columns);
     let skipped = last.map_or(0, |last| answer.changes.len().saturating_sub(last));
@@ -292,6 +293,8 @@ async fn show_changes(
             estimated.into(),
             it.actual_writes.into(),
             it.actual_bytes.into(),
+            it.degraded_ms
+                .map_or(Cell::Nothing, |at| Cell::Text(show_time(at))),
         ])?;
     }
     rows.end()?;

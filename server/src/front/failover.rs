@@ -168,5 +168,6 @@ fn change(change: HomeChange) -> v1::HomeChange {
         estimated_writes_min: change.estimated_writes_min,
         actual_writes: change.actual_writes,
         actual_bytes: change.actual_bytes,
+        degraded_ms: change.degraded_ms,
     }
 }

@@ -80,6 +80,10 @@ pub enum Command {
         /// What.
         note: Note,
     },
+    /// A home is about to acknowledge with less than its keyspace's level.
+    BeginDegraded(DegradedStretch),
+    /// Its copies have all of it again.
+    EndDegraded(DegradedStretch),
     /// A planned change of home begins: the home drains.
     BeginSwitchover {
         /// Of which.
@@ -103,6 +107,17 @@ pub enum Command {
         /// The epoch in which it began.
         from: Epoch,
     },
+}
+
+/// A time in which a home may acknowledge with less than its keyspace's level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DegradedStretch {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// In which reign.
+    pub epoch: Epoch,
+    /// Since when, in milliseconds since 1970; names the stretch, and only grows.
+    pub since_ms: u64,
 }
 
 /// When a home was lost, in milliseconds since 1970.
@@ -292,6 +307,14 @@ pub enum CommandRefused {
     /// Epochs are used up.
     #[error("{0} had as many homes as can be counted")]
     EpochsExhausted(PartitionId),
+    /// A degraded stretch that cannot begin or is not the present one.
+    #[error("{partition}: {problem}")]
+    Degraded {
+        /// Which partition.
+        partition: PartitionId,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// The home is being given up, or is not.
     #[error("{partition}: {problem}")]
     TakeOver {

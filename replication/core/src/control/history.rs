@@ -43,6 +43,8 @@ pub struct Change {
     /// What the old home may have acknowledged beyond the fork, once its journal was read: (writes,
     /// bytes).
     pub actual: Option<(u64, u64)>,
+    /// Since when the old home acknowledged with less than its level, if it did at its end.
+    pub degraded_ms: Option<u64>,
 }
 
 /// How long a takeover took, part by part.

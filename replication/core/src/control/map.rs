@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use domicile_proto::{Epoch, Keyspace, KeyspaceId, Name, NodeId, PartitionId, RegionId};
 
-use super::command::{Command, CommandRefused, Lost, Note};
+use super::command::{Command, CommandRefused, DegradedStretch, Lost, Note};
 use super::history::{Change, History, Why};
 use crate::planted::{Bug, is_planted};
 
@@ -59,6 +59,9 @@ pub struct Assignment {
     pub revision: u64,
     /// To whom it is being handed, if it is.
     pub moving_to: Option<NodeId>,
+    /// Since when the home may acknowledge with less than its keyspace's level, in milliseconds
+    /// since 1970: what it acknowledged since then may be nowhere else.
+    pub degraded_ms: Option<u64>,
     /// Set while the home counts as lost and has no successor so far: its reign is over.
     pub lost: Option<Lost>,
 }
@@ -196,6 +199,8 @@ impl ControlMap {
                 epoch,
                 note,
             } => self.note(*partition, *epoch, *note),
+            Command::BeginDegraded(stretch) => self.begin_degraded(*stretch),
+            Command::EndDegraded(stretch) => self.end_degraded(*stretch),
             Command::BeginSwitchover {
                 partition,
                 from,
@@ -310,6 +315,38 @@ impl ControlMap {
         }
     }
 
+    /// From now on the home is not taken over by itself. Of one that is given up already nobody
+    /// waits for what it would acknowledge.
+    fn begin_degraded(&mut self, stretch: DegradedStretch) -> Result<(), CommandRefused> {
+        let DegradedStretch {
+            partition,
+            epoch,
+            since_ms,
+        } = stretch;
+        let before = self.check_epoch(partition, epoch)?;
+        if before.lost.is_some() {
+            let problem = "its home is being given up";
+            return Err(CommandRefused::Degraded { partition, problem });
+        }
+        if before.degraded_ms.is_some_and(|since| since > since_ms) {
+            let problem = "a later degraded stretch is on record";
+            return Err(CommandRefused::Degraded { partition, problem });
+        }
+        self.assign(partition, |it| it.degraded_ms = Some(since_ms));
+        Ok(())
+    }
+
+    fn end_degraded(&mut self, stretch: DegradedStretch) -> Result<(), CommandRefused> {
+        let partition = stretch.partition;
+        let before = self.check_epoch(partition, stretch.epoch)?;
+        if before.degraded_ms != Some(stretch.since_ms) {
+            let problem = "no such degraded stretch is on record";
+            return Err(CommandRefused::Degraded { partition, problem });
+        }
+        self.assign(partition, |it| it.degraded_ms = None);
+        Ok(())
+    }
+
     fn begin_switchover(
         &mut self,
         partition: PartitionId,
@@ -367,6 +404,8 @@ impl ControlMap {
                 epoch,
                 revision,
                 moving_to: None,
+                // Whoever follows as planned has all of it; the same node has it alone still.
+                degraded_ms: before.degraded_ms.filter(|_| before.home == to),
                 lost: None,
             };
         });
@@ -382,6 +421,7 @@ impl ControlMap {
             served_ms: None,
             orphaned: Vec::new(),
             actual: None,
+            degraded_ms: before.degraded_ms,
         });
         Ok(())
     }

@@ -690,3 +690,81 @@ fn the_last_region_stays() {
     let refused = refusal(&mut map, &Command::RemoveRegion { region: region(3) });
     assert!(refused.ends_with("the only one"), "{refused}");
 }
+
+fn degraded(partition: PartitionId, epoch: Epoch, since_ms: u64, begins: bool) -> Command {
+    let stretch = DegradedStretch {
+        partition,
+        epoch,
+        since_ms,
+    };
+    match begins {
+        true => Command::BeginDegraded(stretch),
+        false => Command::EndDegraded(stretch),
+    }
+}
+
+/// What it acknowledged alone is nowhere else: nobody but an operator gives that up.
+#[test]
+fn a_home_that_acknowledges_alone_is_not_given_up_by_itself() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::SEMI_SYNC));
+    let epoch = map.assignment(partition).unwrap().epoch;
+    map.apply(&degraded(partition, epoch, 70, true)).unwrap();
+    let lost = |word| Command::BeginTakeOver {
+        partition,
+        from: epoch,
+        lost: Lost {
+            word,
+            ..Lost::default()
+        },
+    };
+    let refused = refusal(&mut map, &lost(None));
+    assert!(refused.ends_with("an operator decides"), "{refused}");
+    // The end of an earlier stretch, late.
+    let refused = refusal(&mut map, &degraded(partition, epoch, 60, false));
+    assert!(refused.contains("no such degraded stretch"), "{refused}");
+    let refused = refusal(&mut map, &degraded(partition, epoch, 60, true));
+    assert!(refused.contains("a later degraded stretch"), "{refused}");
+    let mut over = map.clone();
+    over.apply(&degraded(partition, epoch, 70, false)).unwrap();
+    over.apply(&lost(None)).unwrap();
+    let refused = refusal(&mut over, &degraded(partition, epoch, 80, true));
+    assert!(refused.contains("being given up"), "{refused}");
+    let word = OperatorWord {
+        is_fenced: true,
+        accepts_split_brain: false,
+        to: None,
+    };
+    map.apply(&lost(Some(word))).unwrap();
+    map.apply(&take_over(
+        &mut map.clone(),
+        partition,
+        12,
+        Evidence::HomePromised,
+    ))
+    .unwrap();
+    let change = map.history().iter().next_back().unwrap();
+    assert_eq!(change.degraded_ms, Some(70));
+    assert_eq!(map.assignment(partition).unwrap().degraded_ms, None);
+}
+
+/// The same node goes on, and has alone still what it had alone before.
+#[test]
+fn a_new_reign_of_the_same_home_keeps_the_record_of_its_stretch() {
+    let mut map = cluster(false);
+    let before = keyspace("users", &[1, 2, 3], AckLevel::SEMI_SYNC);
+    let partition = create(&mut map, before.clone());
+    let epoch = map.assignment(partition).unwrap().epoch;
+    map.apply(&degraded(partition, epoch, 70, true)).unwrap();
+    alter(
+        &mut map,
+        &Keyspace {
+            ack: AckLevel::Async,
+            ..before
+        },
+    );
+    renew(&mut map, partition);
+    let found = map.assignment(partition).unwrap();
+    assert!(found.epoch > epoch);
+    assert_eq!(found.degraded_ms, Some(70));
+}

@@ -18,7 +18,9 @@ mod takeover;
 mod times;
 mod watchman;
 
-pub use command::{Command, CommandRefused, Decision, Evidence, Lost, Note, OperatorWord};
+pub use command::{
+    Command, CommandRefused, Decision, DegradedStretch, Evidence, Lost, Note, OperatorWord,
+};
 pub use fencing::{Fencing, VOTERS_MIN, revokes};
 pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
 pub use lease::{Grant, LeaseBook, LeaseHolder};

@@ -301,6 +301,9 @@ impl Supervisor {
         partition: PartitionId,
         assignment: Assignment,
     ) -> bool {
+        if assignment.degraded_ms.is_some() {
+            return false;
+        }
         let present = map.keyspace(partition.keyspace);
         if !present.is_some_and(|keyspace| keyspace.failover == Failover::Promote) {
             return false;

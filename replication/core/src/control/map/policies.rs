@@ -142,6 +142,7 @@ impl ControlMap {
                 },
                 revision: FIRST_REVISION,
                 moving_to: None,
+                degraded_ms: None,
                 lost: None,
             };
             created.insert(partition, assignment);

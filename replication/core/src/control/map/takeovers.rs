@@ -19,6 +19,10 @@ impl ControlMap {
     ) -> Result<(), CommandRefused> {
         let before = self.check_epoch(partition, from)?;
         match before.lost {
+            None if lost.word.is_none() && before.degraded_ms.is_some() => {
+                let problem = "its home acknowledged alone: an operator decides";
+                return Err(CommandRefused::Degraded { partition, problem });
+            }
             None => self.assign(partition, |it| it.lost = Some(lost)),
             // An operator has something to add, once.
             Some(Lost { word: None, .. }) if lost.word.is_some() => {
