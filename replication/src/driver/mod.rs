@@ -14,6 +14,7 @@
 //!   outbox.deliver: replies, wake shippers, wake readers
 //! ```
 
+mod arrival_rate;
 mod install;
 mod lease;
 mod outbox;
@@ -28,7 +29,7 @@ mod work;
 
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
-pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, lock};
+pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, StreamState, lock};
 pub(crate) use slot::Slot;
 pub(crate) use watchers::WatchSignal;
 pub(crate) use work::{Driver, PreparedWrite, Refused};

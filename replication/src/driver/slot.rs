@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use domicile_core::control::Unheard;
 use domicile_core::{
     CopyStatus, Effect, LeaseNeed, Moment, Partition, PartitionConfig, PartitionStatus, Role,
     Standing, Ticket,
@@ -17,6 +18,7 @@ use domicile_storage::cells::PartitionCells;
 use domicile_storage::retention::NOTHING;
 use tokio::sync::Notify;
 
+use super::arrival_rate::ArrivalRate;
 use super::lease::NodeLease;
 use super::outbox::Waiter;
 use super::signals::{HeldMark, StreamState, lock};
@@ -71,6 +73,7 @@ pub(super) struct SlotState {
     /// In which reign the home spoke by whose word the cells are newer than the log, if they are.
     ahead_by: Option<Epoch>,
     pub(super) arrivals: VecDeque<(Seq, Hlc)>,
+    pub(super) rate: ArrivalRate,
     /// Copies for which less of the log is kept than they lack.
     kept: BTreeMap<RegionId, Kept>,
     next_ticket: u64,
@@ -162,6 +165,7 @@ impl Slot {
             ahead_by: None,
             kept: BTreeMap::new(),
             arrivals: VecDeque::new(),
+            rate: ArrivalRate::default(),
             next_ticket: 0,
             fresh_hlc: Hlc::ZERO,
             fresh_at: None,
@@ -380,6 +384,13 @@ impl Slot {
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => Duration::MAX,
         }
+    }
+
+    /// How much the home may have written that was never heard of here.
+    pub(crate) fn unheard(&self, now: Moment, stream: StreamState) -> Option<Unheard> {
+        let silent = self.staleness(now, stream);
+        let a_second = self.lock().rate.most_a_second(now);
+        (silent < Duration::MAX).then_some(Unheard { silent, a_second })
     }
 
     /// How far a copy may show the partition, at its home.

@@ -244,6 +244,8 @@ impl Driver {
             None => {
                 state.stalled = false;
                 state.arrived(header.last_seq(), hlc);
+                let now = self.clock.now();
+                state.rate.arrived(u64::from(header.count), now);
             }
             Some(RejectCause::Duplicate { .. }) => {}
             Some(_) => state.stalled = true,

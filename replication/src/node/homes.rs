@@ -51,6 +51,9 @@ pub struct HomeChange {
     /// Records that were known to be lost when the successor was chosen: the old home may have had
     /// more.
     pub estimated_writes_min: u64,
+    /// Records that may be lost, by how fast the old home wrote and for how long it was not heard;
+    /// `None`: nobody can tell.
+    pub estimated_writes_max: Option<u64>,
     /// Records beyond the fork that the old home had; `None` until its journal was read.
     pub actual_writes: Option<u64>,
     /// Their bytes on disk.
@@ -91,9 +94,12 @@ impl NodeCore {
             let times = change.times();
             let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
             let keyspace = map.keyspace(change.partition.keyspace);
-            let estimated = match change.why {
-                Why::Lost(_, decision) => decision.known_upto.since(decision.upto),
-                Why::Planned => 0,
+            let (estimated_min, estimated_max) = match change.why {
+                Why::Lost(_, decision) => {
+                    let known = decision.known_upto.since(decision.upto);
+                    (known, decision.unheard_max.map(|unheard| known + unheard))
+                }
+                Why::Planned => (0, Some(0)),
             };
             HomeChange {
                 partition: change.partition,
@@ -109,7 +115,8 @@ impl NodeCore {
                     Why::Lost(lost, _) => Some(lost.noticed_ms),
                     Why::Planned => change.opened_ms,
                 },
-                estimated_writes_min: estimated,
+                estimated_writes_min: estimated_min,
+                estimated_writes_max: estimated_max,
                 actual_writes: change.actual.map(|(records, _)| records),
                 actual_bytes: change.actual.map(|(_, bytes)| bytes),
                 degraded_ms: change.degraded_ms,

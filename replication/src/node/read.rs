@@ -11,7 +11,7 @@ use domicile_storage::cells::Cell;
 
 use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
 use crate::call::{Consistency, Entry, ReadAnswer, ReadCall};
-use crate::driver::Slot;
+use crate::driver::{Slot, StreamState};
 use crate::error::Error;
 
 impl NodeCore {
@@ -95,12 +95,13 @@ impl NodeCore {
         if slot.is_home() {
             return Duration::ZERO;
         }
-        let stream = self
-            .driver
-            .peers
-            .source(slot.home())
-            .map(|source| source.stream());
-        slot.staleness(self.clock.now(), stream.unwrap_or_default())
+        slot.staleness(self.clock.now(), self.stream_of(slot))
+    }
+
+    /// What is known of the stream from a slot's home.
+    pub(crate) fn stream_of(&self, slot: &Slot) -> StreamState {
+        let source = self.driver.peers.source(slot.home());
+        source.map(|source| source.stream()).unwrap_or_default()
     }
 
     fn read_slot(&self, slot: &Slot, key: Bytes) -> Result<ReadAnswer, Error> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domicile_core::Moment;
 use domicile_core::control::{
-    Command, ControlMap, Grant, PromisedEnd, Supervisor, SupervisorEffect, SupervisorInput,
+    Command, ControlMap, Grant, PromisedEnd, Supervisor, SupervisorEffect, SupervisorInput, Unheard,
 };
 use domicile_proto::{Epoch, NodeId, PartitionId, Seq, v1};
 use domicile_storage::control_log::Term;
@@ -337,6 +337,10 @@ fn take_answer(answer: v1::PromiseAnswer) -> Option<Promised> {
         upto: Seq::new(answer.upto),
         known_upto: Seq::new(answer.known_upto),
         is_sound: answer.sound,
+        unheard: answer.silent_ms.map(|silent_ms| Unheard {
+            silent: Duration::from_millis(silent_ms),
+            a_second: answer.records_a_second,
+        }),
     };
     Some((partition, floor, end))
 }
@@ -361,6 +365,10 @@ pub(crate) async fn answer_promises(
             upto: end.upto.get(),
             known_upto: end.known_upto.get(),
             sound: end.is_sound,
+            silent_ms: end
+                .unheard
+                .map(|it| u64::try_from(it.silent.as_millis()).unwrap_or(u64::MAX)),
+            records_a_second: end.unheard.map_or(0, |it| it.a_second),
         });
     Ok(v1::AskPromisesResponse {
         node: node.store.node_id().get(),

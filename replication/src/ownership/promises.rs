@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use domicile_core::control::PromisedEnd;
+use domicile_core::control::{PromisedEnd, Unheard};
 use domicile_proto::{Epoch, PartitionId, Seq};
 
 use super::rejoin::say_hello_again;
@@ -62,6 +62,10 @@ pub(crate) async fn promise(
             upto,
             known_upto: slot.home_upto().max(upto),
             is_sound: true,
+            unheard: match slot.is_home() {
+                true => Some(Unheard::default()),
+                false => slot.unheard(node.clock.now(), node.stream_of(&slot)),
+            },
         };
         answers.push((partition, floor, end));
     }
@@ -76,5 +80,6 @@ fn unsound() -> PromisedEnd {
         upto: Seq::NONE,
         known_upto: Seq::NONE,
         is_sound: false,
+        unheard: None,
     }
 }

@@ -249,6 +249,7 @@ fn put_decision(decision: Decision) -> v1::MapDecision {
         decided_ms: decision.decided_ms,
         upto: decision.upto.get(),
         known_upto: decision.known_upto.get(),
+        unheard_max: decision.unheard_max,
     }
 }
 
@@ -258,6 +259,7 @@ fn take_decision(decision: v1::MapDecision) -> Decision {
         decided_ms: decision.decided_ms,
         upto: Seq::new(decision.upto),
         known_upto: Seq::new(decision.known_upto),
+        unheard_max: decision.unheard_max,
     }
 }
 

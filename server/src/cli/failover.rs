@@ -265,6 +265,7 @@ async fn show_changes(
         "promote_ms",
         "route_ms",
         "estimated_writes_min",
+        "estimated_writes_max",
         "actual_writes",
         "actual_bytes",
         "degraded_since",
@@ -291,6 +292,7 @@ async fn show_changes(
             it.promote_ms.into(),
             it.route_ms.into(),
             estimated.into(),
+            it.estimated_writes_max.filter(|_| !it.planned).into(),
             it.actual_writes.into(),
             it.actual_bytes.into(),
             it.degraded_ms

@@ -166,6 +166,7 @@ fn change(change: HomeChange) -> v1::HomeChange {
         promote_ms: change.promote_ms,
         route_ms: change.route_ms,
         estimated_writes_min: change.estimated_writes_min,
+        estimated_writes_max: change.estimated_writes_max,
         actual_writes: change.actual_writes,
         actual_bytes: change.actual_bytes,
         degraded_ms: change.degraded_ms,

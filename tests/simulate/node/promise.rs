@@ -130,6 +130,7 @@ impl Process {
                     upto: last_seq,
                     known_upto: home_upto.max(last_seq),
                     is_sound: true,
+                    unheard: None,
                 };
                 promising.answers.push((partition, floor, end));
             }
@@ -157,5 +158,6 @@ fn unsound() -> PromisedEnd {
         upto: Seq::NONE,
         known_upto: Seq::NONE,
         is_sound: false,
+        unheard: None,
     }
 }

@@ -161,6 +161,9 @@ pub struct Decision {
     pub upto: Seq,
     /// The last record that the old home was known to have; the successor's where nothing was.
     pub known_upto: Seq,
+    /// How many more it may have had that nobody heard of, by how fast it wrote and for how long
+    /// it was not heard; `None`: nobody can tell.
+    pub unheard_max: Option<u64>,
 }
 
 /// What became of a change of home.

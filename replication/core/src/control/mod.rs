@@ -26,6 +26,6 @@ pub use history::{CHANGES_MAX, Change, History, RecoveryTimes, Why};
 pub use lease::{Grant, LeaseBook, LeaseHolder};
 pub use map::{Assignment, ControlMap, MapParts, Node, Policies, Policy, Region};
 pub use supervisor::{SWITCH_PATIENCE, Supervisor, SupervisorEffect, SupervisorInput};
-pub use takeover::PromisedEnd;
+pub use takeover::{PromisedEnd, Unheard};
 pub use times::{ControlTimes, DRIFT_MAX_PERCENT, Haste};
 pub use watchman::Watchman;

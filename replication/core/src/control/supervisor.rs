@@ -190,7 +190,10 @@ impl Supervisor {
                 partition,
                 floor,
                 end,
-            } => self.promised(map, node, partition, floor, end),
+            } => {
+                let promised = (node, end);
+                self.promised(now, map, promised, partition, floor);
+            }
             SupervisorInput::Tick => {
                 self.give_up_lost(now, wall_ms, map, effects);
                 self.renew_reigns(now, map, effects);
@@ -330,11 +333,11 @@ impl Supervisor {
 
     fn promised(
         &mut self,
+        now: Moment,
         map: &ControlMap,
-        node: NodeId,
+        (node, end): (NodeId, PromisedEnd),
         partition: PartitionId,
         floor: Epoch,
-        end: PromisedEnd,
     ) {
         let Some(assignment) = map.assignment(partition) else {
             return;
@@ -344,7 +347,7 @@ impl Supervisor {
             && takeover.from == assignment.epoch
             && floor == assignment.floor()
         {
-            takeover.promised(node, end);
+            takeover.promised(node, end, now);
         }
     }
 

@@ -119,6 +119,7 @@ impl Lead {
             upto: Seq::new(upto),
             known_upto: Seq::new(upto),
             is_sound: true,
+            unheard: None,
         };
         self.step(SupervisorInput::Promised {
             node,
@@ -267,6 +268,7 @@ fn a_damaged_copy_does_not_take_over() {
         upto: Seq::new(99),
         known_upto: Seq::new(99),
         is_sound: false,
+        unheard: None,
     };
     lead.step(SupervisorInput::Promised {
         node: node(12),
@@ -334,6 +336,7 @@ fn copies_that_wait_for_a_home_to_heal_them_do_not_leave_a_partition_without_one
             upto: Seq::NONE,
             known_upto: Seq::NONE,
             is_sound: false,
+            unheard: None,
         };
         lead.promise(11, partition, Some(old), 9);
         for id in [12, 13] {
@@ -407,4 +410,43 @@ fn homes_that_are_heard_of_begin_anew_when_their_keyspace_is_altered() {
     assert!(lead.applied.contains(&begun), "{:?}", lead.applied);
     let again = lead.applied.iter().filter(|it| **it == begun).count();
     assert_eq!(again, 1, "once it is begun nobody proposes it again");
+}
+
+/// What a copy did not hear of is at most what the home wrote of late, for as long as nothing was
+/// heard of it; where an acknowledgement takes a copy it is nothing.
+#[test]
+fn what_was_never_heard_of_is_estimated_by_rate_and_silence() {
+    for (ack, expected) in [(AckLevel::Async, 200..=260), (AckLevel::SEMI_SYNC, 0..=0)] {
+        let (mut lead, partition) = Lead::new(keyspace(ack));
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        lead.run(lead.times.lost_after, &[12, 13]);
+        let (old, floor) = (lead.epoch(partition), lead.asked.last().unwrap().2);
+        for (id, upto, known_upto, silent) in [(12, 9, 9, 3000), (13, 9, 11, 2000)] {
+            let end = PromisedEnd {
+                epoch: Some(old),
+                upto: Seq::new(upto),
+                known_upto: Seq::new(known_upto),
+                is_sound: true,
+                unheard: Some(Unheard {
+                    silent: Duration::from_millis(silent),
+                    a_second: 100,
+                }),
+            };
+            lead.step(SupervisorInput::Promised {
+                node: node(id),
+                partition,
+                floor,
+                end,
+            });
+        }
+        lead.run(lead.times.lease, &[12, 13]);
+        let change = lead.map.history().iter().next_back().unwrap();
+        let Why::Lost(_, decision) = change.why else {
+            panic!("{ack}: planned");
+        };
+        assert_eq!(decision.known_upto.since(decision.upto), 2);
+        // Two seconds, and until its lease had run out.
+        let unheard = decision.unheard_max.unwrap();
+        assert!(expected.contains(&unheard), "{ack}: {unheard}");
+    }
 }

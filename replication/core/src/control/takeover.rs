@@ -13,6 +13,7 @@
 //! whoever is chosen and from nobody before.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use domicile_proto::{Epoch, Keyspace, NodeId, PartitionId, RegionId, Seq};
 
@@ -35,6 +36,27 @@ pub struct PromisedEnd {
     pub known_upto: Seq,
     /// Whether it may become home: nothing of the partition is damaged there.
     pub is_sound: bool,
+    /// What the old home may have written beyond that; `None` if this node cannot tell, as it has
+    /// not heard of it since it started.
+    pub unheard: Option<Unheard>,
+}
+
+/// What a copy knows of what it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unheard {
+    /// For how long it has not heard that it has everything, when it promised.
+    pub silent: Duration,
+    /// Records that came in the busiest of the last seconds.
+    pub a_second: u64,
+}
+
+impl Unheard {
+    /// How many records may have been written, if the silence lasted that much longer, and nothing
+    /// came faster than before.
+    fn most(self, longer: Duration) -> u64 {
+        let silent = (self.silent + longer).as_secs_f64();
+        (self.a_second as f64 * silent).ceil() as u64
+    }
 }
 
 /// A takeover that is under way.
@@ -44,7 +66,7 @@ pub(super) struct TakeOver {
     began: Moment,
     /// When the leases of all who may act as home have run out.
     leases_end: Moment,
-    promised: BTreeMap<NodeId, PromisedEnd>,
+    promised: BTreeMap<NodeId, (PromisedEnd, Moment)>,
     pub(super) asked: Option<Moment>,
     pub(super) proposed: Option<Moment>,
     /// When it was found to be fenced, in milliseconds since 1970.
@@ -87,8 +109,12 @@ impl TakeOver {
         }
     }
 
-    pub(super) fn promised(&mut self, node: NodeId, end: PromisedEnd) {
-        self.promised.insert(node, end);
+    pub(super) fn promised(&mut self, node: NodeId, end: PromisedEnd, now: Moment) {
+        self.promised.insert(node, (end, now));
+    }
+
+    fn end_of(&self, node: NodeId) -> Option<PromisedEnd> {
+        self.promised.get(&node).map(|(end, _)| *end)
     }
 
     pub(super) fn has_promised(&self, node: NodeId) -> bool {
@@ -109,10 +135,9 @@ impl TakeOver {
             return None;
         }
         let (to, end) = self.successor(scene)?;
-        let known = self
-            .promised
-            .values()
-            .map(|end| end.known_upto.max(end.upto));
+        let known = self.promised.values();
+        let known = known.map(|(end, _)| end.known_upto.max(end.upto)).max();
+        let known_upto = known.unwrap_or(end.upto);
         Some(Command::TakeOver {
             partition: scene.partition,
             from: self.from,
@@ -122,9 +147,31 @@ impl TakeOver {
                 fenced_ms,
                 decided_ms: scene.wall_ms,
                 upto: end.upto,
-                known_upto: known.max().unwrap_or(end.upto),
+                known_upto,
+                unheard_max: self.unheard_max(scene, known_upto),
             },
         })
+    }
+
+    /// What the old home may have acknowledged beyond what anybody knows of: nothing where that
+    /// takes a copy; `None`: nobody can tell.
+    fn unheard_max(&self, scene: &Scene<'_>, known_upto: Seq) -> Option<u64> {
+        let mut policies = scene
+            .map
+            .policies_in_force(scene.partition, scene.assignment);
+        let acks_alone = scene.assignment.degraded_ms.is_some()
+            || policies.any(|policy| {
+                let keyspace = &policy.keyspace;
+                keyspace.ack.received_needed(keyspace.copies()) == 0
+            });
+        if !acks_alone || self.has_promised(scene.assignment.home) {
+            return Some(0);
+        }
+        // Of those who know of most, whoever heard last.
+        let known = self.promised.values();
+        let known = known.filter(|(end, _)| end.known_upto.max(end.upto) == known_upto);
+        let most = known.filter_map(|(end, at)| Some(end.unheard?.most(scene.now.since(*at))));
+        most.min()
     }
 
     /// Why nobody acknowledges in the old reign any more, if so.
@@ -172,7 +219,7 @@ impl TakeOver {
         let home = scene.map.node(scene.assignment.home);
         let home_region = home.map(|node| node.region);
         let sound = scene.holders().filter(|(node, region)| {
-            let end = self.promised.get(node);
+            let end = self.end_of(*node);
             end.is_some_and(|end| end.is_sound) && Some(*region) != home_region
         });
         let mut by: Vec<RegionId> = sound.map(|(_, region)| region).collect();
@@ -196,7 +243,7 @@ impl TakeOver {
             order.position(|each| *each == region)
         };
         let sound = scene.holders().filter_map(|(node, region)| {
-            let end = self.promised.get(&node).copied()?;
+            let end = self.end_of(node)?;
             end.is_sound.then_some((node, region, end))
         });
         // Whom an operator takes the partition from does not get it again if another one can lead.

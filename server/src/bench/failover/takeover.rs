@@ -76,6 +76,8 @@ pub(super) struct Takeover {
     pub(super) actual: u64,
     /// What it said was known to be lost when the successor was chosen.
     pub(super) estimated_min: u64,
+    /// What it said might be lost; `None`: of some partition nobody could tell.
+    pub(super) estimated_max: Option<u64>,
     /// Errors that the library gave back to a client.
     pub(super) errors: BTreeMap<String, u64>,
     /// From the start of the lost region's server until all was well again.
@@ -232,6 +234,7 @@ fn of_report(losses: &[HomeChange], lost_at_ms: u64) -> Takeover {
         unanswered_max: 0,
         actual: losses.iter().filter_map(|it| it.actual_writes).sum(),
         estimated_min: losses.iter().map(|it| it.estimated_writes_min).sum(),
+        estimated_max: losses.iter().map(|it| it.estimated_writes_max).sum(),
         errors: BTreeMap::new(),
         return_ms: 0.0,
     }
@@ -247,13 +250,17 @@ fn line(number: usize, count: usize, taken: &Takeover) -> String {
     format!(
         "{number:>3}/{count}  {} lost, to {}  RTO {all_doors:.0} / {one_door:.0} ms  \
          elect {} detect {detect} fence {fence} promote {promote} route {route}  \
-         lost {} of {}, reported {}  back in {:.0} ms{}",
+         lost {} of {}, reported {}, estimated {} to {}  back in {:.0} ms{}",
         taken.region,
         taken.successors.join("+"),
         taken.elect_ms,
         taken.lost,
         taken.acked,
         taken.actual,
+        taken.estimated_min,
+        taken
+            .estimated_max
+            .map_or("any".to_owned(), |most| most.to_string()),
         taken.return_ms,
         errors.concat()
     )
@@ -273,6 +280,7 @@ mod tests {
             promote_ms: Some(5),
             actual_writes: actual,
             estimated_writes_min: 2,
+            estimated_writes_max: actual.map(|actual| actual + 10),
             ..HomeChange::default()
         };
         let losses = [
@@ -286,5 +294,7 @@ mod tests {
         assert_eq!(taken.elect_ms, 1200);
         assert_eq!(of_report(&losses, 10_500).elect_ms, 0);
         assert_eq!((taken.actual, taken.estimated_min), (7, 6));
+        assert_eq!(taken.estimated_max, None, "of one nobody can tell");
+        assert_eq!(of_report(&losses[..2], 8800).estimated_max, Some(27));
     }
 }

@@ -101,6 +101,7 @@ fn add_losses(report: &mut Report, options: &BenchOptions, runs: &[Takeover]) {
         "most in a run",
         "actual, by the report",
         "estimated at least",
+        "estimated at most",
         "errors",
     ];
     let sum = |figure: fn(&Takeover) -> u64| runs.iter().map(figure).sum::<u64>();
@@ -113,6 +114,10 @@ fn add_losses(report: &mut Report, options: &BenchOptions, runs: &[Takeover]) {
         thousands(runs.iter().map(|run| run.lost).max().unwrap_or(0)),
         thousands(sum(|run| run.actual)),
         thousands(sum(|run| run.estimated_min)),
+        runs.iter()
+            .map(|run| run.estimated_max)
+            .sum::<Option<u64>>()
+            .map_or("-".to_owned(), thousands),
         thousands(sum(|run| run.errors.values().sum())),
     ]);
     report.table("What the takeovers lost", table);
@@ -142,6 +147,15 @@ fn add_checks(report: &mut Report, ack: &str, runs: &[Takeover], rto: &Latencies
     let unlike = runs.iter().filter(|run| !is_told_alike(run)).count();
     let what = "takeovers whose report is not the clients' list".to_owned();
     check(Kind::Safety, what, unlike as f64, none, "");
+    if ack == "async" {
+        let is_within = |run: &&Takeover| {
+            let most = run.estimated_max.unwrap_or(u64::MAX);
+            (run.estimated_min..=most).contains(&run.actual)
+        };
+        let outside = runs.len() - runs.iter().filter(is_within).count();
+        let what = "takeovers that cost what was not estimated".to_owned();
+        check(Kind::Safety, what, outside as f64, none, "");
+    }
     let errors: u64 = runs.iter().flat_map(|run| run.errors.values()).sum();
     let what = "errors given back to clients in takeovers".to_owned();
     check(Kind::Safety, what, errors as f64, none, "");
@@ -178,6 +192,7 @@ mod tests {
             unanswered_max: 2,
             actual,
             estimated_min: 0,
+            estimated_max: Some(actual + 1),
             errors: BTreeMap::new(),
             return_ms: 900.0,
         }
