@@ -6,7 +6,7 @@
 
 use domicile_core::control::{Assignment, ControlMap, Fencing};
 use domicile_core::{Role, Rpo};
-use domicile_proto::{Failover, Keyspace, Name, PartitionId, RegionId};
+use domicile_proto::{Failover, Keyspace, Name, NodeId, PartitionId, RegionId};
 use std::time::Duration;
 
 use super::homes::homes_are_static;
@@ -92,21 +92,12 @@ impl NodeCore {
                 successors.push(*region);
             }
         }
-        let obstacle = match (policy.failover, fencing, successors.is_empty()) {
-            (_, _, true) => Some("no other region may hold it".to_owned()),
-            (Failover::ReadOnly, _, _) => {
-                Some("its policy is read_only: an operator decides".to_owned())
-            }
-            (_, Fencing::Operator, _) => {
-                Some("nothing proves that the old home is off: an operator must".to_owned())
-            }
-            _ if assignment.degraded_ms.is_some() && assignment.lost.is_none() => Some(
-                "it acknowledges alone, and what it did is nowhere else: an operator decides"
-                    .to_owned(),
-            ),
-            _ => assignment
-                .lost
-                .map(|_| "it is being taken over now".to_owned()),
+        let obstacle = if successors.is_empty() {
+            Some("no other region may hold it")
+        } else if home.is_some_and(|home| !has_majority_without(plane, home)) {
+            Some("without its region the voters have no majority: nothing could be decided")
+        } else {
+            obstacle_of(policy.failover, fencing, assignment)
         };
         let is_automatic = obstacle.is_none();
         let leader = plane.consensus.leader().map(|leader| leader.node);
@@ -133,7 +124,7 @@ impl NodeCore {
             loss,
             is_loss_exact,
             rto_max: is_automatic.then(|| longest(plane) + election),
-            obstacle,
+            obstacle: obstacle.map(str::to_owned),
         }
     }
 
@@ -151,6 +142,37 @@ impl NodeCore {
             }
         }
     }
+}
+
+/// What stands against a takeover that somebody could carry out.
+fn obstacle_of(
+    failover: Failover,
+    fencing: Fencing,
+    assignment: Assignment,
+) -> Option<&'static str> {
+    if failover == Failover::ReadOnly {
+        Some("its policy is read_only: an operator decides")
+    } else if fencing == Fencing::Operator {
+        Some("nothing proves that the old home is off: an operator must")
+    } else if assignment.lost.is_some() {
+        Some("it is being taken over now")
+    } else if assignment.degraded_ms.is_some() {
+        Some("it acknowledges alone, and what it did is nowhere else: an operator decides")
+    } else {
+        None
+    }
+}
+
+/// Whether those who vote now could decide anything if a region were lost. One that was added
+/// counts once its node votes.
+fn has_majority_without(plane: &Plane, region: RegionId) -> bool {
+    let members = plane.consensus.members();
+    let is_left = |voter: &&NodeId| {
+        let member = members.members.get(*voter);
+        member.is_none_or(|member| member.region != region)
+    };
+    let left = members.voters.iter().filter(is_left).count();
+    2 * left > members.voters.len()
 }
 
 /// The longest that a takeover by a leader leaves a partition without a home.

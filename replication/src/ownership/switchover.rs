@@ -153,6 +153,14 @@ async fn take_part(node: Arc<NodeCore>, plane: Arc<Plane>, partition: PartitionI
             () = hand_on(&switch), if is_home && !follows_itself => {}
             () = follow(&switch), if !is_home => {}
         }
+        // The map hears of it from the other side, or a moment later: until then there is nothing
+        // more to do, and doing this part again would only spin.
+        let mut maps = switch.plane.maps.clone();
+        tokio::select! {
+            () = node.closed() => return,
+            _ = maps.wait_for(|map| !switch.is_in(map)) => {}
+            () = tokio::time::sleep(RESUME) => {}
+        }
     }
     node.ownership.end_switch(partition);
 }

@@ -8,6 +8,8 @@
 //! before every voter knows it.
 
 mod keyspace;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
