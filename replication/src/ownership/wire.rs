@@ -281,7 +281,10 @@ fn put_command(command: &Command) -> v1::MapCommand {
         }),
         Command::RetireNode { node } => Put::RetireNode(node.get()),
         Command::CreateKeyspace(keyspace) => Put::CreateKeyspace(put_keyspace(keyspace)),
-        Command::AlterKeyspace(keyspace) => Put::AlterKeyspace(put_keyspace(keyspace)),
+        Command::AlterKeyspace { keyspace, from } => Put::AlterKeyspace(v1::MapAlteration {
+            keyspace: Some(put_keyspace(keyspace)),
+            from: *from,
+        }),
         Command::BeginTakeOver {
             partition,
             from,
@@ -350,7 +353,10 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
             Command::RetireNode { node }
         }
         Put::CreateKeyspace(it) => Command::CreateKeyspace(Box::new(take_keyspace(it)?)),
-        Put::AlterKeyspace(it) => Command::AlterKeyspace(Box::new(take_keyspace(it)?)),
+        Put::AlterKeyspace(it) => Command::AlterKeyspace {
+            keyspace: Box::new(take_keyspace(needed("keyspace", it.keyspace)?)?),
+            from: it.from,
+        },
         Put::BeginTakeOver(it) => Command::BeginTakeOver {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,

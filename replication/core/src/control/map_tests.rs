@@ -301,9 +301,8 @@ fn a_home_is_given_up_before_it_is_succeeded() {
 fn what_says_where_keys_are_cannot_be_altered() {
     let mut map = cluster(false);
     let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
-    let alter = |keyspace| Command::AlterKeyspace(Box::new(keyspace));
-    map.apply(&alter(keyspace("users", &[1, 2, 3], AckLevel::SYNC)))
-        .unwrap();
+    alter(&mut map, &keyspace("users", &[1, 2, 3], AckLevel::SYNC));
+    let alter = |keyspace| alteration(keyspace, 2);
     let found = map.keyspace(partition.keyspace).unwrap();
     assert_eq!(found.ack, AckLevel::SYNC);
     let refused = refusal(&mut map, &alter(keyspace("users", &[1, 2], AckLevel::SYNC)));
@@ -474,9 +473,14 @@ proptest! {
     }
 }
 
+fn alteration(keyspace: Keyspace, from: u64) -> Command {
+    let keyspace = Box::new(keyspace);
+    Command::AlterKeyspace { keyspace, from }
+}
+
 fn alter(map: &mut ControlMap, keyspace: &Keyspace) {
-    let command = Command::AlterKeyspace(Box::new(keyspace.clone()));
-    map.apply(&command).unwrap();
+    let from = map.keyspace_version(keyspace.id()).unwrap();
+    map.apply(&alteration(keyspace.clone(), from)).unwrap();
 }
 
 /// Puts the present policy of a partition's keyspace in force by new reigns of the same homes.
@@ -523,7 +527,7 @@ fn a_reign_goes_by_the_policy_that_it_began_with() {
     let present = map.present_policy(partition).unwrap().revision;
     assert_eq!(lost.assignment(partition).unwrap().revision, present);
     // One alteration after the other.
-    let refused = refusal(&mut map, &Command::AlterKeyspace(Box::new(before.clone())));
+    let refused = refusal(&mut map, &alteration(before.clone(), 2));
     assert!(
         refused.contains("does not go by the last alteration"),
         "{refused}"
@@ -603,12 +607,45 @@ fn who_may_succeed_is_altered_at_once_and_regions_grow_at_the_end() {
     alter(&mut map, &more);
     assert!(map.is_outdated(partition, map.assignment(partition).unwrap()));
     renew(&mut map, partition);
-    let fewer = Command::AlterKeyspace(Box::new(before));
+    let fewer = alteration(before, 3);
     let refused = refusal(&mut map, &fewer);
     assert!(
         refused.contains("its regions, but for new ones"),
         "{refused}"
     );
+}
+
+/// Of two who alter the same keyspace at once the later one is told so, whatever it is that they
+/// alter: what it was made from is not there any more.
+#[test]
+fn an_alteration_holds_only_for_what_it_was_made_from() {
+    let mut map = cluster(false);
+    let before = keyspace("users", &[1, 2, 3], AckLevel::Async);
+    let partition = create(&mut map, before.clone());
+    let id = partition.keyspace;
+    assert_eq!(map.keyspace_version(id), Some(1));
+    let successors = |ids: &[u16]| Keyspace {
+        successors: ids.iter().copied().map(region).collect(),
+        ..before.clone()
+    };
+    let one = alteration(successors(&[3, 2]), 1);
+    let other = alteration(successors(&[2, 3]), 1);
+    map.apply(&one).unwrap();
+    let refused = refusal(&mut map, &other);
+    assert_eq!(
+        refused,
+        "keyspace users is at version 2 by now, this alteration was made from 1: look at it and \
+         decide again"
+    );
+    // As after a lost answer.
+    map.apply(&one).unwrap();
+    assert_eq!(map.keyspace_version(id), Some(2));
+    assert_eq!(map.keyspace(id), Some(&successors(&[3, 2])));
+    let level = |from| alteration(keyspace("users", &[1, 2, 3], AckLevel::SYNC), from);
+    let refused = refusal(&mut map, &level(1));
+    assert!(refused.contains("at version 2 by now"), "{refused}");
+    map.apply(&level(2)).unwrap();
+    assert_eq!(map.keyspace_version(id), Some(3));
 }
 
 /// Its home may have ended its reign in favour of a node that never comes: the leader takes that
