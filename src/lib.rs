@@ -39,10 +39,10 @@ pub use domicile_proto::{
 pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
 pub use domicile_replication::{
     Alteration, Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry,
-    Error, Expected, Forwarding, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord,
+    Error, Expected, Forwarding, GivenUp, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord,
     OrphanRecord, Precondition, ReadAnswer, ReadCall, Receipt, RegionSpec, ScanCall, ScanPage,
-    SessionMark, Switchover, WatchCall, WatchFrom, WatchKeys, WatchMessage, WatchMessages,
-    WatchStatus, WriteCall,
+    SessionMark, Switchover, VersionedPolicy, WatchCall, WatchFrom, WatchKeys, WatchMessage,
+    WatchMessages, WatchStatus, WriteCall,
 };
 pub use domicile_replication::{
     Orphan, OrphanCounts, OrphanDiscard, OrphanFile, OrphanFileId, OrphanFileStatus, OrphanFork,

@@ -184,12 +184,15 @@ impl Client {
         Ok(call(self, request, None).await?.partitions)
     }
 
-    /// Gives the homes of a region up; how many partitions.
+    /// Gives the homes of a region up; what became of it.
     ///
     /// # Errors
     /// Homes are static there, the fencing is not proven, no leader, no answer.
-    pub async fn give_up_homes(&self, request: v1::GiveUpHomesRequest) -> Result<u32, ClientError> {
-        Ok(call(self, request, None).await?.partitions)
+    pub async fn give_up_homes(
+        &self,
+        request: v1::GiveUpHomesRequest,
+    ) -> Result<v1::GiveUpHomesResponse, ClientError> {
+        call(self, request, None).await
     }
 
     /// Hands homes on to another region, with nothing lost.

@@ -118,6 +118,8 @@ reasons! {
     OrphansNotFound = "ORPHANS_NOT_FOUND" => NotFound,
     /// The cell's version is not the expected one.
     VersionMismatch = "VERSION_MISMATCH" => Conflict,
+    /// Somebody has altered the keyspace since.
+    KeyspaceAltered = "KEYSPACE_ALTERED" => Conflict,
     /// Another region is the key's home.
     WrongHome = "WRONG_HOME" => WrongHome,
     /// A newer epoch has been promised.

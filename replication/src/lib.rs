@@ -47,8 +47,8 @@ pub use domicile_core::control::{Fencing, Haste, OperatorWord, VOTERS_MIN};
 pub use error::Error;
 pub use node::status::{Detail, NodeStatus, PeerStatus};
 pub use node::{
-    Alteration, FailoverPlan, HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord,
-    Switchover, orphan_state,
+    Alteration, FailoverPlan, GivenUp, HomeChange, KeyspaceHandle, Node, NodeBuilder, OrphanRecord,
+    Switchover, VersionedPolicy, orphan_state,
 };
 pub use options::{ControlOptions, Engine, NodeOptions, RegionSpec};
 pub use orphans::{

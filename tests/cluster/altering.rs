@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domicile::{AckLevel, Consistency, Failover, Keyspace, Node};
 
-use crate::rig::{PATIENCE, REGIONS, keyspace, region, until};
+use crate::rig::{Cluster, PATIENCE, REGIONS, keyspace, region, until};
 use crate::switchover::{shown, start, write};
 
 fn orders(ack: AckLevel, regions: &[&str]) -> Keyspace {
@@ -18,9 +18,16 @@ fn orders(ack: AckLevel, regions: &[&str]) -> Keyspace {
     }
 }
 
-async fn alter(node: &Node, keyspace: Keyspace) {
-    let altered = node.alter_keyspace(keyspace, PATIENCE).await.unwrap();
+async fn alter(cluster: &Cluster, node: &Node, keyspace: Keyspace) {
+    let from = version(cluster);
+    let altered = node.alter_keyspace(keyspace, from, PATIENCE).await.unwrap();
     assert_eq!((altered.in_force.len(), altered.waiting.len()), (8, 0));
+}
+
+/// The newest version that any node knows.
+fn version(cluster: &Cluster) -> u64 {
+    let known = REGIONS.map(|node| cluster.node(node).versioned_policy("orders").unwrap());
+    known.iter().map(|it| it.version).max().unwrap()
 }
 
 /// Writers at all regions keep on while the keyspace's level goes up and down and a region is
@@ -57,7 +64,7 @@ async fn writers_go_on_while_their_keyspace_is_altered() {
     for (step, to) in steps.into_iter().enumerate() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let level = to.ack;
-        alter(cluster.node(REGIONS[step % 3]), to).await;
+        alter(&cluster, cluster.node(REGIONS[step % 3]), to).await;
         let put = handle.put(format!("probe/{step}"), "x").timeout(PATIENCE);
         let receipt = put.await.unwrap();
         assert_eq!(receipt.asked, level, "step {step}");
@@ -88,8 +95,8 @@ async fn what_cannot_be_altered_is_refused_with_the_reason() {
     let others = keyspace("others", AckLevel::Async, "us");
     let cluster = start(vec![others, orders(AckLevel::Async, &["eu", "us"])]).await;
     let refused = |keyspace: Keyspace| async {
-        let answer = cluster.node("ap").alter_keyspace(keyspace, PATIENCE).await;
-        answer.unwrap_err().to_string()
+        let answer = cluster.node("ap").alter_keyspace(keyspace, 1, PATIENCE);
+        answer.await.unwrap_err().to_string()
     };
     let fewer = refused(orders(AckLevel::Async, &["eu"])).await;
     assert!(fewer.contains("its regions, but for new ones"), "{fewer}");
@@ -113,8 +120,56 @@ async fn what_cannot_be_altered_is_refused_with_the_reason() {
         failover: Failover::ReadOnly,
         ..orders(AckLevel::Async, &["eu", "us"])
     };
-    alter(cluster.node("us"), read_only).await;
+    alter(&cluster, cluster.node("us"), read_only).await;
     assert_eq!(epochs(), before);
     let policy = cluster.node("us").policy("orders").unwrap();
     assert_eq!(policy.failover, Failover::ReadOnly);
+}
+
+/// Two operators alter the same keyspace at once, at different nodes, from what they both saw: one
+/// of them is told that the other was faster, and nothing of the other's is undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_alterations_at_once_the_later_one_is_refused() {
+    let cluster = start(vec![orders(AckLevel::Async, &REGIONS)]).await;
+    for round in 0..4 {
+        let from = version(&cluster);
+        let seen = || REGIONS.map(|node| cluster.node(node).versioned_policy("orders").unwrap());
+        until("both see the same", || {
+            seen().iter().all(|it| it.version == from)
+        })
+        .await;
+        let base = (*seen()[0].keyspace).clone();
+        let level = Keyspace {
+            ack: match base.ack {
+                AckLevel::Async => AckLevel::SYNC,
+                _ => AckLevel::Async,
+            },
+            ..base.clone()
+        };
+        let policy = Keyspace {
+            failover: match base.failover {
+                Failover::Promote => Failover::ReadOnly,
+                Failover::ReadOnly => Failover::Promote,
+            },
+            ..base.clone()
+        };
+        let (eu, us) = (cluster.node("eu"), cluster.node("us"));
+        let both = tokio::join!(
+            eu.alter_keyspace(level.clone(), from, PATIENCE),
+            us.alter_keyspace(policy.clone(), from, PATIENCE),
+        );
+        let (done, refused) = match both {
+            (Ok(_), Err(error)) => (level, error),
+            (Err(error), Ok(_)) => (policy, error),
+            both => panic!("round {round}: not one of the two: {both:?}"),
+        };
+        let message = refused.to_string();
+        assert!(message.contains("look at it and decide again"), "{message}");
+        until("all have it", || {
+            let seen = seen();
+            seen.iter()
+                .all(|it| it.version == from + 1 && *it.keyspace == done)
+        })
+        .await;
+    }
 }

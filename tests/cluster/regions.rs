@@ -80,7 +80,8 @@ async fn a_region_is_added_while_the_cluster_runs() {
     };
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let altered = us.alter_keyspace(four.clone(), PATIENCE).await;
+        let from = us.versioned_policy("fast").unwrap().version;
+        let altered = us.alter_keyspace(four.clone(), from, PATIENCE).await;
         match altered {
             Ok(altered) if altered.waiting.is_empty() => break,
             other => assert!(Instant::now() < deadline, "{other:?}"),

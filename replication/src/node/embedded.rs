@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::control::OperatorWord;
-use domicile_proto::{Keyspace, Name, NodeId, Reason, RegionId, RequestId};
+use domicile_proto::{Keyspace, Name, NodeId, RegionId, RequestId};
 use tokio::sync::mpsc;
 
 use super::builder::NodeBuilder;
 use super::failover::FailoverPlan;
 use super::handle::KeyspaceHandle;
-use super::homes::{HomeChange, OrphanRecord, Switchover};
+use super::homes::{GivenUp, HomeChange, OrphanRecord, Switchover};
 use super::interior::NodeCore;
-use super::keyspaces::Alteration;
+use super::keyspaces::{Alteration, VersionedPolicy, no_keyspace};
 use super::open::Threads;
 use super::status::{Detail, NodeStatus};
 use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
@@ -184,18 +184,28 @@ impl Node {
 
     /// Alters a keyspace: its level, its times and limits, who may succeed whom, and regions that
     /// are added. From any node. Each home goes by it from a new reign on, which takes it a few
-    /// milliseconds; waits for them.
+    /// milliseconds; waits for them. `from` is the version that it was made from
+    /// ([`Node::versioned_policy`]).
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` where homes are static, where what is asked cannot be altered, or while a
-    /// home changes or does not go by the last alteration; `NO_HOME` while the control plane has
-    /// no leader.
+    /// `KEYSPACE_ALTERED` if somebody was faster: look again and decide. `INVALID_ARGUMENT` where
+    /// homes are static, where what is asked cannot be altered, or while a home changes or does
+    /// not go by the last alteration; `NO_HOME` while the control plane has no leader.
     pub async fn alter_keyspace(
         &self,
         keyspace: Keyspace,
+        from: u64,
         within: Duration,
     ) -> Result<Alteration, Error> {
-        self.core().alter_keyspace(keyspace, within).await
+        self.core().alter_keyspace(keyspace, from, within).await
+    }
+
+    /// A keyspace's policy as the regions have agreed on it, and its version.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` where homes are static; `KEYSPACE_NOT_FOUND`.
+    pub fn versioned_policy(&self, name: &str) -> Result<VersionedPolicy, Error> {
+        self.core().versioned_policy(name)
     }
 
     /// How many older changes of home are not remembered any more.
@@ -219,7 +229,7 @@ impl Node {
         self.core().failover_plan(region, keyspace)
     }
 
-    /// Gives up the homes of a region, by an operator's word; how many. Whoever else has most takes
+    /// Gives up the homes of a region, by an operator's word. Whoever else has most takes
     /// over, as soon as the old home is fenced. From any node.
     ///
     /// # Errors
@@ -231,7 +241,7 @@ impl Node {
         region: RegionId,
         keyspace: Option<&Name>,
         word: OperatorWord,
-    ) -> Result<usize, Error> {
+    ) -> Result<GivenUp, Error> {
         self.core().give_up_homes(region, keyspace, word).await
     }
 
@@ -302,10 +312,7 @@ impl Node {
     /// `KEYSPACE_NOT_FOUND`.
     pub fn policy(&self, name: &str) -> Result<Arc<Keyspace>, Error> {
         let found = self.core().topology.keyspace_named(name);
-        found.ok_or_else(|| {
-            let shown: String = name.chars().take(64).collect();
-            Error::new(Reason::KeyspaceNotFound, format!("no keyspace {shown:?}"))
-        })
+        found.ok_or_else(|| no_keyspace(name))
     }
 
     /// A keyspace to work with.

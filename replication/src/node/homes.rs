@@ -72,6 +72,15 @@ pub struct Switchover {
     pub stayed: Vec<(PartitionId, String)>,
 }
 
+/// What became of an operator's word that homes are to be given up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GivenUp {
+    /// How many partitions' reigns it ended.
+    pub partitions: usize,
+    /// Those for which somebody else was faster, and what stands against it.
+    pub refused: Vec<(PartitionId, String)>,
+}
+
 /// A record that a new home never had.
 #[derive(Debug, Clone)]
 pub struct OrphanRecord {
@@ -166,8 +175,11 @@ impl NodeCore {
             let refused = chunk.iter().zip(refused).filter(|(_, why)| !why.is_empty());
             let refused: BTreeMap<PartitionId, String> =
                 refused.map(|((id, _), why)| (*id, why)).collect();
+            // All of them were agreed on at once: what is not known by then was called off since.
+            let known_by = deadline.min(tokio::time::Instant::now() + HEARING_MAX);
+            let due = (known_by, deadline);
             for (partition, from) in chunk.iter().filter(|(id, _)| !refused.contains_key(id)) {
-                match switched(plane, *partition, *from, follower, deadline).await {
+                match switched(plane, *partition, *from, follower, due).await {
                     Ok(()) => outcome.moved.push(*partition),
                     Err(why) => outcome.stayed.push((*partition, why.to_owned())),
                 }
@@ -194,23 +206,26 @@ impl NodeCore {
         region: RegionId,
         keyspace: Option<&Name>,
         word: OperatorWord,
-    ) -> Result<usize, Error> {
+    ) -> Result<GivenUp, Error> {
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let map = plane.map();
         check_word(&map, region, keyspace, word)?;
         let partitions = homes_in(&map, region, keyspace);
-        let partitions: Vec<PartitionId> = partitions.map(|(partition, _)| partition).collect();
-        let begin = |partition: &PartitionId| {
-            let from = map.assignment(*partition)?.epoch;
-            Some(given_up(*partition, from, word))
-        };
-        let mut count = 0;
-        for chunk in partitions.chunks(GIVEN_UP_AT_ONCE) {
-            let commands: Vec<Command> = chunk.iter().filter_map(begin).collect();
-            let refused = plane.propose(&commands, PROPOSAL_MAX).await?;
-            count += refused.iter().filter(|why| why.is_empty()).count();
+        let reigns = partitions.filter_map(|(id, _)| Some((id, map.assignment(id)?.epoch)));
+        let reigns: Vec<(PartitionId, Epoch)> = reigns.collect();
+        let mut given = GivenUp::default();
+        for chunk in reigns.chunks(GIVEN_UP_AT_ONCE) {
+            let commands = chunk.iter().map(|(id, from)| given_up(*id, *from, word));
+            let commands: Vec<Command> = commands.collect();
+            let answers = plane.propose(&commands, PROPOSAL_MAX).await?;
+            for ((partition, _), why) in chunk.iter().zip(answers) {
+                match why.is_empty() {
+                    true => given.partitions += 1,
+                    false => given.refused.push((*partition, why)),
+                }
+            }
         }
-        Ok(count)
+        Ok(given)
     }
 
     pub(super) async fn orphans(self: &Arc<Self>) -> Result<Vec<OrphanRecord>, Error> {
@@ -276,7 +291,7 @@ async fn switched(
     partition: PartitionId,
     from: Epoch,
     to: NodeId,
-    deadline: tokio::time::Instant,
+    (known_by, deadline): (tokio::time::Instant, tokio::time::Instant),
 ) -> Result<(), &'static str> {
     let mut maps = plane.maps.clone();
     // It was agreed on, which may be known elsewhere first.
@@ -284,7 +299,7 @@ async fn switched(
         let found = map.assignment(partition);
         found.is_none_or(|it| it.epoch != from || it.moving_to == Some(to))
     };
-    let _ = tokio::time::timeout(HEARING_MAX, maps.wait_for(is_known)).await;
+    let _ = tokio::time::timeout_at(known_by, maps.wait_for(is_known)).await;
     loop {
         let found = maps.borrow_and_update().assignment(partition);
         let Some(found) = found else {

@@ -27,6 +27,15 @@ pub struct Alteration {
     pub waiting: Vec<PartitionId>,
 }
 
+/// A keyspace's policy and its version, at one instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionedPolicy {
+    /// The policy.
+    pub keyspace: Arc<Keyspace>,
+    /// How often it was made or altered so far.
+    pub version: u64,
+}
+
 impl NodeCore {
     pub(super) async fn create_keyspace(
         &self,
@@ -34,7 +43,8 @@ impl NodeCore {
         within: Duration,
     ) -> Result<(), Error> {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
-        let map = self.decide(Command::CreateKeyspace, keyspace, deadline);
+        let is_known = |map: &ControlMap| map.keyspace(id).is_some();
+        let map = self.decide(Command::CreateKeyspace, keyspace, is_known, deadline);
         let map = map.await?;
         let own = self.topology.own.id;
         let is_here = map.keyspace(id).is_some_and(|it| it.regions.contains(&own));
@@ -55,11 +65,14 @@ impl NodeCore {
     pub(super) async fn alter_keyspace(
         &self,
         keyspace: Keyspace,
+        from: u64,
         within: Duration,
     ) -> Result<Alteration, Error> {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
-        let map = self.decide(Command::AlterKeyspace, keyspace, deadline);
-        let map = map.await?;
+        let alter = |keyspace| Command::AlterKeyspace { keyspace, from };
+        let is_later = |map: &ControlMap| map.keyspace_version(id) > Some(from);
+        let map = self.decide(alter, keyspace, is_later, deadline).await;
+        let map = map.map_err(|error| self.altered_since(id, from, error))?;
         let mut found = alteration(&map, id);
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let mut maps = plane.maps.clone();
@@ -73,12 +86,36 @@ impl NodeCore {
         Ok(found)
     }
 
+    /// The policy of a keyspace as the map has it, and what an alteration of it is to name.
+    pub(super) fn versioned_policy(&self, name: &str) -> Result<VersionedPolicy, Error> {
+        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
+        let map = plane.map();
+        let found = map.keyspaces().find(|it| it.name.as_str() == name);
+        let found = found.and_then(|keyspace| {
+            let version = map.keyspace_version(keyspace.id())?;
+            let keyspace = Arc::clone(keyspace);
+            Some(VersionedPolicy { keyspace, version })
+        });
+        found.ok_or_else(|| no_keyspace(name))
+    }
+
+    /// Tells whoever was refused because another one was faster that this is why.
+    fn altered_since(&self, id: KeyspaceId, from: u64, error: Error) -> Error {
+        let plane = self.plane.as_ref();
+        let now = plane.and_then(|plane| plane.map().keyspace_version(id));
+        match error.reason() == Reason::InvalidArgument && now > Some(from) {
+            true => Error::new(Reason::KeyspaceAltered, error.to_string()),
+            false => error,
+        }
+    }
+
     /// Puts a command about a keyspace before the map; the map once it is done, as it is known
     /// here.
     async fn decide(
         &self,
-        command: fn(Box<Keyspace>) -> Command,
+        command: impl FnOnce(Box<Keyspace>) -> Command,
         keyspace: Keyspace,
+        is_known: impl Fn(&ControlMap) -> bool,
         deadline: Instant,
     ) -> Result<Arc<ControlMap>, Error> {
         let meant = checked(keyspace)?;
@@ -94,8 +131,7 @@ impl NodeCore {
             return Err(Error::new(Reason::InvalidArgument, why));
         }
         let mut maps = plane.maps.clone();
-        let is_known = |map: &Arc<ControlMap>| map.keyspace(id) == Some(&meant);
-        // Another alteration may have followed: then that one is waited for by whoever made it.
+        let is_known = |map: &Arc<ControlMap>| map.keyspace(id) == Some(&meant) || is_known(map);
         let known = tokio::time::timeout_at(deadline, maps.wait_for(is_known)).await;
         match known {
             Ok(Ok(map)) => Ok(Arc::clone(&map)),
@@ -105,6 +141,12 @@ impl NodeCore {
             }
         }
     }
+}
+
+/// The error of who asks for a keyspace that is not there.
+pub(super) fn no_keyspace(name: &str) -> Error {
+    let shown: String = name.chars().take(64).collect();
+    Error::new(Reason::KeyspaceNotFound, format!("no keyspace {shown:?}"))
 }
 
 fn checked(keyspace: Keyspace) -> Result<Keyspace, Error> {

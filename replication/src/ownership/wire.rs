@@ -281,6 +281,14 @@ fn put_region(
     }
 }
 
+fn put_begin(partition: PartitionId, from: Epoch, lost: Lost) -> v1::MapBegin {
+    v1::MapBegin {
+        partition: put_partition(partition),
+        from: put_epoch(from),
+        lost: Some(put_lost(lost)),
+    }
+}
+
 fn put_degraded(stretch: DegradedStretch) -> v1::MapDegraded {
     v1::MapDegraded {
         partition: put_partition(stretch.partition),
@@ -326,16 +334,15 @@ fn put_command(command: &Command) -> v1::MapCommand {
         }),
         Command::RetireNode { node } => Put::RetireNode(node.get()),
         Command::CreateKeyspace(keyspace) => Put::CreateKeyspace(put_keyspace(keyspace)),
-        Command::AlterKeyspace(keyspace) => Put::AlterKeyspace(put_keyspace(keyspace)),
+        Command::AlterKeyspace { keyspace, from } => Put::AlterKeyspace(v1::MapAlteration {
+            keyspace: Some(put_keyspace(keyspace)),
+            from: *from,
+        }),
         Command::BeginTakeOver {
             partition,
             from,
             lost,
-        } => Put::BeginTakeOver(v1::MapBegin {
-            partition: put_partition(*partition),
-            from: put_epoch(*from),
-            lost: Some(put_lost(*lost)),
-        }),
+        } => Put::BeginTakeOver(put_begin(*partition, *from, *lost)),
         Command::TakeOver {
             partition,
             from,
@@ -399,7 +406,10 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
             Command::RetireNode { node }
         }
         Put::CreateKeyspace(it) => Command::CreateKeyspace(Box::new(take_keyspace(it)?)),
-        Put::AlterKeyspace(it) => Command::AlterKeyspace(Box::new(take_keyspace(it)?)),
+        Put::AlterKeyspace(it) => Command::AlterKeyspace {
+            keyspace: Box::new(take_keyspace(needed("keyspace", it.keyspace)?)?),
+            from: it.from,
+        },
         Put::BeginTakeOver(it) => Command::BeginTakeOver {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,

@@ -215,7 +215,14 @@ async fn run(flags: RunFlags) -> anyhow::Result<()> {
         accept_split_brain: flags.accept_split_brain,
     };
     let given_up = client.give_up_homes(request).await?;
-    say(format!("{given_up} of {count} partitions given up"));
+    say(format!(
+        "{} of {count} partitions given up",
+        given_up.partitions
+    ));
+    for refused in &given_up.refused {
+        let (partition, why) = (name_of(&refused.partition), &refused.why);
+        say(format!("{partition}: {why}"));
+    }
     let deadline = Instant::now() + Duration::from_millis(flags.within_ms);
     let mut left = planned;
     while Instant::now() < deadline {
@@ -229,7 +236,8 @@ async fn run(flags: RunFlags) -> anyhow::Result<()> {
         }
         if left.is_empty() {
             say("all have a home");
-            return show_changes(&client, Some(count), flags.output).await;
+            show_changes(&client, Some(count), flags.output).await?;
+            return all_given_up(given_up.refused.len(), count);
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -239,6 +247,18 @@ async fn run(flags: RunFlags) -> anyhow::Result<()> {
         flags.within_ms
     );
     Err(Failure::new(ErrorKind::NoHome, message).into())
+}
+
+/// Tells an operator whose word came second that it did not count.
+fn all_given_up(refused: usize, count: usize) -> anyhow::Result<()> {
+    if refused == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "somebody else was faster with {refused} of {count} partitions: this command changed \
+         nothing about them"
+    );
+    Err(Failure::new(ErrorKind::Conflict, message).into())
 }
 
 async fn report(flags: ReportFlags) -> anyhow::Result<()> {

@@ -92,6 +92,9 @@ struct AlterFlags {
     #[arg(long, value_name = "MS", default_value_t = 30_000,
           value_parser = clap::value_parser!(u32).range(1..=600_000))]
     within_ms: u32,
+    /// Only if nobody has altered it since `describe` has shown this version.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
     #[command(flatten)]
     policy: PolicyFlags,
     #[command(flatten)]
@@ -230,6 +233,7 @@ async fn alter(flags: AlterFlags) -> anyhow::Result<()> {
     let request = v1::AlterKeyspaceRequest {
         changes: Some(flags.policy.define(flags.keyspace)),
         within_ms: flags.within_ms,
+        version: flags.if_version,
     };
     let client = flags.connect.client().await?;
     // The answer has to come back, too.
@@ -252,7 +256,7 @@ async fn alter(flags: AlterFlags) -> anyhow::Result<()> {
 
 fn describe(keyspace: KeyspaceDescription, output: OutputFlags) -> anyhow::Result<()> {
     let limit = |value: u64| (value > 0).then_some(value);
-    let facts: [(&'static str, Cell); 15] = [
+    let facts: [(&'static str, Cell); 16] = [
         ("name", keyspace.name.into()),
         ("posture", keyspace.posture.into()),
         ("promise", keyspace.promise.into()),
@@ -268,6 +272,11 @@ fn describe(keyspace: KeyspaceDescription, output: OutputFlags) -> anyhow::Resul
         ("successors", Cell::List(keyspace.successors)),
         ("buckets", u64::from(keyspace.buckets).into()),
         ("delimiter", keyspace.delimiter.into()),
+        // Where homes are static there is nothing to alter.
+        (
+            "version",
+            (keyspace.version > 0).then_some(keyspace.version).into(),
+        ),
     ];
     let (columns, cells): (Vec<_>, Vec<_>) = facts.into_iter().unzip();
     let mut record = Output::stdout(output.output, Layout::Record, &columns);

@@ -111,9 +111,11 @@ pub(super) async fn give_up(
         accepts_split_brain: request.accept_split_brain,
         to,
     };
-    let count = node.give_up_homes(from, keyspace.as_ref(), word).await?;
-    let partitions = u32::try_from(count).unwrap_or(u32::MAX);
-    Ok(v1::GiveUpHomesResponse { partitions })
+    let given = node.give_up_homes(from, keyspace.as_ref(), word).await?;
+    Ok(v1::GiveUpHomesResponse {
+        partitions: u32::try_from(given.partitions).unwrap_or(u32::MAX),
+        refused: stayed(given.refused),
+    })
 }
 
 pub(super) async fn switch_over(
@@ -130,17 +132,18 @@ pub(super) async fn switch_over(
     let outcome = node
         .switch_over(from, to, keyspace.as_ref(), within)
         .await?;
-    let stayed = outcome
-        .stayed
-        .into_iter()
-        .map(|(partition, why)| v1::StayedHome {
-            partition: bytes_of(partition),
-            why,
-        });
     Ok(v1::SwitchOverResponse {
         moved: outcome.moved.into_iter().map(bytes_of).collect(),
-        stayed: stayed.collect(),
+        stayed: stayed(outcome.stayed),
     })
+}
+
+fn stayed(stayed: Vec<(PartitionId, String)>) -> Vec<v1::StayedHome> {
+    let stayed = stayed.into_iter().map(|(partition, why)| v1::StayedHome {
+        partition: bytes_of(partition),
+        why,
+    });
+    stayed.collect()
 }
 
 pub(super) fn changes(node: &Node) -> Result<v1::ListHomeChangesResponse, Error> {

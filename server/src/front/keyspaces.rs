@@ -17,10 +17,10 @@ pub(super) async fn create(
     let missing = || invalid("keyspace: none given".to_owned());
     let definition = request.keyspace.ok_or_else(missing)?;
     let keyspace = defined(node, definition, None)?;
-    let described = posture::describe(node, &keyspace);
-    node.create_keyspace(keyspace, WITHIN_DEFAULT).await?;
+    node.create_keyspace(keyspace.clone(), WITHIN_DEFAULT)
+        .await?;
     Ok(v1::CreateKeyspaceResponse {
-        keyspace: Some(described),
+        keyspace: Some(posture::describe(node, &keyspace)),
     })
 }
 
@@ -31,16 +31,19 @@ pub(super) async fn alter(
     let missing = || invalid("changes: none given".to_owned());
     let changes = request.changes.ok_or_else(missing)?;
     let within = within(request.within_ms)?;
-    let mut before = (*node.policy(&changes.name)?).clone();
+    // What this node knows is what the changes are put on, and so what must still be in force.
+    let known = node.versioned_policy(&changes.name)?;
+    let version = request.version.unwrap_or(known.version);
+    let mut before = (*known.keyspace).clone();
     let limits = &mut before.max_rpo;
     limits.writes = limits.writes.filter(|_| changes.max_rpo_writes != Some(0));
     limits.bytes = limits.bytes.filter(|_| changes.max_rpo_bytes != Some(0));
     limits.age = limits.age.filter(|_| changes.max_rpo_ms != Some(0));
     let keyspace = defined(node, changes, Some(&before))?;
-    let described = posture::describe(node, &keyspace);
-    let altered = node.alter_keyspace(keyspace, within).await?;
+    let altered = node.alter_keyspace(keyspace.clone(), version, within);
+    let altered = altered.await?;
     Ok(v1::AlterKeyspaceResponse {
-        keyspace: Some(described),
+        keyspace: Some(posture::describe(node, &keyspace)),
         in_force: u32::try_from(altered.in_force.len()).unwrap_or(u32::MAX),
         waiting: altered.waiting.into_iter().map(bytes_of).collect(),
     })

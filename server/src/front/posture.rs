@@ -8,8 +8,14 @@ use std::time::Duration;
 use domicile_proto::{AckLevel, Failover, Keyspace, OnTimeout, Placement, RegionId, v1};
 use domicile_replication::Node;
 
-/// The policy of a keyspace as an operator reads it.
-pub(crate) fn describe(node: &Node, keyspace: &Keyspace) -> v1::KeyspaceDescription {
+/// The policy of a keyspace as an operator reads it: what the regions have agreed on, or what this
+/// node was told where they agree on nothing.
+pub(crate) fn describe(node: &Node, told: &Keyspace) -> v1::KeyspaceDescription {
+    let agreed = node.versioned_policy(told.name.as_str()).ok();
+    let (keyspace, version) = match &agreed {
+        Some(agreed) => (&*agreed.keyspace, agreed.version),
+        None => (told, 0),
+    };
     let name = |region: RegionId| node.region_name(region);
     let max_rpo = &keyspace.max_rpo;
     let age_ms = max_rpo
@@ -35,6 +41,7 @@ pub(crate) fn describe(node: &Node, keyspace: &Keyspace) -> v1::KeyspaceDescript
         }
         .to_owned(),
         successors: keyspace.successors.iter().copied().map(name).collect(),
+        version,
     }
 }
 

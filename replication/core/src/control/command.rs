@@ -46,7 +46,12 @@ pub enum Command {
     CreateKeyspace(Box<Keyspace>),
     /// The policy of a keyspace becomes another one: its levels, its times, who may succeed whom.
     /// Regions, placement, delimiter and buckets stay, as they say where keys are.
-    AlterKeyspace(Box<Keyspace>),
+    AlterKeyspace {
+        /// What it is to be.
+        keyspace: Box<Keyspace>,
+        /// The version that this was made from: of two made from the same one, one is refused.
+        from: u64,
+    },
     /// The home of a partition counts as lost: it is not to go on in this reign once it hears of
     /// it, whatever becomes of the takeover.
     BeginTakeOver {
@@ -276,6 +281,19 @@ pub enum CommandRefused {
     /// There is none.
     #[error("no keyspace {0}")]
     NoKeyspace(KeyspaceId),
+    /// Somebody else has altered it.
+    #[error(
+        "keyspace {keyspace} is at version {actual} by now, this alteration was made from \
+         {expected}: look at it and decide again"
+    )]
+    KeyspaceAltered {
+        /// Which keyspace.
+        keyspace: Name,
+        /// Its version.
+        actual: u64,
+        /// The one that the alteration was made from.
+        expected: u64,
+    },
     /// What cannot be altered.
     #[error("keyspace {keyspace}: {what} cannot be altered")]
     Unalterable {

@@ -144,6 +144,12 @@ impl ControlMap {
         self.keyspaces.get(&id).map(|it| &*it.present.keyspace)
     }
 
+    /// How often a keyspace was made or altered so far, which an alteration is to name.
+    #[must_use]
+    pub fn keyspace_version(&self, id: KeyspaceId) -> Option<u64> {
+        self.keyspaces.get(&id).map(|it| it.version)
+    }
+
     /// A node.
     #[must_use]
     pub fn node(&self, id: NodeId) -> Option<Node> {
@@ -181,7 +187,7 @@ impl ControlMap {
             Command::AddNode { node, region } => self.add_node(*node, *region),
             Command::RetireNode { node } => self.retire_node(*node),
             Command::CreateKeyspace(keyspace) => self.create_keyspace(keyspace),
-            Command::AlterKeyspace(keyspace) => self.alter_keyspace(keyspace),
+            Command::AlterKeyspace { keyspace, from } => self.alter_keyspace(keyspace, *from),
             Command::BeginTakeOver {
                 partition,
                 from,

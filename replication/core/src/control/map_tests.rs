@@ -305,9 +305,8 @@ fn a_home_is_given_up_before_it_is_succeeded() {
 fn what_says_where_keys_are_cannot_be_altered() {
     let mut map = cluster(false);
     let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::Async));
-    let alter = |keyspace| Command::AlterKeyspace(Box::new(keyspace));
-    map.apply(&alter(keyspace("users", &[1, 2, 3], AckLevel::SYNC)))
-        .unwrap();
+    alter(&mut map, &keyspace("users", &[1, 2, 3], AckLevel::SYNC));
+    let alter = |keyspace| alteration(keyspace, 2);
     let found = map.keyspace(partition.keyspace).unwrap();
     assert_eq!(found.ack, AckLevel::SYNC);
     let refused = refusal(&mut map, &alter(keyspace("users", &[1, 2], AckLevel::SYNC)));
@@ -478,9 +477,14 @@ proptest! {
     }
 }
 
+fn alteration(keyspace: Keyspace, from: u64) -> Command {
+    let keyspace = Box::new(keyspace);
+    Command::AlterKeyspace { keyspace, from }
+}
+
 fn alter(map: &mut ControlMap, keyspace: &Keyspace) {
-    let command = Command::AlterKeyspace(Box::new(keyspace.clone()));
-    map.apply(&command).unwrap();
+    let from = map.keyspace_version(keyspace.id()).unwrap();
+    map.apply(&alteration(keyspace.clone(), from)).unwrap();
 }
 
 /// Puts the present policy of a partition's keyspace in force by new reigns of the same homes.
@@ -527,7 +531,7 @@ fn a_reign_goes_by_the_policy_that_it_began_with() {
     let present = map.present_policy(partition).unwrap().revision;
     assert_eq!(lost.assignment(partition).unwrap().revision, present);
     // One alteration after the other.
-    let refused = refusal(&mut map, &Command::AlterKeyspace(Box::new(before.clone())));
+    let refused = refusal(&mut map, &alteration(before.clone(), 2));
     assert!(
         refused.contains("does not go by the last alteration"),
         "{refused}"
@@ -609,12 +613,45 @@ fn who_may_succeed_is_altered_at_once_and_regions_grow_at_the_end() {
     alter(&mut map, &more);
     assert!(map.is_outdated(partition, map.assignment(partition).unwrap()));
     renew(&mut map, partition);
-    let fewer = Command::AlterKeyspace(Box::new(before));
+    let fewer = alteration(before, 3);
     let refused = refusal(&mut map, &fewer);
     assert!(
         refused.contains("its regions, but for new ones"),
         "{refused}"
     );
+}
+
+/// Of two who alter the same keyspace at once the later one is told so, whatever it is that they
+/// alter: what it was made from is not there any more.
+#[test]
+fn an_alteration_holds_only_for_what_it_was_made_from() {
+    let mut map = cluster(false);
+    let before = keyspace("users", &[1, 2, 3], AckLevel::Async);
+    let partition = create(&mut map, before.clone());
+    let id = partition.keyspace;
+    assert_eq!(map.keyspace_version(id), Some(1));
+    let successors = |ids: &[u16]| Keyspace {
+        successors: ids.iter().copied().map(region).collect(),
+        ..before.clone()
+    };
+    let one = alteration(successors(&[3, 2]), 1);
+    let other = alteration(successors(&[2, 3]), 1);
+    map.apply(&one).unwrap();
+    let refused = refusal(&mut map, &other);
+    assert_eq!(
+        refused,
+        "keyspace users is at version 2 by now, this alteration was made from 1: look at it and \
+         decide again"
+    );
+    // As after a lost answer.
+    map.apply(&one).unwrap();
+    assert_eq!(map.keyspace_version(id), Some(2));
+    assert_eq!(map.keyspace(id), Some(&successors(&[3, 2])));
+    let level = |from| alteration(keyspace("users", &[1, 2, 3], AckLevel::SYNC), from);
+    let refused = refusal(&mut map, &level(1));
+    assert!(refused.contains("at version 2 by now"), "{refused}");
+    map.apply(&level(2)).unwrap();
+    assert_eq!(map.keyspace_version(id), Some(3));
 }
 
 /// Its home may have ended its reign in favour of a node that never comes: the leader takes that
@@ -637,58 +674,6 @@ fn a_node_that_something_is_handed_to_is_not_forgotten() {
     map.apply(&Command::AbortSwitchover { partition, from })
         .unwrap();
     map.apply(&retire).unwrap();
-}
-
-fn add_region(id: u16, address: Option<&str>, is_return: bool) -> Command {
-    Command::AddRegion {
-        region: region(id),
-        name: name(&format!("r{id}")),
-        is_witness: false,
-        peer_address: address.map(str::to_owned),
-        is_return,
-    }
-}
-
-/// Every node is told of regions by its own configuration, which may be older than the removal.
-#[test]
-fn a_region_that_was_removed_comes_back_only_by_word() {
-    let mut map = cluster(false);
-    map.apply(&Command::RemoveRegion { region: region(3) })
-        .unwrap();
-    assert_eq!((map.voters(), map.has_left(region(3))), (2, true));
-    assert!(map.live_nodes().all(|(_, at)| at != region(3)));
-    let refused = refusal(&mut map, &add_region(3, None, false));
-    assert_eq!(refused, format!("region {} was removed", region(3)));
-    let (region, node) = (region(3), node(23));
-    let refused = refusal(&mut map, &Command::AddNode { node, region });
-    assert!(refused.contains("not of this cluster"), "{refused}");
-    map.apply(&add_region(3, Some("far:1"), true)).unwrap();
-    assert_eq!((map.voters(), map.has_left(region)), (3, false));
-    map.apply(&Command::AddNode { node, region }).unwrap();
-}
-
-/// The region itself does not know how the others reach it.
-#[test]
-fn the_address_of_a_region_is_learned_once() {
-    let mut map = cluster(false);
-    let exists = format!("region {} exists", region(1));
-    assert_eq!(refusal(&mut map, &add_region(1, None, false)), exists);
-    map.apply(&add_region(1, Some("near:1"), false)).unwrap();
-    let other = add_region(1, Some("far:1"), true);
-    assert_eq!(refusal(&mut map, &other), exists);
-    let (_, found) = map.regions().next().unwrap();
-    assert_eq!(found.peer_address.as_deref(), Some("near:1"));
-}
-
-#[test]
-fn the_last_region_stays() {
-    let mut map = cluster(false);
-    for id in [1, 2] {
-        map.apply(&Command::RemoveRegion { region: region(id) })
-            .unwrap();
-    }
-    let refused = refusal(&mut map, &Command::RemoveRegion { region: region(3) });
-    assert!(refused.ends_with("the only one"), "{refused}");
 }
 
 fn degraded(partition: PartitionId, epoch: Epoch, since_ms: u64, begins: bool) -> Command {

@@ -10,6 +10,8 @@ mod history;
 mod lease;
 mod map;
 #[cfg(test)]
+mod map_region_tests;
+#[cfg(test)]
 mod map_tests;
 mod supervisor;
 #[cfg(test)]

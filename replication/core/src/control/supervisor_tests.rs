@@ -395,7 +395,10 @@ fn homes_that_are_heard_of_begin_anew_when_their_keyspace_is_altered() {
         ..before
     };
     lead.map
-        .apply(&Command::AlterKeyspace(Box::new(after)))
+        .apply(&Command::AlterKeyspace {
+            keyspace: Box::new(after),
+            from: 1,
+        })
         .unwrap();
     // Its node was never heard of.
     lead.run(Duration::from_secs(2), &[12, 13]);

@@ -17,6 +17,7 @@ pub(super) fn put_policies(policies: &Policies) -> v1::MapPolicies {
     v1::MapPolicies {
         present: Some(put_policy(&policies.present)),
         former: policies.former.as_ref().map(put_policy),
+        version: policies.version,
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn take_policies(it: v1::MapPolicies) -> Read<Policies> {
     Ok(Policies {
         present: take_policy(needed("policy", it.present)?)?,
         former: it.former.map(take_policy).transpose()?,
+        version: it.version,
     })
 }
 

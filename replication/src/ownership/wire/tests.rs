@@ -145,7 +145,10 @@ fn commands() -> Vec<Command> {
         },
         Command::RetireNode { node: node(11) },
         Command::CreateKeyspace(Box::new(plain())),
-        Command::AlterKeyspace(Box::new(with_all())),
+        Command::AlterKeyspace {
+            keyspace: Box::new(with_all()),
+            from: 7,
+        },
         Command::BeginDegraded(stretch),
         Command::EndDegraded(stretch),
         Command::BeginSwitchover {
@@ -179,10 +182,14 @@ fn map() -> ControlMap {
     for keyspace in [plain(), with_all()] {
         apply(Command::CreateKeyspace(Box::new(keyspace)));
     }
-    apply(Command::AlterKeyspace(Box::new(Keyspace {
+    let altered = Keyspace {
         ack: AckLevel::SYNC,
         ..plain()
-    })));
+    };
+    apply(Command::AlterKeyspace {
+        keyspace: Box::new(altered),
+        from: 1,
+    });
     let partitions = plain().partitions();
     let from = Epoch {
         counter: 1,

@@ -18,6 +18,9 @@ use crate::control::fencing::Fencing;
 /// The first policy of a keyspace.
 const FIRST_REVISION: u64 = 1;
 
+/// The version of a keyspace that was never altered.
+const FIRST_VERSION: u64 = 1;
+
 /// What homes of a keyspace go by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -36,6 +39,8 @@ pub struct Policies {
     pub present: Policy,
     /// What the other ones do; no reign goes by one that is older.
     pub former: Option<Policy>,
+    /// Counts what operators have made of it, also what begins no other policy.
+    pub version: u64,
 }
 
 impl Policies {
@@ -47,6 +52,7 @@ impl Policies {
                 fencing: Fencing::of(keyspace, voters),
             },
             former: None,
+            version: FIRST_VERSION,
         }
     }
 
@@ -164,9 +170,26 @@ impl ControlMap {
         Ok(())
     }
 
-    pub(super) fn alter_keyspace(&mut self, keyspace: &Keyspace) -> Result<(), CommandRefused> {
+    pub(super) fn alter_keyspace(
+        &mut self,
+        keyspace: &Keyspace,
+        from: u64,
+    ) -> Result<(), CommandRefused> {
         let id = keyspace.id();
-        let before = self.keyspace(id).ok_or(CommandRefused::NoKeyspace(id))?;
+        let policies = self.keyspaces.get(&id);
+        let policies = policies.ok_or(CommandRefused::NoKeyspace(id))?;
+        let (before, version) = (&*policies.present.keyspace, policies.version);
+        if before == keyspace {
+            // Asked for again, as its answer was lost.
+            return Ok(());
+        }
+        if version != from {
+            return Err(CommandRefused::KeyspaceAltered {
+                keyspace: before.name.clone(),
+                actual: version,
+                expected: from,
+            });
+        }
         let is_longer = keyspace.regions.starts_with(&before.regions);
         let has_same_regions = before.regions == keyspace.regions;
         for (what, is_possible) in [
@@ -194,9 +217,12 @@ impl ControlMap {
             self.check_settled(id)?;
         }
         let keyspace = Arc::new(keyspace.clone());
-        self.keyspaces.entry(id).and_modify(|it| match is_same {
-            true => it.present.keyspace = keyspace,
-            false => it.begin(keyspace, fencing),
+        self.keyspaces.entry(id).and_modify(|it| {
+            it.version += 1;
+            match is_same {
+                true => it.present.keyspace = keyspace,
+                false => it.begin(keyspace, fencing),
+            }
         });
         Ok(())
     }
