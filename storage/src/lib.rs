@@ -41,6 +41,7 @@
 //! `fdatasync` has returned.
 
 pub mod backup;
+mod buffered;
 pub mod cells;
 mod checkpoint;
 pub mod commit;
@@ -80,6 +81,9 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use buffered::{
+    BufferEvent, BufferNumber, BufferedWrite, NewBuffered, RefusedWrite, WriteBuffer,
+};
 pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, PartitionCells};
 pub use commit::{
     CommitSink, CommitStats, CommitThread, CommitUrgency, Committed, SOON_INTERVAL, SYNC_BOUNDS_US,
