@@ -93,6 +93,9 @@ impl NodeCore {
         }
         let obstacle = match (policy.failover, fencing, successors.is_empty()) {
             (_, _, true) => Some("no other region may hold it".to_owned()),
+            (Failover::Buffer(_), _, _) => {
+                Some("its policy is buffer: an operator decides".to_owned())
+            }
             (Failover::ReadOnly, _, _) => {
                 Some("its policy is read_only: an operator decides".to_owned())
             }

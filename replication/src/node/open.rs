@@ -21,6 +21,7 @@ use super::keeper::run_keeper;
 use super::scrub::run_scrub;
 use crate::backup::BackupTurn;
 use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
+use crate::buffer::{Buffer, run_keeping, run_sending};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
@@ -95,6 +96,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let seats = seats(&topology, plane.as_ref().map(|(plane, _)| &**plane));
     let (driver, damage, uncovered) = seated(store, recovery, &topology, seats).await?;
     let driver = Arc::new(driver);
+    let store = Arc::clone(&driver.store);
+    let (buffer, jobs) = blocking(move || Ok(Buffer::open(&store))).await?;
     let links = links(&topology, &driver)?;
     let core = Arc::new(NodeCore {
         topology,
@@ -114,6 +117,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
+        buffer,
         orphan_tally: OrphanTally::default(),
         ownership: Ownership::default(),
         plane: plane.as_ref().map(|(plane, _)| Arc::clone(plane)),
@@ -122,6 +126,8 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     });
     let threads = start_threads(&core)?;
     start_tasks(&core, listener);
+    tokio::spawn(run_keeping(Arc::clone(&core), jobs));
+    tokio::spawn(run_sending(Arc::clone(&core)));
     if let Some((plane, inputs)) = plane {
         start_ownership(&core, plane, inputs);
     }

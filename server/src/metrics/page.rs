@@ -286,6 +286,30 @@ fn keyspaces(page: &mut Page<'_>, status: &NodeStatus) -> fmt::Result {
         &each(&|it| number(it.orphans_open)),
     )?;
     page.gauges(
+        "buffered_writes",
+        "Writes accepted here and not applied, which wait for their home",
+        None,
+        &each(&|it| number(it.buffered.waiting)),
+    )?;
+    page.gauges(
+        "buffered_refused_writes",
+        "Writes accepted here that their home refused, kept for an operator",
+        None,
+        &each(&|it| number(it.buffered.refused)),
+    )?;
+    page.gauges(
+        "buffered",
+        "Bytes on disk of writes that are kept for their home",
+        Some(Unit::Bytes),
+        &each(&|it| number(it.buffered.bytes)),
+    )?;
+    page.gauges(
+        "buffered_age",
+        "Age of the oldest write that waits for its home",
+        Some(Unit::Seconds),
+        &each(&|it| it.buffered.age.as_secs_f64()),
+    )?;
+    page.gauges(
         "rpo_at_risk_records",
         "Writes acknowledged here and not durable in the best copy",
         None,

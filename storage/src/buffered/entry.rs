@@ -69,6 +69,14 @@ pub struct NewBuffered {
     pub body: RecordBody,
 }
 
+impl NewBuffered {
+    /// Bytes that it will take on disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        (ACCEPTED_HEAD_BYTES + self.body.bytes().len()) as u64
+    }
+}
+
 /// Why a home refused a write for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedWrite {
