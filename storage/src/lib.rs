@@ -11,6 +11,7 @@
 //! - [`control_log`]: the control plane's log, vote and snapshot
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
+//! - `buffered`: writes that wait for homes that cannot be reached
 //! - `orphans`: tails that were cut from logs, kept; cells healed after it
 //! - [`recovery`]: the replay of a journal
 //! - `recovered`: what opening found

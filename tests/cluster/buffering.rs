@@ -9,7 +9,7 @@ use domicile::{
     Keyspace, KeyspaceHandle, Operation, Reason, RequestId, WatchFrom, Written,
 };
 
-use crate::rig::{Cluster, keyspace, region, until, wait_value};
+use crate::rig::{Cluster, PATIENCE, keyspace, region, until, wait_value};
 use crate::takeover::{put_at_last, start, value_at};
 use crate::watch::next;
 
@@ -82,6 +82,7 @@ async fn writes_wait_out_a_home_that_is_cut_off() {
     let home = cluster.node("eu").keyspace("kept").unwrap();
     let mut watched = home.watch().prefix("group/").start().unwrap();
     cluster.wan.isolate("eu").unwrap();
+    let cut_off = Instant::now();
     let us = cluster.node("us").keyspace("kept").unwrap();
     let mut numbers = Vec::new();
     for number in 0..20_u128 {
@@ -93,14 +94,7 @@ async fn writes_wait_out_a_home_that_is_cut_off() {
     }
     assert!(numbers.is_sorted(), "{numbers:?}");
     check_refusals(&us).await;
-    // Again, as after a lost answer: the same write.
-    let again = keep(&us, "group/0", "0", 0).await.unwrap();
-    assert_eq!(accepted(again).number, numbers[0]);
-    let reused = keep(&us, "group/0", "other", 0).await.unwrap_err();
-    assert_eq!(reused.reason(), Reason::RequestIdReused, "{reused}");
-    // Nobody reads what is not applied.
-    let local = us.get("group/0").consistency(Consistency::Local).await;
-    assert_eq!(local.unwrap(), None);
+    check_repeated(&us, numbers[0]).await;
     assert_eq!(standing(&cluster, "us"), (40, 0));
 
     cluster.close("us").await;
@@ -119,6 +113,8 @@ async fn writes_wait_out_a_home_that_is_cut_off() {
         started.elapsed() < Duration::from_millis(900),
         "it was tried"
     );
+    // Twice as long as it takes to succeed a home where that is to be.
+    tokio::time::sleep_until((cut_off + Duration::from_secs(4)).into()).await;
     let changes = cluster.node("ap").home_changes().unwrap();
     assert_eq!(changes, [], "somebody took over");
 
@@ -151,17 +147,21 @@ async fn writes_wait_out_a_home_that_is_cut_off() {
 async fn told_upto(changes: &mut Changes, end: &str) -> Vec<(String, String)> {
     let mut told = Vec::new();
     loop {
-        for operation in next(changes).await.operations {
-            let Operation::Put { key, value, .. } = operation else {
-                panic!("{operation:?}");
-            };
-            let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-            told.push((text(key), text(value)));
-        }
+        told.push(told_one(changes).await);
         if told.last().unwrap().1 == end {
             return told;
         }
     }
+}
+
+/// Sent again, as after a lost answer, it is the same write; and nobody reads what is not applied.
+async fn check_repeated(space: &KeyspaceHandle, number: BufferNumber) {
+    let again = keep(space, "group/0", "0", 0).await.unwrap();
+    assert_eq!(accepted(again).number, number);
+    let reused = keep(space, "group/0", "other", 0).await.unwrap_err();
+    assert_eq!(reused.reason(), Reason::RequestIdReused, "{reused}");
+    let local = space.get("group/0").consistency(Consistency::Local).await;
+    assert_eq!(local.unwrap(), None);
 }
 
 /// What cannot wait is refused, and says why.
@@ -329,4 +329,67 @@ async fn writes_are_kept_in_the_keyspaces_regions_only() {
     until_sent(&cluster, "ap").await;
     wait_value(&cluster, "us", "kept", "g/k", CANARY).await;
     cluster.stop().await;
+}
+
+/// Writers that never stop: once the home is back what waits is sent although more and more comes,
+/// and they write there themselves again. Each value comes once, in each writer's order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_who_never_stop_come_back_to_their_home() {
+    const WRITERS: usize = 8;
+    let cluster = Cluster::start(RTT, vec![kept(BufferLimit::default())]).await;
+    let home = cluster.node("eu").keyspace("kept").unwrap();
+    let mut watched = home.watch().prefix("g/").start().unwrap();
+    cluster.wan.isolate("eu").unwrap();
+    until_apart(&cluster, "us", "eu").await;
+    let space = cluster.node("us").keyspace("kept").unwrap();
+    let writer = |writer: usize| {
+        let space = space.clone();
+        async move {
+            let (mut kept, mut applied) = (0_u32, 0_u32);
+            while applied < 20 {
+                let value = (kept + applied).to_string();
+                let put = space.put(format!("g/{writer}"), value).timeout(TIMEOUT);
+                match put.or_kept().await.unwrap() {
+                    Written::Accepted(_) => kept += 1,
+                    Written::Applied(_) => applied += 1,
+                }
+            }
+            (kept, applied)
+        }
+    };
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|each| tokio::spawn(writer(each)))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.wan.heal("eu").unwrap();
+    let mut told = Vec::new();
+    for writer in writers {
+        let ended = tokio::time::timeout(PATIENCE, writer).await;
+        told.push(ended.expect("they are never applied").unwrap());
+    }
+    assert_eq!(standing(&cluster, "us"), (0, 0));
+    home.put("g/end", "end").await.unwrap();
+    let mut next = vec![0; WRITERS];
+    for (key, value) in told_upto(&mut watched, "end").await {
+        if value == "end" {
+            break;
+        }
+        let writer: usize = key.trim_start_matches("g/").parse().unwrap();
+        assert_eq!(value, next[writer].to_string(), "of writer {writer}");
+        next[writer] += 1;
+    }
+    let all: Vec<u32> = told.iter().map(|(kept, applied)| kept + applied).collect();
+    assert_eq!(next, all);
+    assert!(told.iter().all(|(kept, _)| *kept > 0), "{told:?}");
+    cluster.stop().await;
+}
+
+/// The next key and value that a watch tells.
+async fn told_one(changes: &mut Changes) -> (String, String) {
+    let mut operations = next(changes).await.operations;
+    let Some(Operation::Put { key, value, .. }) = operations.pop() else {
+        panic!("no put");
+    };
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(key), text(value))
 }

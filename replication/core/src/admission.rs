@@ -4,8 +4,8 @@
 //! **Does not own**: when it is answered (`settlement`).
 //!
 //! ```text
-//! level? -> known request? -> store well, not succeeded? -> lease? -> forgotten request? -> deadline?
-//! -> preconditions? -> room? -> loss? -> append
+//! level? -> known request? -> store well, not succeeded? -> lease? -> forgotten request?
+//! -> deadline? -> preconditions? -> room? -> loss? -> append
 //! ```
 //! A known request comes before all that says "not written", as its write may well be.
 

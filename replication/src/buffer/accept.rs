@@ -5,7 +5,8 @@
 //!
 //! Kept is only what means the same later as now: no conditions, whose answer the caller needs; no
 //! level of the caller's own, as a queue on one disk meets none; nothing that is to stay here.
-//! While writes of a partition wait here, later ones wait behind them, or are refused.
+//! While writes of a partition wait here, later ones wait behind them, or are refused; but while
+//! the home takes what waits, they wait until it has, and go there themselves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ use crate::node::{CheckedWrite, NodeCore};
 use crate::peers::ANSWER_LOST;
 
 /// How long a home has to be out of reach before a write is kept: longer than a planned change of
-/// home takes, which is not worth a queue. Doubled, the first writes of an outage wait twice as long.
+/// home takes, which is not worth a queue. Doubled, the first writes of an outage wait that much
+/// longer.
 const OUT_OF_REACH: Duration = Duration::from_secs(1);
 
 /// How often it is looked at whether a home is in reach.
@@ -46,25 +48,27 @@ impl NodeCore {
     pub(crate) async fn write_checked_or_keep(
         &self,
         keyspace: &Arc<Keyspace>,
-        checked: CheckedWrite,
+        mut checked: CheckedWrite,
     ) -> Result<Written, Error> {
+        let began = Instant::now();
         let partition = checked.partition;
         let limit = self.buffer_limit(keyspace);
         let obstacle = obstacle(&checked, limit);
         let keep = |checked| self.keep(keyspace, limit.unwrap_or_default(), checked);
-        if self.buffer.has_waiting(partition) {
+        let patience = (checked.timeout / 2).min(OUT_OF_REACH);
+        if self.buffer.has_waiting(partition) && !self.buffer.drained(partition, patience).await {
             return match obstacle {
                 None => keep(checked).await.map(Written::Accepted),
                 Some(why) => Err(queued_before(partition, why)),
             };
         }
+        checked.timeout = checked.timeout.saturating_sub(began.elapsed());
         if limit.is_none() || self.is_home_here(partition) {
             let done = self.write_checked(keyspace, checked).await;
             return done.map(Written::Applied);
         }
         let mut tried = checked.clone();
         tried.timeout -= (checked.timeout / 4).min(KEEP_RESERVE_MAX);
-        let patience = (checked.timeout / 2).min(OUT_OF_REACH);
         let done = tokio::select! {
             biased;
             done = self.write_checked(keyspace, tried) => done,

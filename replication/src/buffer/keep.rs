@@ -3,9 +3,10 @@
 //! **Owns**: the group commit of the buffer, the numbers, which id is kept already.
 //! **Does not own**: who may have a write kept (`accept`), the file (storage).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use domicile_proto::record::RecordBody;
 use domicile_proto::{BufferLimit, Keyspace, KeyspaceId, PartitionId, Reason, RequestId, Seq};
@@ -27,9 +28,15 @@ use crate::ownership::blocking;
 /// twice as many writes in memory.
 const JOBS_MAX: usize = 1024;
 
-/// Jobs and bytes that one sync makes durable: a frame holds the largest write besides.
+/// Jobs that one sync makes durable. Doubled, the first of them waits for twice as many.
 const BATCH_JOBS_MAX: usize = 256;
+
+/// Their bytes: a frame holds the largest write besides. Tripled, it would not.
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// How soon it is looked again whether anything waits. Doubled, a first write may wait that much
+/// longer to be sent.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The writes that this node keeps for homes that it cannot reach.
 pub(crate) struct Buffer {
@@ -40,8 +47,19 @@ pub(crate) struct Buffer {
     file: Mutex<Option<WriteBuffer>>,
     /// Why the file is out of service; empty: it is not.
     damaged: String,
-    /// Told when there is something to send.
-    pub(super) to_send: Notify,
+    /// The partitions whose home takes what waits, just now.
+    draining: Mutex<BTreeSet<PartitionId>>,
+    /// Told when writes come or go, or a partition does not drain any more.
+    changed: Notify,
+}
+
+/// Whether a partition's home takes what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Draining {
+    /// It took the last message.
+    GoesOn,
+    /// It did not, or nothing is on its way.
+    Stands,
 }
 
 /// What the task is asked for.
@@ -85,7 +103,8 @@ impl Buffer {
             standing: Mutex::new(standing),
             file: Mutex::new(file),
             damaged,
-            to_send: Notify::new(),
+            draining: Mutex::default(),
+            changed: Notify::new(),
         };
         (buffer, taken)
     }
@@ -122,6 +141,45 @@ impl Buffer {
     /// A write that is kept under this id.
     pub(crate) fn of_id(&self, id: RequestId) -> Option<BufferedWrite> {
         self.standing().of_id(id).cloned()
+    }
+
+    pub(super) fn set_draining(&self, partition: PartitionId, draining: Draining) {
+        let mut all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        match draining {
+            Draining::GoesOn => all.insert(partition),
+            Draining::Stands => all.remove(&partition),
+        };
+        drop(all);
+        self.changed.notify_waiters();
+    }
+
+    fn is_draining(&self, partition: PartitionId) -> bool {
+        let all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains(&partition)
+    }
+
+    /// Until writes come or go.
+    pub(super) async fn until_changed(&self) {
+        let changed = self.changed.notified();
+        // One that comes between the look and the wait is seen by the next look.
+        let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
+    }
+
+    /// While the home takes what waits of a partition, waits until nothing does: were all that
+    /// comes meanwhile kept, too, there would be no end of it. Whether nothing waits.
+    pub(super) async fn drained(&self, partition: PartitionId, patience: Duration) -> bool {
+        let draining = async {
+            loop {
+                let mut changed = std::pin::pin!(self.changed.notified());
+                changed.as_mut().enable();
+                if !self.has_waiting(partition) || !self.is_draining(partition) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, draining).await;
+        !self.has_waiting(partition)
     }
 
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
@@ -228,6 +286,8 @@ impl Buffer {
             }
         }
         self.waiting.store(standing.waiting(), Ordering::Release);
+        drop(standing);
+        self.changed.notify_waiters();
     }
 }
 
@@ -352,7 +412,6 @@ impl Batch {
         let buffer = &core.buffer;
         if added.is_ok() {
             buffer.take_in(&events, &self.bytes);
-            buffer.to_send.notify_one();
         }
         for (accepted, reply) in self.kept {
             let told = added.as_ref().map(|()| accepted);

@@ -3,9 +3,9 @@
 //! **Owns**: searching the log of a partition for the ids that wait, from where each may be.
 //! **Does not own**: when that is asked (the home says so, `send`), the log (storage).
 //!
-//! Homes remember requests for fifteen minutes and by count, and writes wait longer. But every record
-//! carries its id, and this node holds the log: it is searched from shortly before a write was
-//! accepted up to its end, and the home then takes the write only if what it has forgotten lies
+//! Homes remember requests for fifteen minutes and by count, and writes wait longer. But every
+//! record carries its id, and this node holds the log: it is searched from shortly before a write
+//! was accepted up to its end, and the home then takes the write only if what it has forgotten lies
 //! within that.
 
 use std::collections::{BTreeMap, HashMap};

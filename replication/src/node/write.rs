@@ -186,24 +186,28 @@ impl NodeCore {
 
     /// Does writes of one partition at its home, wherever that is, in this order, and none behind
     /// one that is refused. Fewer answers than writes: the others were not tried, or nobody knows.
+    ///
+    /// # Errors
+    /// Nobody knows of any of them.
     pub(crate) async fn send_in_order(
         &self,
         partition: PartitionId,
         writes: Vec<PreparedWrite>,
         timeout: Duration,
-    ) -> Vec<Result<Receipt, Error>> {
-        let Some(keyspace) = self.topology.keyspace(partition.keyspace) else {
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        let missing = || {
             let message = format!("no keyspace {}", partition.keyspace);
-            return vec![Err(Error::new(Reason::KeyspaceNotFound, message))];
+            Error::new(Reason::KeyspaceNotFound, message)
         };
-        match self.link_to_home(partition) {
-            Ok(None) => self.write_in_order(partition, writes, timeout).await,
-            Ok(Some(link)) => {
+        let keyspace = self.topology.keyspace(partition.keyspace);
+        let keyspace = keyspace.ok_or_else(missing)?;
+        match self.link_to_home(partition)? {
+            None => Ok(self.write_in_order(partition, writes, timeout).await),
+            Some(link) => {
                 let from = self.topology.own.name.as_str();
                 let sent = link.forward_buffered(&keyspace, from, partition, writes, timeout);
-                sent.await.unwrap_or_else(|error| vec![Err(error)])
+                sent.await
             }
-            Err(error) => vec![Err(error)],
         }
     }
 

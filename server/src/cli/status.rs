@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(shown(0), ["ap", "eu", "us", "-"]);
         assert_eq!(shown(1), ["eu", "itself", "itself", "http://c"]);
         assert_eq!(shown(2), ["unreachable", "up", "up", "unreachable"]);
-        assert_eq!(shown(14)[3], "connection refused");
+        assert_eq!(shown(15)[3], "connection refused");
     }
 
     #[test]

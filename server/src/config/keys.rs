@@ -288,8 +288,8 @@ pub const KEYS: &[Key] = &[
         "keyspace[].failover",
         "promote, read_only, buffer",
         "promote",
-        "whether a lost home is succeeded by itself or by an operator's word; buffer: as read_only, \
-         and writes wait at the node that took them",
+        "whether a lost home is succeeded by itself or by an operator's word; buffer: as \
+         read_only, and writes wait at the node that took them",
     ),
     key(
         "keyspace[].buffer_bytes_max",

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use domicile_proto::{Expiry, Operation, Reason, v1};
 use domicile_replication::{BufferNumber, BufferedWrite, Error, Node};
 
-/// Rows of a page that sets no limit, and most of them: a message of a megabyte.
+/// Rows of a page that sets no limit.
 const ROWS_DEFAULT: usize = 1000;
-const ROWS_MAX: usize = 10_000;
+
+/// Most of them: with the longest reasons they still fit a message once. Doubled, they may not.
+const ROWS_MAX: usize = 5000;
 
 fn invalid(field: &str, message: impl Into<String>) -> Error {
     Error::new(Reason::InvalidArgument, message).with("field", field)

@@ -15,8 +15,12 @@ use bytes::{Buf, BufMut, Bytes};
 use domicile_proto::record::RecordBody;
 use domicile_proto::{Epoch, NodeId, PartitionId, Position, RequestId, Seq};
 
+// The numbers are part of the format: a new event takes the next one.
+/// The first byte of an accepted write.
 const ACCEPTED: u8 = 1;
+/// Of one that is settled.
 const SETTLED: u8 = 2;
+/// Of one that was refused.
 const REFUSED: u8 = 3;
 
 /// Bytes of an accepted write before its body: the layout above.

@@ -1,7 +1,8 @@
 //! The buffer as it stands: its file, and what is kept in it.
 //!
 //! **Owns**: opening, adding, the rewrite that gives room back, refusing after a failure.
-//! **Does not own**: the bytes (`entry`, `frame`), damage (`scan`), one caller at a time (the node).
+//! **Does not own**: the bytes (`entry`, `frame`), damage (`scan`), that calls come one by one (the
+//! node).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
