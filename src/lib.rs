@@ -32,11 +32,17 @@
 //! This crate never contains logic of its own.
 
 pub use domicile_proto::{
-    AckLevel, ErrorKind, Expiry, Failover, Hlc, Keyspace, KeyspaceId, Name, NodeId, OnTimeout,
-    Operation, PartitionId, Placement, Position, Reason, RegionId, RequestId, ResumeToken,
-    ResumeTokenError, RpoLimit, Seq, Version,
+    AckLevel, BufferLimit, ErrorKind, Expiry, Failover, Hlc, Keyspace, KeyspaceId, Name, NodeId,
+    OnTimeout, Operation, PartitionId, Placement, Position, Reason, RegionId, RequestId,
+    ResumeToken, ResumeTokenError, RpoLimit, Seq, Version,
 };
-pub use domicile_replication::node::{KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write};
+pub use domicile_replication::node::{
+    KeptWrite, KeyspaceHandle, Node, NodeBuilder, Read, Scan, Watch, Write,
+};
+pub use domicile_replication::{
+    Accepted, BufferNumber, BufferPage, BufferStanding, BufferedWrite, RefusedWrite, Unapplied,
+    Written,
+};
 pub use domicile_replication::{
     Alteration, Change, Changes, Consistency, ControlOptions, Detail, Direction, Engine, Entry,
     Error, Expected, Forwarding, GivenUp, Haste, HomeChange, NodeOptions, NodeStatus, OperatorWord,

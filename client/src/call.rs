@@ -79,6 +79,9 @@ methods! {
     kv.outcome(v1::OutcomeRequest) -> v1::OutcomeResponse;
     admin.status(v1::StatusRequest) -> v1::StatusResponse;
     admin.list_orphans(v1::ListOrphansRequest) -> v1::ListOrphansResponse;
+    admin.list_buffered(v1::ListBufferedRequest) -> v1::ListBufferedResponse;
+    admin.show_buffered(v1::ShowBufferedRequest) -> v1::ShowBufferedResponse;
+    admin.discard_buffered(v1::DiscardBufferedRequest) -> v1::DiscardBufferedResponse;
     admin.list_keyspaces(v1::ListKeyspacesRequest) -> v1::ListKeyspacesResponse;
     admin.plan_failover(v1::PlanFailoverRequest) -> v1::PlanFailoverResponse;
     admin.create_keyspace(v1::CreateKeyspaceRequest) -> v1::CreateKeyspaceResponse;

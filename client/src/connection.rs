@@ -272,6 +272,39 @@ impl Client {
         begun.map_err(|error| error.at(self.address(place)))
     }
 
+    /// Writes that the node that answers keeps for their homes, oldest first, without values.
+    ///
+    /// # Errors
+    /// No such keyspace; no answer.
+    pub async fn buffered(
+        &self,
+        request: v1::ListBufferedRequest,
+    ) -> Result<v1::ListBufferedResponse, ClientError> {
+        call(self, request, None).await
+    }
+
+    /// One of them, with its values.
+    ///
+    /// # Errors
+    /// None of that number there; no answer.
+    pub async fn show_buffered(
+        &self,
+        number: u64,
+    ) -> Result<v1::ShowBufferedResponse, ClientError> {
+        call(self, v1::ShowBufferedRequest { number }, None).await
+    }
+
+    /// Gives some of them up: they are never applied.
+    ///
+    /// # Errors
+    /// None of those numbers there; not confirmed; no answer.
+    pub async fn discard_buffered(
+        &self,
+        request: v1::DiscardBufferedRequest,
+    ) -> Result<v1::DiscardBufferedResponse, ClientError> {
+        call(self, request, None).await
+    }
+
     /// The options it was made with.
     #[must_use]
     pub fn options(&self) -> &ClientOptions {

@@ -12,7 +12,7 @@ use crate::call::call;
 use crate::connection::Client;
 use crate::error::ClientError;
 use crate::read::{Get, Scan};
-use crate::receipt::Receipt;
+use crate::receipt::Written;
 use crate::session::{Session, SessionMark};
 use crate::watch::Watch;
 use crate::write::{Batch, Write};
@@ -100,8 +100,8 @@ impl KeyspaceClient {
         Watch::new(self.clone())
     }
 
-    /// What became of a write: its receipt as of now, or `None` if it is not among those that the
-    /// key's home remembers.
+    /// What became of a write: its receipt as of now; that the node that is asked keeps it; or
+    /// `None` if it is neither kept there nor among those that the key's home remembers.
     ///
     /// # Errors
     /// No answer, or the keyspace does not exist.
@@ -109,14 +109,14 @@ impl KeyspaceClient {
         &self,
         key: impl AsRef<[u8]>,
         request_id: RequestId,
-    ) -> Result<Option<Receipt>, ClientError> {
+    ) -> Result<Option<Written>, ClientError> {
         let request = v1::OutcomeRequest {
             keyspace: self.name.to_string(),
             key: owned(key),
             request_id: id_bytes(request_id),
         };
         let answer = call(&self.client, request, None).await?;
-        answer.receipt.map(Receipt::from_wire).transpose()
+        answer.receipt.map(Written::from_wire).transpose()
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -60,6 +60,65 @@ impl Receipt {
     }
 }
 
+/// A write that a node keeps for its home, which could not be reached. It is not applied: no read
+/// sees it, others may come before it, and its home may still refuse it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// By which the node's buffer names it.
+    pub number: u64,
+    /// The region whose node keeps it: it is the one to ask for the outcome.
+    pub region: String,
+    /// When it was accepted, in ms since 1970.
+    pub accepted_at_ms: u64,
+    /// The id it is done under, once.
+    pub request_id: RequestId,
+    /// Why its home refused it meanwhile, as a stable reason and in words.
+    pub refused: Option<(String, String)>,
+}
+
+/// What a write was told that may be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// It is done.
+    Applied(Receipt),
+    /// ACCEPTED_NOT_APPLIED.
+    Accepted(Accepted),
+}
+
+impl Written {
+    pub(crate) fn from_wire(wire: v1::WriteResponse) -> Result<Self, ClientError> {
+        let Some(accepted) = wire.accepted else {
+            return Receipt::from_wire(wire).map(Self::Applied);
+        };
+        let v1::AcceptedNotApplied {
+            number,
+            accepted_at_ms,
+            region,
+            refused_reason,
+            refused_message,
+        } = accepted;
+        let is_refused = !refused_reason.is_empty();
+        Ok(Self::Accepted(Accepted {
+            number,
+            region,
+            accepted_at_ms,
+            request_id: request_of(&wire.request_id)?,
+            refused: is_refused.then_some((refused_reason, refused_message)),
+        }))
+    }
+
+    /// The receipt of a write that is done.
+    ///
+    /// # Errors
+    /// It is kept, which a caller who did not ask for it is never told.
+    pub fn applied(self) -> Result<Receipt, ClientError> {
+        match self {
+            Self::Applied(receipt) => Ok(receipt),
+            Self::Accepted(_) => Err(ClientError::unreadable("receipt", "accepted, not applied")),
+        }
+    }
+}
+
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -193,6 +252,7 @@ mod tests {
             request_id: vec![1; 16].into(),
             degraded: false,
             duplicate: true,
+            accepted: None,
         };
         let receipt = Receipt::from_wire(good.clone()).unwrap();
         assert_eq!(receipt.version.seq, receipt.position.seq);
@@ -212,6 +272,41 @@ mod tests {
                 "{wire:?} was accepted"
             );
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_no_receipt() {
+        let kept = v1::AcceptedNotApplied {
+            number: 7,
+            accepted_at_ms: 9,
+            region: "us".to_owned(),
+            ..v1::AcceptedNotApplied::default()
+        };
+        let wire = v1::WriteResponse {
+            request_id: vec![1; 16].into(),
+            accepted: Some(kept.clone()),
+            ..v1::WriteResponse::default()
+        };
+        assert!(Receipt::from_wire(wire.clone()).is_err());
+        let written = Written::from_wire(wire.clone()).unwrap();
+        assert!(written.clone().applied().is_err());
+        let Written::Accepted(accepted) = written else {
+            panic!("it is applied");
+        };
+        assert_eq!((accepted.number, accepted.refused), (7, None));
+        let refused = v1::AcceptedNotApplied {
+            refused_reason: "INVALID_LEVEL".to_owned(),
+            ..kept
+        };
+        let accepted = Some(refused);
+        let written = Written::from_wire(v1::WriteResponse { accepted, ..wire });
+        assert!(matches!(
+            written,
+            Ok(Written::Accepted(Accepted {
+                refused: Some(_),
+                ..
+            }))
+        ));
     }
 
     #[test]
@@ -248,7 +343,7 @@ mod tests {
             scan.encode_to_vec(),
         ];
         crate::fuzz_tests::attack(&valid, &|bytes| {
-            let _ = v1::WriteResponse::decode(bytes).map(Receipt::from_wire);
+            let _ = v1::WriteResponse::decode(bytes).map(Written::from_wire);
             let _ = v1::GetResponse::decode(bytes).map(ReadAnswer::from_wire);
             let _ = v1::ScanResponse::decode(bytes).map(Page::from_wire);
         });

@@ -112,7 +112,10 @@ impl StreamWrite {
     }
 
     fn options(&mut self) -> &mut v1::WriteOptions {
-        self.wire.options.get_or_insert_default()
+        let options = self.wire.options.get_or_insert_default();
+        // A result of a stream is a receipt or an error.
+        options.applied_only = true;
+        options
     }
 
     fn bytes(&self) -> usize {

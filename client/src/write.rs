@@ -13,7 +13,7 @@ use domicile_proto::{AckLevel, Expiry, RequestId, Version, v1};
 use crate::call::call;
 use crate::error::ClientError;
 use crate::keyspace::{KeyspaceClient, id_bytes};
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Written};
 use crate::request_id::next_request_id;
 
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, ClientError>> + Send>>;
@@ -24,6 +24,7 @@ pub(crate) struct Wishes {
     level: Option<AckLevel>,
     request_id: Option<RequestId>,
     local_only: bool,
+    may_be_kept: bool,
     timeout: Option<Duration>,
 }
 
@@ -35,6 +36,7 @@ impl Wishes {
                 .map_or_else(String::new, |level| level.to_string()),
             request_id: id_bytes(self.request_id.unwrap_or_else(next_request_id)),
             local_only: self.local_only,
+            applied_only: !self.may_be_kept,
         }
     }
 }
@@ -65,6 +67,22 @@ macro_rules! wishes {
                 self.wishes.local_only = true;
                 self
             }
+
+            /// Where the keyspace's failover is `buffer` and the home cannot be reached, let the
+            /// node keep it until it can. Await that to hear which it was.
+            pub fn or_kept(mut self) -> OrKept<Self> {
+                self.wishes.may_be_kept = true;
+                OrKept(self)
+            }
+        }
+
+        impl IntoFuture for OrKept<$builder> {
+            type Output = Result<Written, ClientError>;
+            type IntoFuture = Pending<Written>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.0.send_or_keep())
+            }
         }
 
         impl IntoFuture for $builder {
@@ -77,6 +95,11 @@ macro_rules! wishes {
         }
     };
 }
+
+/// A write that may be kept for its home instead of being done; await it.
+#[derive(Debug, Clone)]
+#[must_use = "a write is sent when awaited"]
+pub struct OrKept<W>(W);
 
 /// What must hold of a key before it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +163,10 @@ impl Write {
     /// # Errors
     /// What the server answers; INDETERMINATE if it was sent and no answer came.
     pub async fn send(self) -> Result<Receipt, ClientError> {
+        self.send_or_keep().await?.applied()
+    }
+
+    async fn send_or_keep(self) -> Result<Written, ClientError> {
         let Self {
             keyspace,
             key,
@@ -189,9 +216,7 @@ impl Write {
                 call(client, request, timeout).await?
             }
         };
-        let receipt = Receipt::from_wire(answer)?;
-        keyspace.observe(&[receipt.mark()]);
-        Ok(receipt)
+        written(&keyspace, answer)
     }
 }
 
@@ -257,15 +282,17 @@ impl Batch {
     /// # Errors
     /// What the server answers; INDETERMINATE if it was sent and no answer came.
     pub async fn send(self) -> Result<Receipt, ClientError> {
+        self.send_or_keep().await?.applied()
+    }
+
+    async fn send_or_keep(self) -> Result<Written, ClientError> {
         let request = v1::BatchRequest {
             keyspace: self.keyspace.name().to_owned(),
             operations: self.operations,
             options: Some(self.wishes.to_wire()),
         };
         let answer = call(self.keyspace.client(), request, self.wishes.timeout).await?;
-        let receipt = Receipt::from_wire(answer)?;
-        self.keyspace.observe(&[receipt.mark()]);
-        Ok(receipt)
+        written(&self.keyspace, answer)
     }
 
     fn operation(
@@ -283,6 +310,15 @@ impl Batch {
         });
         self
     }
+}
+
+/// What a write was told; a session has seen what was applied.
+fn written(keyspace: &KeyspaceClient, answer: v1::WriteResponse) -> Result<Written, ClientError> {
+    let written = Written::from_wire(answer)?;
+    if let Written::Applied(receipt) = &written {
+        keyspace.observe(&[receipt.mark()]);
+    }
+    Ok(written)
 }
 
 /// The fields `ttl_ms` and `expires_at_ms` of a message.

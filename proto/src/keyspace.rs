@@ -22,6 +22,23 @@ pub const BUCKETS_MAX: u16 = 1024;
 /// trip on earth, below the patience of a caller.
 pub const ACK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// What a node may hold of a keyspace's writes that wait for their home, unless the keyspace says
+/// otherwise: some minutes of a busy region. Doubled, a node may lose twice as much with its disk.
+pub const BUFFER_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// The most it may be told to: what is read again at a restart, some seconds of it.
+pub const BUFFER_BYTES_MAX: u64 = 4 << 30;
+
+/// The least: one write of the largest size and what is told of it.
+pub const BUFFER_BYTES_MIN: u64 = 8 << 20;
+
+/// How old the oldest write that waits for its home may be, unless the keyspace says otherwise.
+/// Doubled, what is written meanwhile at home is overwritten by what was meant twice as long ago.
+pub const BUFFER_AGE_DEFAULT: Duration = Duration::from_secs(3600);
+
+/// The most that may be: a week. What waits longer is a case for people.
+pub const BUFFER_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What happens to a write whose level is not met within the keyspace's `ack_timeout`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum OnTimeout {
@@ -58,6 +75,27 @@ pub enum Failover {
     Promote,
     /// Nothing by itself: copies go on answering reads, writes wait for the home or an operator.
     ReadOnly,
+    /// As [`Failover::ReadOnly`], but that the node that took a write keeps it until the home is
+    /// back: accepted, not applied.
+    Buffer(BufferLimit),
+}
+
+/// How much a node keeps of a keyspace's writes that wait for their home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BufferLimit {
+    /// Bytes on its disk.
+    pub bytes: u64,
+    /// The age of the oldest.
+    pub age: Duration,
+}
+
+impl Default for BufferLimit {
+    fn default() -> Self {
+        Self {
+            bytes: BUFFER_BYTES_DEFAULT,
+            age: BUFFER_AGE_DEFAULT,
+        }
+    }
 }
 
 /// The largest potential loss that a keyspace tolerates before its home refuses writes.
@@ -226,6 +264,16 @@ impl Keyspace {
         };
         if self.buckets.get() > BUCKETS_MAX {
             return range("buckets", self.buckets.get().into(), "1 to 1024");
+        }
+        if let Failover::Buffer(limit) = self.failover {
+            if !(BUFFER_BYTES_MIN..=BUFFER_BYTES_MAX).contains(&limit.bytes) {
+                let allowed = "8388608 to 4294967296";
+                return range("buffer_bytes_max", limit.bytes.into(), allowed);
+            }
+            if !(Duration::from_millis(1)..=BUFFER_AGE_MAX).contains(&limit.age) {
+                let allowed = "1 to 604800000";
+                return range("buffer_ms_max", limit.age.as_millis(), allowed);
+            }
         }
         if self.regions.len() > 64 {
             return range("number of regions", self.regions.len() as u128, "1 to 64");

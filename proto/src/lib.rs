@@ -44,7 +44,7 @@ mod fuzz_tests;
 pub use expiry::Expiry;
 pub use hlc::{Hlc, HlcClock};
 pub use identity::{Bucket, KeyspaceId, Name, NodeId, PartitionId, RegionId, RequestId};
-pub use keyspace::{Failover, Keyspace, OnTimeout, Placement, RpoLimit};
+pub use keyspace::{BufferLimit, Failover, Keyspace, OnTimeout, Placement, RpoLimit};
 pub use level::{Achieved, AckLevel};
 pub use position::{Epoch, Position, Seq, Version};
 pub use reason::{ErrorKind, Reason};

@@ -116,6 +116,8 @@ reasons! {
     RegionNotFound = "REGION_NOT_FOUND" => NotFound,
     /// No orphan file of that name here, or no such record in it.
     OrphansNotFound = "ORPHANS_NOT_FOUND" => NotFound,
+    /// No buffered write of that number here.
+    BufferedNotFound = "BUFFERED_NOT_FOUND" => NotFound,
     /// The cell's version is not the expected one.
     VersionMismatch = "VERSION_MISMATCH" => Conflict,
     /// Somebody has altered the keyspace since.
@@ -126,6 +128,10 @@ reasons! {
     StaleEpoch = "STALE_EPOCH" => Fenced,
     /// The home cannot be reached.
     NoHome = "NO_HOME" => NoHome,
+    /// The home cannot be reached, and what this node may keep of the keyspace's writes is spent.
+    BufferFull = "BUFFER_FULL" => NoHome,
+    /// The home has forgotten requests that the sender has not searched the log for.
+    RequestsForgotten = "REQUESTS_FORGOTTEN" => NoHome,
     /// The home restarted and does not know yet what it had made visible.
     Recovering = "RECOVERING" => NoHome,
     /// Durable at home, level not met in time.

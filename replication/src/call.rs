@@ -11,6 +11,8 @@ use domicile_proto::{
     AckLevel, Keyspace, Operation, PartitionId, Position, RegionId, RequestId, Version,
 };
 
+use crate::buffer::Unapplied;
+
 pub use domicile_storage::engine::Direction;
 
 /// What must hold of a key before a write.
@@ -58,10 +60,12 @@ pub struct WriteCall {
     pub timeout: Option<Duration>,
     /// Whether it may cross to another region.
     pub forwarding: Forwarding,
+    /// What becomes of it where its home cannot be reached, if the keyspace's failover is `buffer`.
+    pub unapplied: Unapplied,
 }
 
 impl WriteCall {
-    /// A write with the keyspace's level and no conditions.
+    /// A write with the keyspace's level and no conditions, which is applied or refused.
     #[must_use]
     pub fn new(keyspace: Arc<Keyspace>, operations: Vec<Operation>) -> Self {
         Self {
@@ -72,6 +76,7 @@ impl WriteCall {
             request_id: None,
             timeout: None,
             forwarding: Forwarding::Allowed,
+            unapplied: Unapplied::Refused,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - [`call`], [`receipt`], [`error`], [`options`]: what goes into it and what comes out
 //! - `driver`: partitions as slots; the only caller of the core's `step`
 //! - `shipping`: the home's side (shipper) and the copy's side (receiver) of a stream of segments
+//! - [`buffer`]: writes kept for homes that cannot be reached
 //! - `bootstrap`: snapshots for copies that the log cannot help any more
 //! - [`backup`]: what of a node may be backed up, and the journal kept meanwhile
 //! - `ownership`: what the map of homes says is done here: seats, leases, takeovers, rejoining
@@ -20,6 +21,7 @@
 
 pub mod backup;
 mod bootstrap;
+pub mod buffer;
 pub mod call;
 mod clock;
 pub mod control;
@@ -39,6 +41,10 @@ pub mod watching;
 mod fuzz_tests;
 
 pub use backup::{BackupCall, BackupSource};
+pub use buffer::{
+    Accepted, BufferNumber, BufferPage, BufferStanding, BufferedWrite, RefusedWrite, Unapplied,
+    Written,
+};
 pub use call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadAnswer, ReadCall,
     ScanCall, ScanPage, SessionMark, WriteCall,

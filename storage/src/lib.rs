@@ -11,6 +11,7 @@
 //! - [`control_log`]: the control plane's log, vote and snapshot
 //! - `inspect`: what lies in a data directory, entry by entry
 //! - `verify`: an offline check of a data directory
+//! - `buffered`: writes that wait for homes that cannot be reached
 //! - `orphans`: tails that were cut from logs, kept; cells healed after it
 //! - [`recovery`]: the replay of a journal
 //! - `recovered`: what opening found
@@ -41,6 +42,7 @@
 //! `fdatasync` has returned.
 
 pub mod backup;
+mod buffered;
 pub mod cells;
 mod checkpoint;
 pub mod commit;
@@ -80,6 +82,9 @@ pub mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use buffered::{
+    BufferEvent, BufferNumber, BufferedWrite, NewBuffered, RefusedWrite, WriteBuffer,
+};
 pub use cells::{Cell, CellOptions, CellRead, CellScan, CellStats, FlushReport, PartitionCells};
 pub use commit::{
     CommitSink, CommitStats, CommitThread, CommitUrgency, Committed, SOON_INTERVAL, SYNC_BOUNDS_US,

@@ -10,6 +10,7 @@
 //! <data>/journal/                  the truth
 //! <data>/snapshots/                partitions as they were; before them the journal may be cut
 //! <data>/orphans/                  what was cut from logs
+//! <data>/buffer/                   writes that wait for homes that cannot be reached
 //! <data>/engine/                   rows; may vanish at any moment
 //! <data>/engine.quarantined-<n>/   engines that failed
 //! ```

@@ -10,6 +10,7 @@ mod altering;
 mod backup;
 mod bench_failover;
 mod bootstrap;
+mod buffering;
 mod damage;
 mod degrading;
 mod expiry;

@@ -4,8 +4,8 @@
 //! **Does not own**: when it is answered (`settlement`).
 //!
 //! ```text
-//! level? -> known request? -> store well, not succeeded? -> lease? -> deadline? -> preconditions?
-//! -> room? -> loss? -> append
+//! level? -> known request? -> store well, not succeeded? -> lease? -> forgotten request?
+//! -> deadline? -> preconditions? -> room? -> loss? -> append
 //! ```
 //! A known request comes before all that says "not written", as its write may well be.
 
@@ -21,7 +21,7 @@ use crate::planted::{Bug, is_planted};
 use crate::recovered::RememberedRequest;
 use crate::refusal::{Bound, Refusal};
 use crate::waiters::Waiter;
-use crate::write::{KeyChange, Precondition, Purpose, Write};
+use crate::write::{EarlierTries, KeyChange, Precondition, Purpose, Write};
 
 /// Callers that may wait, for each record that may be in flight: the one that wrote it and, on
 /// average, one that asks for a stronger level, repeats its request, or is slowed. Doubling it lets
@@ -67,6 +67,7 @@ impl Home {
         if !is_planted(Bug::AppendWithoutLease) {
             self.check_lease(LeaseNeed::Everything, now)?;
         }
+        self.check_earlier_tries(write.earlier_tries)?;
         if write.deadline <= now {
             let late_ms = now.since(write.deadline).as_millis();
             let late_ms = u64::try_from(late_ms).unwrap_or(u64::MAX);
@@ -76,6 +77,27 @@ impl Home {
         self.in_flight.check_room(write.bytes)?;
         self.check_waiters()?;
         self.check_loss(now, write.bytes, effects)
+    }
+
+    /// A write that is not remembered is a new one only as far back as all are remembered; before
+    /// that the log has to have been searched, and it has to be this one.
+    fn check_earlier_tries(&self, tries: EarlierTries) -> Result<(), Refusal> {
+        let EarlierTries::NotInLogUpto(searched_upto) = tries else {
+            return Ok(());
+        };
+        let forgotten_upto = self.requests.forgotten_upto();
+        let is_searched = searched_upto.is_some_and(|upto| {
+            let appended_upto = self.appended.upto();
+            let is_ours = self.epochs.covers(upto.epoch, upto.seq, appended_upto);
+            is_ours && upto.seq >= forgotten_upto
+        });
+        if is_searched || forgotten_upto == Seq::NONE || is_planted(Bug::ForgetRequests) {
+            return Ok(());
+        }
+        Err(Refusal::RequestsForgotten {
+            searched_upto,
+            forgotten_upto,
+        })
     }
 
     fn check_preconditions(&self, preconditions: &[Precondition]) -> Result<(), Refusal> {

@@ -96,4 +96,4 @@ pub use requests::{REQUEST_AGE_MAX, REQUESTS_MAX};
 pub use status::{
     CopyStatus, Counters, DegradedRange, PartitionStatus, Role, Rpo, RpoPressure, Standing,
 };
-pub use write::{Expected, KeyChange, Precondition, Purpose, Ticket, Write};
+pub use write::{EarlierTries, Expected, KeyChange, Precondition, Purpose, Ticket, Write};

@@ -114,6 +114,18 @@ pub enum Refusal {
         /// The regions that hold it durably; the home is missing while its own disk has not.
         durable_in: RegionSet,
     },
+    /// The write was kept for its home longer than requests are remembered, and may have been done
+    /// by another way. Search the log further for its id.
+    #[error(
+        "requests up to record {forgotten_upto} are forgotten, the log was searched up to {}",
+        searched_text(.searched_upto)
+    )]
+    RequestsForgotten {
+        /// Up to where it was searched, in this history.
+        searched_upto: Option<Position>,
+        /// Up to where it has to be.
+        forgotten_upto: Seq,
+    },
     /// The deadline had passed before the write was sequenced.
     #[error("deadline passed {late_ms} ms before the write was sequenced")]
     DeadlineExceeded {
@@ -170,6 +182,7 @@ impl Refusal {
             Self::InvalidLevel { .. } => Reason::InvalidLevel,
             Self::RequestIdReused { .. } => Reason::RequestIdReused,
             Self::Indeterminate { .. } => Reason::Indeterminate,
+            Self::RequestsForgotten { .. } => Reason::RequestsForgotten,
             Self::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
             Self::NotHome { .. } => Reason::WrongHome,
             Self::Fenced { .. } => Reason::StaleEpoch,
@@ -182,6 +195,10 @@ impl Refusal {
 
 fn shown(current: &Option<Version>) -> String {
     current.map_or_else(|| "none".to_owned(), |version| version.to_string())
+}
+
+fn searched_text(upto: &Option<Position>) -> String {
+    upto.map_or_else(|| "its beginning".to_owned(), |upto| upto.to_string())
 }
 
 fn lease_text(late_ms: &Option<u64>) -> String {

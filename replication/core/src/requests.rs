@@ -28,18 +28,26 @@ pub(crate) struct Requests {
     by_seq: VecDeque<(RememberedRequest, Moment)>,
     places: BTreeMap<RequestId, Seq>,
     newest: Hlc,
+    /// Every request behind this record is remembered; of what lies before nobody here knows.
+    forgotten_upto: Seq,
 }
 
 impl Requests {
     /// The table as the log gives it; what is out of order or beyond the log's end is left out.
     /// Nobody knows how old they are: they count as made now.
     pub(crate) fn recover(requests: Vec<RememberedRequest>, last_seq: Seq, now: Moment) -> Self {
-        let mut table = Self::default();
+        let first = requests.first().map(|request| request.seq.previous());
+        let mut table = Self {
+            forgotten_upto: first.unwrap_or(last_seq),
+            ..Self::default()
+        };
         for request in requests {
             let last = table.by_seq.back();
             let follows = last.is_none_or(|(last, _)| request.seq > last.seq);
             if follows && request.seq <= last_seq {
                 table.insert(request, now);
+            } else {
+                table.forgotten_upto = last_seq;
             }
         }
         table
@@ -67,6 +75,7 @@ impl Requests {
             if self.places.get(&oldest.request_id) == Some(&oldest.seq) {
                 self.places.remove(&oldest.request_id);
             }
+            self.forgotten_upto = self.forgotten_upto.max(oldest.seq);
             self.by_seq.pop_front();
         }
         assert!(
@@ -91,6 +100,11 @@ impl Requests {
     /// How many are remembered.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// The last record whose request, if it had one, may be forgotten.
+    pub(crate) fn forgotten_upto(&self) -> Seq {
+        self.forgotten_upto
     }
 
     /// The newest stamp seen.
@@ -149,5 +163,29 @@ mod tests {
         let requests = vec![request(5, 1), request(4, 1), request(9, 1)];
         let table = Requests::recover(requests, Seq::new(8), NOW);
         assert!(knows(&table, 5) && !knows(&table, 4) && !knows(&table, 9));
+        assert_eq!(table.forgotten_upto(), Seq::new(8), "it has a hole");
+    }
+
+    #[test]
+    fn how_far_back_nothing_is_forgotten_is_known() {
+        let recovered = |seqs: &[u64]| {
+            let requests = seqs.iter().map(|seq| request(*seq, 1)).collect();
+            Requests::recover(requests, Seq::new(9), NOW)
+                .forgotten_upto()
+                .get()
+        };
+        assert_eq!(
+            recovered(&[]),
+            9,
+            "a log without requests, or whose requests are lost"
+        );
+        assert_eq!(recovered(&[4, 6]), 3);
+        assert_eq!(recovered(&[1, 9]), 0);
+        let mut table = Requests::default();
+        (1..=3).for_each(|number| table.insert(request(number, 1), NOW));
+        assert_eq!(table.forgotten_upto(), Seq::NONE);
+        let later = NOW.plus(REQUEST_AGE_MAX + Duration::from_micros(1));
+        table.insert(request(7, 1), later);
+        assert_eq!(table.forgotten_upto(), Seq::new(3));
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use domicile_proto::{AckLevel, Hlc, RequestId, Version};
+use domicile_proto::{AckLevel, Hlc, Position, RequestId, Version};
 
 use crate::moment::Moment;
 
@@ -87,6 +87,16 @@ pub enum Purpose {
     Expiry,
 }
 
+/// What is known of a write's earlier tries beside what its home remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlierTries {
+    /// They lie within what a home remembers: who repeats a request does so in time.
+    Remembered,
+    /// The write was kept somewhere for its home, for however long. The log was searched for its
+    /// id up to here (`None`: not at all), and does not have it.
+    NotInLogUpto(Option<Position>),
+}
+
 /// One write. Its record's body stays with the driver, under the ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -110,4 +120,6 @@ pub struct Write {
     pub hlc: Hlc,
     /// Until when the caller waits.
     pub deadline: Moment,
+    /// Whether it may have been done longer ago than requests are remembered.
+    pub earlier_tries: EarlierTries,
 }

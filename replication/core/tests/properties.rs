@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition, PartitionConfig,
-    Precondition, Purpose, Receipt, Recovered, Refusal, Ticket, Window, Write,
+    EarlierTries, Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition,
+    PartitionConfig, Precondition, Purpose, Receipt, Recovered, Refusal, Ticket, Window, Write,
 };
 use domicile_proto::{
     Achieved, AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId,
@@ -401,6 +401,7 @@ impl Model {
             level,
             hlc: Hlc::at_ms(self.now.micros() / 1_000),
             deadline: self.now.plus(Duration::from_millis(wait_ms)),
+            earlier_tries: EarlierTries::Remembered,
         }));
         let seq = self.appended;
         if seq > before {

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::{
-    Awaited, Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome, Partition,
-    PartitionConfig, Precondition, Purpose, Receipt, Recovered, Refusal, RememberedRequest, Ticket,
-    Urgency, Window, Write, handed_to,
+    Awaited, EarlierTries, Effect, Expected, Input, KeyChange, LeaseNeed, Moment, Outcome,
+    Partition, PartitionConfig, Precondition, Purpose, Receipt, Recovered, Refusal,
+    RememberedRequest, Ticket, Urgency, Window, Write, handed_to,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{
-    AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId,
+    AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, Position,
     RecordHead, RecordKind, RegionId, RequestId, RpoLimit, SegmentBuilder, Seq, Version,
 };
 
@@ -391,6 +391,16 @@ impl World {
                     .duration("deadline")
                     .unwrap_or(Duration::from_secs(60)),
             ),
+            earlier_tries: match command.options.get("searched") {
+                None => EarlierTries::Remembered,
+                Some(&"none") => EarlierTries::NotInLogUpto(None),
+                Some(upto) => {
+                    let (counter, seq) = upto.split_once(':').unwrap();
+                    let epoch = epoch(counter.parse().unwrap());
+                    let seq = Seq::new(seq.parse().unwrap());
+                    EarlierTries::NotInLogUpto(Some(Position { epoch, seq }))
+                }
+            },
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_core::{
-    Effect, Input, KeyChange, LeaseNeed, Moment, Partition, PartitionConfig, Purpose, Recovered,
-    Ticket, Window, Write,
+    EarlierTries, Effect, Input, KeyChange, LeaseNeed, Moment, Partition, PartitionConfig, Purpose,
+    Recovered, Ticket, Window, Write,
 };
 use domicile_proto::{
     AckLevel, Bucket, ChainHash, Epoch, Hlc, KeyspaceId, NodeId, OnTimeout, PartitionId, RegionId,
@@ -91,6 +91,7 @@ fn write(number: u64, keys: &[Bytes], now: Moment) -> Write {
         level: None,
         hlc: Hlc::at_ms(now.micros() / 1_000),
         deadline: now.plus(Duration::from_secs(30)),
+        earlier_tries: EarlierTries::Remembered,
     }
 }
 

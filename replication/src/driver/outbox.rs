@@ -7,6 +7,7 @@ use domicile_core::Urgency;
 use domicile_proto::RequestId;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::buffer::Written;
 use crate::error::Error;
 use crate::receipt::Receipt;
 
@@ -16,7 +17,7 @@ pub(crate) enum ReplyTo {
     /// One caller that waits.
     Once(oneshot::Sender<Result<Receipt, Error>>),
     /// A pipelined caller, by its tag.
-    Tagged(u64, mpsc::UnboundedSender<(u64, Result<Receipt, Error>)>),
+    Tagged(u64, mpsc::UnboundedSender<(u64, Result<Written, Error>)>),
 }
 
 impl ReplyTo {
@@ -24,7 +25,7 @@ impl ReplyTo {
     pub(crate) fn send(self, result: Result<Receipt, Error>) {
         match self {
             Self::Once(sender) => drop(sender.send(result)),
-            Self::Tagged(tag, sender) => drop(sender.send((tag, result))),
+            Self::Tagged(tag, sender) => drop(sender.send((tag, result.map(Written::Applied)))),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domicile_core::{
-    Awaited, Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment, Outcome,
-    Precondition as CoreCondition, Purpose, RejectCause, Urgency, Write,
+    Awaited, EarlierTries, Effect, Event, Expected as CoreExpected, Input, KeyChange, Moment,
+    Outcome, Precondition as CoreCondition, Purpose, RejectCause, Urgency, Write,
 };
 use domicile_proto::{
     AckLevel, Epoch, Operation, PartitionId, Reason, Record, RecordHead, RegionId, RequestId, Seq,
@@ -40,6 +40,7 @@ pub(crate) struct PreparedWrite {
     pub(crate) preconditions: Vec<Precondition>,
     pub(crate) level: Option<AckLevel>,
     pub(crate) deadline: Moment,
+    pub(crate) earlier_tries: EarlierTries,
 }
 
 /// Why a segment was not taken.
@@ -187,6 +188,7 @@ impl Driver {
             level: write.level,
             hlc: self.clock.stamp(),
             deadline: write.deadline,
+            earlier_tries: write.earlier_tries,
         });
         state.waiters.insert(
             ticket,

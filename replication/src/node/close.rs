@@ -31,13 +31,14 @@ pub(super) async fn close(core: Arc<NodeCore>, threads: Threads) -> Result<(), E
     if let Some(plane) = &core.plane {
         plane.consensus.shutdown().await;
     }
-    let store = Arc::clone(&core.store);
+    let (store, buffered) = (Arc::clone(&core.store), Arc::clone(&core));
     let ended = tokio::task::spawn_blocking(move || {
         threads.commit.stop();
         drop(threads.flusher.join());
         drop(threads.keeper.join());
         drop(threads.scrub.join());
         drop(threads.digests.join());
+        buffered.buffer.shut();
         store.close()
     });
     match ended.await {

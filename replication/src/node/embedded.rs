@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domicile_core::control::OperatorWord;
-use domicile_proto::{Keyspace, Name, NodeId, RegionId, RequestId};
+use domicile_proto::{Keyspace, Name, NodeId, Operation, RegionId, RequestId};
 use tokio::sync::mpsc;
 
 use super::builder::NodeBuilder;
@@ -21,6 +21,7 @@ use super::interior::NodeCore;
 use super::keyspaces::{Alteration, VersionedPolicy, no_keyspace};
 use super::open::Threads;
 use super::status::{Detail, NodeStatus};
+use crate::buffer::{BufferNumber, BufferPage, BufferedWrite, Written};
 use crate::call::{ReadAnswer, ReadCall, ScanCall, ScanPage, WriteCall};
 use crate::error::Error;
 use crate::options::{NodeOptions, RegionSpec};
@@ -323,14 +324,15 @@ impl Node {
         Ok(KeyspaceHandle::new(self.clone(), self.policy(name)?))
     }
 
-    /// Does a write, here or at its home, and waits for its level. It is submitted when the future
-    /// is first polled; dropping the future later does not undo it.
+    /// Does a write, here or at its home, and waits for its level; or keeps it for its home, where
+    /// the call and the keyspace's failover allow that. It is submitted when the future is first
+    /// polled; dropping the future later does not undo it.
     pub fn write(
         &self,
         call: WriteCall,
-    ) -> impl Future<Output = Result<Receipt, Error>> + Send + 'static {
+    ) -> impl Future<Output = Result<Written, Error>> + Send + 'static {
         let core = Arc::clone(self.core());
-        async move { core.write(call).await }
+        async move { core.write_or_keep(call).await }
     }
 
     /// Resolves when the store can take a write: at once unless the disk or the engine is behind.
@@ -352,14 +354,14 @@ impl Node {
         &self,
         call: WriteCall,
         tag: u64,
-        results: &mpsc::UnboundedSender<(u64, Result<Receipt, Error>)>,
+        results: &mpsc::UnboundedSender<(u64, Result<Written, Error>)>,
     ) {
         let core = self.core();
         let keyspace = Arc::clone(&call.keyspace);
         if let Some(checked) = core.write_at_once(call, tag, results) {
             let (core, results) = (Arc::clone(core), results.clone());
             tokio::spawn(async move {
-                let result = core.write_checked(&keyspace, checked).await;
+                let result = core.write_checked_or_keep(&keyspace, checked).await;
                 // A caller that has gone away needs no answer.
                 drop(results.send((tag, result)));
             });
@@ -404,6 +406,53 @@ impl Node {
         request_id: RequestId,
     ) -> Result<Option<Receipt>, Error> {
         self.core().outcome(keyspace, key, request_id).await
+    }
+
+    /// The write that this node keeps under an id for its home, if it keeps one: accepted, not
+    /// applied, or refused by its home meanwhile.
+    #[must_use]
+    pub fn buffered_of(&self, keyspace: &Keyspace, request_id: RequestId) -> Option<BufferedWrite> {
+        self.core().buffered_of(keyspace.id(), request_id)
+    }
+
+    /// Writes that this node keeps for homes that it could not reach, behind `after`, oldest first:
+    /// at most so many, of one keyspace or of all.
+    #[must_use]
+    pub fn buffered(
+        &self,
+        keyspace: Option<&Keyspace>,
+        after: BufferNumber,
+        limit: usize,
+    ) -> BufferPage {
+        self.core()
+            .buffered(keyspace.map(Keyspace::id), after, limit)
+    }
+
+    /// One of them, with what it does.
+    ///
+    /// # Errors
+    /// `BUFFERED_NOT_FOUND`; `CHECKSUM_MISMATCH` if its bytes are damaged.
+    pub async fn buffered_operations(
+        &self,
+        number: BufferNumber,
+    ) -> Result<(BufferedWrite, Vec<Operation>), Error> {
+        self.core().buffered_operations(number).await
+    }
+
+    /// Gives up those from `first` to `last`, which are then never applied from here; with
+    /// `refused_only` those that their homes refused. How many. One that is on its way to its home
+    /// at the moment may be done there.
+    ///
+    /// # Errors
+    /// `BUFFERED_NOT_FOUND`: none of them is there.
+    pub async fn discard_buffered(
+        &self,
+        first: BufferNumber,
+        last: BufferNumber,
+        refused_only: bool,
+    ) -> Result<u64, Error> {
+        let range = (first, last);
+        self.core().discard_buffered(range, refused_only).await
     }
 
     /// What this node knows of itself, its peers and its partitions.

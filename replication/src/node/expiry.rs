@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::Purpose;
+use domicile_core::{EarlierTries, Purpose};
 use domicile_proto::record::RecordBody;
 use domicile_proto::{Operation, Reason, Record};
 use domicile_storage::cells::{DueCell, ExpiryCursor};
@@ -23,10 +23,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::interior::NodeCore;
 use super::request_id::new_request_id;
+use crate::buffer::Written;
 use crate::call::{Expected, Precondition};
 use crate::driver::{PreparedWrite, ReplyTo, Slot};
 use crate::error::Error;
-use crate::receipt::Receipt;
 
 /// How often partitions are looked at. With the time of a round it makes "within about a second";
 /// doubled, keys stay that much longer and an idle node wakes half as often.
@@ -173,7 +173,7 @@ fn ended(error: &tokio::task::JoinError) -> Error {
 /// Removals on their way.
 struct Sent {
     records: Vec<Vec<DueCell>>,
-    replies: mpsc::UnboundedReceiver<(u64, Result<Receipt, Error>)>,
+    replies: mpsc::UnboundedReceiver<(u64, Result<Written, Error>)>,
 }
 
 /// What became of them.
@@ -219,6 +219,7 @@ fn removal(core: &NodeCore, cells: &[DueCell]) -> PreparedWrite {
         preconditions: cells.iter().map(condition).collect(),
         level: None,
         deadline: core.clock.now().plus(REPLY_MAX),
+        earlier_tries: EarlierTries::Remembered,
     }
 }
 

@@ -150,7 +150,9 @@ fn obstacle_of(
     fencing: Fencing,
     assignment: Assignment,
 ) -> Option<&'static str> {
-    if failover == Failover::ReadOnly {
+    if let Failover::Buffer(_) = failover {
+        Some("its policy is buffer: an operator decides")
+    } else if failover == Failover::ReadOnly {
         Some("its policy is read_only: an operator decides")
     } else if fencing == Fencing::Operator {
         Some("nothing proves that the old home is off: an operator must")

@@ -14,6 +14,7 @@ use futures::Stream;
 
 use super::embedded::Node;
 use super::watch::Watch;
+use crate::buffer::{Unapplied, Written};
 use crate::call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, ScanCall,
     WriteCall,
@@ -179,6 +180,12 @@ impl Write {
         self.call.forwarding = Forwarding::LocalOnly;
         self
     }
+
+    /// Keeps it here if its home cannot be reached, where the keyspace's failover is `buffer`.
+    pub fn or_kept(mut self) -> KeptWrite {
+        self.call.unapplied = Unapplied::Kept;
+        KeptWrite(self)
+    }
 }
 
 impl IntoFuture for Write {
@@ -186,7 +193,21 @@ impl IntoFuture for Write {
     type IntoFuture = Future<Receipt>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.node.write(self.call))
+        let writing = self.node.write(self.call);
+        Box::pin(async move { writing.await?.applied() })
+    }
+}
+
+/// A write that may be kept for its home instead of being done; await it to do it.
+#[must_use = "a write does nothing until awaited"]
+pub struct KeptWrite(Write);
+
+impl IntoFuture for KeptWrite {
+    type Output = Result<Written, Error>;
+    type IntoFuture = Future<Written>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.0.node.write(self.0.call))
     }
 }
 

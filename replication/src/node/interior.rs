@@ -16,6 +16,7 @@ use super::digests::DigestRounds;
 use super::open::Damage;
 use crate::backup::BackupTurn;
 use crate::bootstrap::Wanted;
+use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::driver::{Driver, PartitionDigest, Slot};
 use crate::error::Error;
@@ -58,6 +59,8 @@ pub(crate) struct NodeCore {
     pub(crate) snapshots_sent: Arc<Semaphore>,
     /// Whether the journal may be cut, or a backup reads it.
     pub(crate) backup_turn: BackupTurn,
+    /// What is kept for homes that cannot be reached.
+    pub(crate) buffer: Buffer,
     pub(crate) orphan_tally: OrphanTally,
     pub(crate) ownership: Ownership,
     /// `None`: homes are static.

@@ -101,10 +101,15 @@ fn look_at_space(core: &NodeCore) {
 /// nothing more can be done. Whether anything was cut.
 fn keep(core: &NodeCore) -> Result<bool, StoreError> {
     let store = &core.store;
+    // For writes that wait for their home the log is kept as for a copy, within the same budget.
+    let is_within_budget = store.stats().journal_bytes <= core.copy_budget.bytes;
     let needed_from = |id: PartitionId| {
-        core.driver
-            .slot(id)
-            .map_or(NOTHING, |slot| slot.needed_from())
+        let slot = core.driver.slot(id);
+        let by_copies = slot.map_or(NOTHING, |slot| slot.needed_from());
+        match is_within_budget {
+            true => by_copies.min(core.buffer.log_needed_from(id)),
+            false => by_copies,
+        }
     };
     let (mut has_cut, mut has_flushed) = (false, false);
     for _ in 0..SNAPSHOTS_MAX {

@@ -21,6 +21,7 @@ use super::keeper::run_keeper;
 use super::scrub::run_scrub;
 use crate::backup::BackupTurn;
 use crate::bootstrap::{SENT_MAX, Wanted, run_bootstrapper};
+use crate::buffer::{Buffer, run_keeping, run_sending};
 use crate::clock::Clock;
 use crate::driver::{Driver, remembered_requests};
 use crate::error::Error;
@@ -84,23 +85,12 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     let opened = blocking(move || Store::open(Arc::new(OsDisk::new()), &data, store_options));
     let (store, recovery) = opened.await?;
     report(&recovery);
-    let plane = match &options.control {
-        None => None,
-        Some(control) => {
-            let how = (recovery.created, options.replaces);
-            let started = Plane::start(control, &topology, &store, how).await?;
-            let (plane, inputs) = started;
-            Some((Arc::new(plane), inputs))
-        }
-    };
-    if let Some((plane, _)) = &plane {
-        for region in topology.follow(&plane.map()).added {
-            plane.clients.add(&region)?;
-        }
-    }
+    let plane = plane(&options, &topology, &store, recovery.created).await?;
     let seats = seats(&topology, plane.as_ref().map(|(plane, _)| &**plane));
     let (driver, damage, uncovered) = seated(store, recovery, &topology, seats).await?;
     let driver = Arc::new(driver);
+    let store = Arc::clone(&driver.store);
+    let (buffer, jobs) = blocking(move || Ok(Buffer::open(&store))).await?;
     let links = links(&topology, &driver)?;
     let core = Arc::new(NodeCore {
         topology,
@@ -120,6 +110,7 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
         wanted: Wanted::default(),
         snapshots_sent: Arc::new(Semaphore::new(SENT_MAX)),
         backup_turn: BackupTurn::default(),
+        buffer,
         orphan_tally: OrphanTally::default(),
         ownership: Ownership::default(),
         plane: plane.as_ref().map(|(plane, _)| Arc::clone(plane)),
@@ -128,10 +119,30 @@ pub(super) async fn open(options: NodeOptions) -> Result<(Arc<NodeCore>, Threads
     });
     let threads = start_threads(&core)?;
     start_tasks(&core, listener);
+    tokio::spawn(run_keeping(Arc::clone(&core), jobs));
+    tokio::spawn(run_sending(Arc::clone(&core)));
     if let Some((plane, inputs)) = plane {
         start_ownership(&core, plane, inputs);
     }
     Ok((core, threads, Opened { peer_address }))
+}
+
+/// This node's part in the control plane, if homes are agreed on; the regions are those of its map.
+async fn plane(
+    options: &NodeOptions,
+    topology: &Topology,
+    store: &Store,
+    is_created: bool,
+) -> Result<Option<(Arc<Plane>, mpsc::Receiver<LeadInput>)>, Error> {
+    let Some(control) = &options.control else {
+        return Ok(None);
+    };
+    let how = (is_created, options.replaces);
+    let (plane, inputs) = Plane::start(control, topology, store, how).await?;
+    for region in topology.follow(&plane.map()).added {
+        plane.clients.add(&region)?;
+    }
+    Ok(Some((Arc::new(plane), inputs)))
 }
 
 fn scrubbing(options: &NodeOptions) -> Scrubbing {

@@ -13,6 +13,7 @@ use domicile_proto::{AckLevel, Epoch, NodeId, PartitionId, Seq};
 use domicile_storage::SYNC_BOUNDS_US;
 
 use super::interior::NodeCore;
+use crate::buffer::BufferStanding;
 use crate::driver::Slot;
 use crate::watching::WatchStatus;
 
@@ -69,6 +70,8 @@ pub struct NodeStatus {
     pub uptime: Duration,
     /// Why the store refuses writes; empty while it does not.
     pub poisoned: String,
+    /// What is wrong with the buffer of writes; empty: nothing.
+    pub buffer_damaged: String,
     /// The disk.
     pub disk: DiskStatus,
     /// The memory.
@@ -180,6 +183,8 @@ pub struct KeyspaceStatus {
     pub degraded_partitions: u32,
     /// Records here that a new home never had, and of which nothing became yet.
     pub orphans_open: u64,
+    /// Writes kept here for their homes.
+    pub buffered: BufferStanding,
 }
 
 /// A partition on this node.
@@ -253,6 +258,7 @@ pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
             .store
             .poison_cause()
             .map_or(String::new(), |cause| cause.to_string()),
+        buffer_damaged: core.buffer.damaged().to_owned(),
         disk: disk_status(core),
         watches: core.watches.status(),
         memory: MemoryStatus {
@@ -370,6 +376,7 @@ fn peers(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<Pee
 fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec<KeyspaceStatus> {
     let mut shown: BTreeMap<String, KeyspaceStatus> = BTreeMap::new();
     let orphans = core.orphan_tally.open(&core.store);
+    let buffered = core.buffer.standings();
     for keyspace in core.topology.keyspaces() {
         let status = KeyspaceStatus {
             name: keyspace.name.to_string(),
@@ -379,6 +386,7 @@ fn keyspaces(core: &NodeCore, partitions: &[(PartitionStatus, AckLevel)]) -> Vec
             homes_here: 0,
             degraded_partitions: 0,
             orphans_open: orphans.get(&keyspace.id()).copied().unwrap_or_default(),
+            buffered: buffered.get(&keyspace.id()).copied().unwrap_or_default(),
         };
         shown.insert(keyspace.name.to_string(), status);
     }

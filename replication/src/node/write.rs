@@ -3,37 +3,41 @@
 //! **Owns**: the checks that need no lock, waiting for room, routing to the home.
 //! **Does not own**: sequencing and acknowledgement (driver, core).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::Purpose;
+use domicile_core::{EarlierTries, Purpose};
 use domicile_proto::record::RecordBody;
 use domicile_proto::{Keyspace, PartitionId, Reason, Record, RequestId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::interior::{NodeCore, Route, TIMEOUT_DEFAULT};
 use super::request_id::new_request_id;
+use crate::buffer::{Unapplied, Written};
 use crate::call::{Forwarding, WriteCall};
 use crate::driver::{PreparedWrite, ReplyTo, Slot};
 use crate::error::Error;
-use crate::peers::ANSWER_LOST;
+use crate::peers::{ANSWER_LOST, PeerLink};
 use crate::receipt::Receipt;
 
 /// When a caller that found no room does well to come back: about the time of a flush.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A checked write and where it belongs.
-pub(super) struct Checked {
-    partition: PartitionId,
-    forwarding: Forwarding,
-    timeout: Duration,
-    write: PreparedWrite,
+#[derive(Clone)]
+pub(crate) struct CheckedWrite {
+    pub(crate) partition: PartitionId,
+    pub(crate) forwarding: Forwarding,
+    pub(crate) unapplied: Unapplied,
+    pub(crate) timeout: Duration,
+    pub(crate) write: PreparedWrite,
 }
 
 impl NodeCore {
-    /// Does a write, here or at its home, and waits for its level.
+    /// Does a write, here or at its home, and waits for its level. It is never kept.
     pub(crate) async fn write(&self, call: WriteCall) -> Result<Receipt, Error> {
-        let keyspace = std::sync::Arc::clone(&call.keyspace);
+        let keyspace = Arc::clone(&call.keyspace);
         let checked = self.check_write(call)?;
         self.write_checked(&keyspace, checked).await
     }
@@ -43,9 +47,13 @@ impl NodeCore {
         &self,
         call: WriteCall,
         tag: u64,
-        results: &mpsc::UnboundedSender<(u64, Result<Receipt, Error>)>,
-    ) -> Option<Checked> {
+        results: &mpsc::UnboundedSender<(u64, Result<Written, Error>)>,
+    ) -> Option<CheckedWrite> {
+        let keyspace = Arc::clone(&call.keyspace);
         let submitted = self.check_write(call).and_then(|checked| {
+            if self.may_be_kept(&keyspace, checked.partition) {
+                return Ok(Some(checked));
+            }
             match self.route(checked.partition, checked.forwarding)? {
                 Route::Here(slot)
                     if self
@@ -65,16 +73,17 @@ impl NodeCore {
         })
     }
 
-    pub(super) async fn write_checked(
+    pub(crate) async fn write_checked(
         &self,
         keyspace: &Keyspace,
-        checked: Checked,
+        checked: CheckedWrite,
     ) -> Result<Receipt, Error> {
-        let Checked {
+        let CheckedWrite {
             partition,
             forwarding,
             timeout,
             write,
+            ..
         } = checked;
         if self.plane.is_none() {
             let route = self.route(partition, forwarding)?;
@@ -122,7 +131,7 @@ impl NodeCore {
         }
     }
 
-    fn check_write(&self, call: WriteCall) -> Result<Checked, Error> {
+    pub(crate) fn check_write(&self, call: WriteCall) -> Result<CheckedWrite, Error> {
         let WriteCall {
             keyspace,
             operations,
@@ -153,12 +162,110 @@ impl NodeCore {
             preconditions,
             level,
             deadline,
+            earlier_tries: EarlierTries::Remembered,
         };
-        Ok(Checked {
+        Ok(CheckedWrite {
             partition,
             forwarding: call.forwarding,
+            unapplied: call.unapplied,
             timeout,
             write,
+        })
+    }
+
+    /// The link to the home of a partition; `None`: it is here.
+    pub(crate) fn link_to_home(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Option<Arc<PeerLink>>, Error> {
+        match self.route(partition, Forwarding::Allowed)? {
+            Route::Here(_) => Ok(None),
+            Route::There(link) => Ok(Some(link)),
+        }
+    }
+
+    /// Does writes of one partition at its home, wherever that is, in this order, and none behind
+    /// one that is refused. Fewer answers than writes: the others were not tried, or nobody knows.
+    ///
+    /// # Errors
+    /// Nobody knows of any of them.
+    pub(crate) async fn send_in_order(
+        &self,
+        partition: PartitionId,
+        writes: Vec<PreparedWrite>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        let missing = || {
+            let message = format!("no keyspace {}", partition.keyspace);
+            Error::new(Reason::KeyspaceNotFound, message)
+        };
+        let keyspace = self.topology.keyspace(partition.keyspace);
+        let keyspace = keyspace.ok_or_else(missing)?;
+        match self.link_to_home(partition)? {
+            None => Ok(self.write_in_order(partition, writes, timeout).await),
+            Some(link) => {
+                let from = self.topology.own.name.as_str();
+                let sent = link.forward_buffered(&keyspace, from, partition, writes, timeout);
+                sent.await
+            }
+        }
+    }
+
+    /// The same where this is the home.
+    pub(crate) async fn write_in_order(
+        &self,
+        partition: PartitionId,
+        writes: Vec<PreparedWrite>,
+        timeout: Duration,
+    ) -> Vec<Result<Receipt, Error>> {
+        let slot = match self.route(partition, Forwarding::LocalOnly) {
+            Ok(Route::Here(slot)) => slot,
+            Ok(Route::There(_)) => return vec![Err(elsewhere())],
+            Err(error) => return vec![Err(error)],
+        };
+        let mut answers = Vec::with_capacity(writes.len());
+        for write in writes {
+            let request_id = write.request_id;
+            if let Err(error) = self.await_room(&write, timeout).await {
+                answers.push(Answer::Told(Err(error)));
+                break;
+            }
+            let (reply, mut answer) = oneshot::channel();
+            self.driver.submit(&slot, write, ReplyTo::Once(reply));
+            // A refusal is told at once: nothing is done behind it.
+            match answer.try_recv() {
+                Ok(result) => {
+                    let is_refused = result.is_err();
+                    answers.push(Answer::Told(result));
+                    if is_refused {
+                        break;
+                    }
+                }
+                Err(_) => answers.push(Answer::Awaited(request_id, answer)),
+            }
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Answer::Told(result) => result,
+                Answer::Awaited(request_id, answer) => answer
+                    .await
+                    .unwrap_or_else(|_| Err(never_answered(request_id))),
+            });
+        }
+        results
+    }
+
+    async fn await_room(&self, write: &PreparedWrite, timeout: Duration) -> Result<(), Error> {
+        let bytes = Record::encoded_len(&write.body);
+        if self.driver.has_room(bytes) {
+            return Ok(());
+        }
+        let waited = tokio::time::timeout(timeout, self.driver.wait_room(bytes)).await;
+        waited.map_err(|_| {
+            let waited_ms = timeout.as_millis();
+            let message = format!("no room in the store within {waited_ms} ms");
+            Error::new(Reason::Overloaded, message).retry_in(RETRY_AFTER)
         })
     }
 
@@ -168,15 +275,7 @@ impl NodeCore {
         write: PreparedWrite,
         timeout: Duration,
     ) -> Result<Receipt, Error> {
-        let bytes = Record::encoded_len(&write.body);
-        if !self.driver.has_room(bytes) {
-            let waited = tokio::time::timeout(timeout, self.driver.wait_room(bytes)).await;
-            if waited.is_err() {
-                let waited_ms = timeout.as_millis();
-                let message = format!("no room in the store within {waited_ms} ms");
-                return Err(Error::new(Reason::Overloaded, message).retry_in(RETRY_AFTER));
-            }
-        }
+        self.await_room(&write, timeout).await?;
         let request_id = write.request_id;
         let (reply, answer) = oneshot::channel();
         self.driver.submit(slot, write, ReplyTo::Once(reply));
@@ -195,7 +294,7 @@ impl NodeCore {
         let partition = one_partition(keyspace, std::iter::once(key))?;
         match self.route(partition, Forwarding::LocalOnly)? {
             Route::Here(slot) => self.driver.outcome(&slot, request_id),
-            Route::There(_) => Err(Error::new(Reason::WrongHome, "the home is another region")),
+            Route::There(_) => Err(elsewhere()),
         }
     }
 
@@ -219,6 +318,16 @@ impl NodeCore {
     }
 }
 
+/// An answer that is there, or one to come.
+enum Answer {
+    Told(Result<Receipt, Error>),
+    Awaited(RequestId, oneshot::Receiver<Result<Receipt, Error>>),
+}
+
+fn elsewhere() -> Error {
+    Error::new(Reason::WrongHome, "the home is another region")
+}
+
 /// The home had a write and was succeeded: its successor knows what became of it, if it arrived.
 fn home_moved() -> Error {
     let message = "the home was succeeded before it answered";
@@ -238,7 +347,7 @@ fn across_groups() -> Error {
 }
 
 /// The partition of all keys, which must share a group.
-fn one_partition<'keys>(
+pub(crate) fn one_partition<'keys>(
     keyspace: &Keyspace,
     mut keys: impl Iterator<Item = &'keys Bytes>,
 ) -> Result<PartitionId, Error> {

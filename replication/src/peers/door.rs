@@ -17,8 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::forward::take_seen;
+use super::kept;
 use super::messages::{partition_of_bytes, row_of_cell};
 use crate::bootstrap::{CHUNKS_MAX, SnapshotSource};
+use crate::buffer::Unapplied;
 use crate::call::{
     Consistency, Direction, Entry, Expected, Forwarding, Precondition, ReadCall, SessionMark,
     WriteCall,
@@ -135,6 +137,9 @@ impl PeerService {
                     &keyspace.regions,
                 )))
             }
+            forward_request::Request::Buffered(writes) => {
+                kept::answer(&self.node, writes, timeout).await
+            }
             forward_request::Request::Get(get) => self.get(get, timeout).await,
             forward_request::Request::Scan(scan) => self.scan(&scan),
             forward_request::Request::Outcome(outcome) => {
@@ -163,6 +168,9 @@ impl PeerService {
             forward_request::Request::Write(write) => KeyspaceId::new(write.keyspace),
             forward_request::Request::Get(get) => KeyspaceId::new(get.keyspace),
             forward_request::Request::Outcome(outcome) => KeyspaceId::new(outcome.keyspace),
+            forward_request::Request::Buffered(writes) => {
+                partition_of_bytes(&writes.partition).ok()?.keyspace
+            }
             forward_request::Request::Scan(scan) => {
                 partition_of_bytes(&scan.partition).ok()?.keyspace
             }
@@ -200,6 +208,7 @@ impl PeerService {
             request_id: Some(read_request_id(&write.request_id)?),
             timeout,
             forwarding: Forwarding::LocalOnly,
+            unapplied: Unapplied::Refused,
         })
     }
 
@@ -336,17 +345,8 @@ impl Peer for PeerService {
     ) -> Result<Response<v1::ForwardResponse>, Status> {
         let timeout = timeout_of(&request);
         let answer = self.answer(request.into_inner(), timeout).await;
-        let response = answer.unwrap_or_else(|error| {
-            forward_response::Response::Error(v1::ForwardError {
-                reason: error.reason().to_string(),
-                message: error.to_string(),
-                metadata: error
-                    .metadata()
-                    .clone()
-                    .into_iter()
-                    .collect::<HashMap<_, _>>(),
-            })
-        });
+        let response =
+            answer.unwrap_or_else(|error| forward_response::Response::Error(error_message(&error)));
         Ok(Response::new(v1::ForwardResponse {
             response: Some(response),
         }))
@@ -378,7 +378,7 @@ fn read_level(text: &str) -> Result<AckLevel, Error> {
         .map_err(|e: domicile_proto::level::AckLevelError| invalid(e.to_string()))
 }
 
-fn read_request_id(bytes: &[u8]) -> Result<RequestId, Error> {
+pub(super) fn read_request_id(bytes: &[u8]) -> Result<RequestId, Error> {
     let array: Result<[u8; 16], _> = bytes.try_into();
     let array =
         array.map_err(|_| invalid(format!("request id of {} bytes, 16 expected", bytes.len())))?;
@@ -402,7 +402,19 @@ fn read_precondition(message: v1::ForwardPrecondition) -> Result<Precondition, E
     })
 }
 
-fn receipt_message(receipt: &Receipt, regions: &[domicile_proto::RegionId]) -> v1::ForwardReceipt {
+pub(super) fn error_message(error: &Error) -> v1::ForwardError {
+    let metadata = error.metadata().clone().into_iter();
+    v1::ForwardError {
+        reason: error.reason().to_string(),
+        message: error.to_string(),
+        metadata: metadata.collect::<HashMap<_, _>>(),
+    }
+}
+
+pub(super) fn receipt_message(
+    receipt: &Receipt,
+    regions: &[domicile_proto::RegionId],
+) -> v1::ForwardReceipt {
     let bit = |region| {
         regions
             .iter()

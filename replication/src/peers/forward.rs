@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_proto::v1::{self, forward_request, forward_response};
-use domicile_proto::{Hlc, Keyspace, Position, Reason, RequestId, Seq};
+use domicile_core::EarlierTries;
+use domicile_proto::v1::{self, forward_request, forward_response, forward_result};
+use domicile_proto::{Hlc, Keyspace, PartitionId, Position, Reason, RequestId, Seq};
 use tonic::Request;
 
 use super::link::PeerLink;
@@ -63,6 +64,47 @@ impl PeerLink {
             Ok(_) => Err(unknown(malformed("receipt"))),
             Err(Hop::NotSent(error)) => Err(error),
             Err(Hop::Lost(error)) => Err(unknown(error)),
+        }
+    }
+
+    /// Has the home do writes of one partition that were kept here, in this order.
+    ///
+    /// # Errors
+    /// None of them was answered.
+    pub(crate) async fn forward_buffered(
+        &self,
+        keyspace: &Keyspace,
+        from: &str,
+        partition: PartitionId,
+        writes: Vec<PreparedWrite>,
+        timeout: Duration,
+    ) -> Result<Vec<Result<Receipt, Error>>, Error> {
+        let writes = writes.into_iter().map(|write| v1::BufferedForward {
+            body: write.body.bytes().clone(),
+            request_id: Bytes::copy_from_slice(&write.request_id.get().to_be_bytes()),
+            searched_upto: match write.earlier_tries {
+                EarlierTries::NotInLogUpto(upto) => upto.map(put_seen),
+                EarlierTries::Remembered => None,
+            },
+        });
+        let request = forward_request::Request::Buffered(v1::ForwardBuffered {
+            partition: Bytes::copy_from_slice(&partition.to_bytes()),
+            writes: writes.collect(),
+        });
+        let answer = self.forward(from, request, timeout).await;
+        match answer.map_err(Hop::into_error)? {
+            forward_response::Response::Results(results) => {
+                let results = results.results.into_iter();
+                let result = |result: v1::ForwardResult| match result.result {
+                    Some(forward_result::Result::Receipt(receipt)) => {
+                        read_receipt(&receipt, keyspace).map(Ok)
+                    }
+                    Some(forward_result::Result::Error(error)) => Ok(Err(read_error(error))),
+                    None => Err(malformed("result")),
+                };
+                results.map(result).collect()
+            }
+            _ => Err(malformed("results")),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod door;
 mod forward;
+mod kept;
 mod link;
 mod links;
 mod listener;

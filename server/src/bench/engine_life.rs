@@ -13,7 +13,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use domicile_proto::{Keyspace, Name, Operation};
 use domicile_replication::node::KeyspaceHandle;
-use domicile_replication::{Engine, Node, NodeOptions, Receipt, WriteCall};
+use domicile_replication::{Engine, Node, NodeOptions, WriteCall, Written};
 use futures::{StreamExt, pin_mut};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -339,7 +339,7 @@ async fn put(
 }
 
 fn check(
-    answer: Option<(u64, Result<Receipt, domicile_replication::Error>)>,
+    answer: Option<(u64, Result<Written, domicile_replication::Error>)>,
 ) -> anyhow::Result<u32> {
     let (_, result) = answer.context("the node is gone")?;
     result?;

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::backup::BackupCommand;
 use super::bench::BenchCommand;
+use super::buffer::BufferCommand;
 use super::completions::CompletionsCommand;
 use super::configuration::ConfigCommand;
 use super::demo::DemoCommand;
@@ -48,6 +49,8 @@ pub(crate) enum Verb {
     Status(StatusCommand),
     /// Shows what a returning home had alone, exports it, writes it again or gives it up.
     Orphans(OrphansCommand),
+    /// Shows writes that a node accepted and did not apply, or gives them up.
+    Buffer(BufferCommand),
     /// Checks every byte of a data directory that is not in use.
     Verify(VerifyCommand),
     /// Shows what lies in a data directory, entry by entry, damage included.
@@ -90,6 +93,11 @@ mod tests {
             "domicile kv scan users alice/ --reverse --limit 10 -o csv",
             "domicile kv import users rows.jsonl --outstanding 512",
             "domicile kv export users --to rows.csv -o csv",
+            "domicile kv put users alice/name Ada --applied-only",
+            "domicile keyspace alter users --failover buffer --buffer-ms-max 60000",
+            "domicile buffer list --keyspace users --refused",
+            "domicile buffer show 7",
+            "domicile buffer discard --first 7 --last 9 --yes",
             "domicile keyspace list",
             "domicile keyspace describe users -o json",
             "domicile region add sa --peer 10.0.0.9:7401 --witness --id 7",

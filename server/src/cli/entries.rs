@@ -3,7 +3,7 @@
 //! **Owns**: their columns.
 //! **Does not own**: formats (`output`).
 
-use domicile_client::{Entry, Receipt};
+use domicile_client::{Accepted, Entry, Receipt};
 
 use super::cell::Cell;
 
@@ -46,5 +46,20 @@ pub(crate) fn receipt(receipt: Receipt) -> Vec<Cell> {
         receipt.request_id.to_string().into(),
         receipt.degraded.into(),
         receipt.duplicate.into(),
+    ]
+}
+
+/// The columns of a write that is kept for its home.
+pub(crate) const ACCEPTED: [&str; 5] =
+    ["state", "request_id", "kept_in", "number", "accepted_at_ms"];
+
+/// A write that is kept for its home, as a row.
+pub(crate) fn accepted(accepted: Accepted) -> Vec<Cell> {
+    vec![
+        "ACCEPTED_NOT_APPLIED".into(),
+        accepted.request_id.to_string().into(),
+        accepted.region.into(),
+        accepted.number.into(),
+        accepted.accepted_at_ms.into(),
     ]
 }

@@ -128,9 +128,15 @@ struct PolicyFlags {
     /// The same in time.
     #[arg(long, value_name = "MS")]
     max_rpo_ms: Option<u64>,
-    /// promote, or read_only: an operator decides.
+    /// promote; read_only: an operator decides; buffer: so, and writes wait where they were taken.
     #[arg(long, value_name = "WHAT")]
     failover: Option<String>,
+    /// With buffer: bytes that a node keeps of writes that wait for their home.
+    #[arg(long, value_name = "BYTES")]
+    buffer_bytes_max: Option<u64>,
+    /// With buffer: the age of the oldest of them, beyond which further ones are refused.
+    #[arg(long, value_name = "MS")]
+    buffer_ms_max: Option<u64>,
     /// Who comes first among copies that have as much.
     #[arg(long, value_name = "REGION", value_delimiter = ',')]
     successors: Vec<String>,
@@ -148,6 +154,8 @@ impl PolicyFlags {
             max_rpo_bytes: self.max_rpo_bytes,
             max_rpo_ms: self.max_rpo_ms,
             failover: self.failover,
+            buffer_bytes_max: self.buffer_bytes_max,
+            buffer_ms_max: self.buffer_ms_max,
             successors: self.successors,
             ..v1::KeyspaceDefinition::default()
         }
@@ -256,7 +264,7 @@ async fn alter(flags: AlterFlags) -> anyhow::Result<()> {
 
 fn describe(keyspace: KeyspaceDescription, output: OutputFlags) -> anyhow::Result<()> {
     let limit = |value: u64| (value > 0).then_some(value);
-    let facts: [(&'static str, Cell); 16] = [
+    let facts: [(&'static str, Cell); 18] = [
         ("name", keyspace.name.into()),
         ("posture", keyspace.posture.into()),
         ("promise", keyspace.promise.into()),
@@ -269,6 +277,8 @@ fn describe(keyspace: KeyspaceDescription, output: OutputFlags) -> anyhow::Resul
         ("max_rpo_bytes", limit(keyspace.max_rpo_bytes).into()),
         ("max_rpo_ms", limit(keyspace.max_rpo_ms).into()),
         ("failover", keyspace.failover.into()),
+        ("buffer_bytes_max", limit(keyspace.buffer_bytes_max).into()),
+        ("buffer_ms_max", limit(keyspace.buffer_ms_max).into()),
         ("successors", Cell::List(keyspace.successors)),
         ("buckets", u64::from(keyspace.buckets).into()),
         ("delimiter", keyspace.delimiter.into()),

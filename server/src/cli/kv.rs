@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use domicile_client::{Consistency, KeyspaceClient, Receipt, Scan, Write as WriteCall};
+use domicile_client::{Consistency, KeyspaceClient, Scan, Write as WriteCall, Written};
 use domicile_proto::limits::VALUE_BYTES_MAX;
 use domicile_proto::{AckLevel, ErrorKind, RequestId, Version};
 use futures::TryStreamExt;
@@ -21,7 +21,7 @@ use super::entries;
 use super::export::ExportFlags;
 use super::failure::Failure;
 use super::import::ImportFlags;
-use super::output::{Layout, Output, OutputFlags};
+use super::output::{Layout, Output, OutputFlags, say};
 use super::watch::WatchFlags;
 
 /// `kv`
@@ -62,6 +62,9 @@ struct WriteFlags {
     /// Refuse instead of forwarding to the key's home.
     #[arg(long)]
     local_only: bool,
+    /// Refuse instead of keeping it where its home cannot be reached (failover = "buffer").
+    #[arg(long)]
+    applied_only: bool,
     #[command(flatten)]
     connect: ConnectFlags,
     #[command(flatten)]
@@ -358,12 +361,30 @@ impl WriteFlags {
         if self.local_only {
             write = write.local_only();
         }
-        self.show(write.await?)
+        let written = match self.applied_only {
+            true => Written::Applied(write.await?),
+            false => write.or_kept().await?,
+        };
+        self.show(written)
     }
 
-    fn show(&self, receipt: Receipt) -> anyhow::Result<()> {
-        let mut output = Output::stdout(self.output.output, Layout::Record, &entries::RECEIPT);
-        output.row(entries::receipt(receipt))?;
+    fn show(&self, written: Written) -> anyhow::Result<()> {
+        let format = self.output.output;
+        let (mut output, row) = match written {
+            Written::Applied(receipt) => (
+                Output::stdout(format, Layout::Record, &entries::RECEIPT),
+                entries::receipt(receipt),
+            ),
+            Written::Accepted(accepted) => {
+                say(format_args!(
+                    "not applied: the home cannot be reached; region {} keeps the write for it",
+                    accepted.region
+                ));
+                let output = Output::stdout(format, Layout::Record, &entries::ACCEPTED);
+                (output, entries::accepted(accepted))
+            }
+        };
+        output.row(row)?;
         output.end()?;
         Ok(io::stdout().flush()?)
     }

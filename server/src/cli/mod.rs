@@ -11,6 +11,7 @@ mod arguments;
 mod backup;
 mod base64;
 mod bench;
+mod buffer;
 mod cell;
 mod completions;
 mod configuration;

@@ -47,6 +47,7 @@ fn dispatch(verb: Verb, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Verb::Failover(command) => block_on(command.run()).map(done),
         Verb::Switchover(command) => block_on(command.run()).map(done),
         Verb::Orphans(command) => block_on(command.run()).map(done),
+        Verb::Buffer(command) => block_on(command.run()).map(done),
         Verb::Backup(command) => block_on(command.run()).map(done),
         Verb::Verify(command) => command.run().map(done),
         Verb::Inspect(command) => command.run().map(done),

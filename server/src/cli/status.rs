@@ -29,7 +29,7 @@ pub(crate) struct StatusCommand {
     partitions: bool,
 }
 
-const REGION_COLUMNS: [&str; 15] = [
+const REGION_COLUMNS: [&str; 16] = [
     "region",
     "seen_from",
     "state",
@@ -41,13 +41,14 @@ const REGION_COLUMNS: [&str; 15] = [
     "stale_ms",
     "skew_ms",
     "orphans",
+    "buffered",
     "disk_free_bytes",
     "fsync_us_mean",
     "version",
     "note",
 ];
 
-const KEYSPACE_COLUMNS: [&str; 10] = [
+const KEYSPACE_COLUMNS: [&str; 14] = [
     "region",
     "keyspace",
     "ack",
@@ -58,6 +59,10 @@ const KEYSPACE_COLUMNS: [&str; 10] = [
     "risk_bytes",
     "risk_ms",
     "orphans",
+    "buffered",
+    "buffered_bytes",
+    "buffered_ms",
+    "buffer_refused",
 ];
 
 const PARTITION_COLUMNS: [&str; 13] = [
@@ -184,6 +189,14 @@ fn own_row(status: &v1::StatusResponse) -> Vec<Cell> {
         .keyspaces
         .iter()
         .map(|keyspace| keyspace.orphans_open);
+    let buffered = status
+        .keyspaces
+        .iter()
+        .map(|keyspace| keyspace.buffered_writes);
+    let note = match status.poisoned.as_str() {
+        "" => status.buffer_damaged.as_str(),
+        poisoned => poisoned,
+    };
     let disk = status.disk.clone().unwrap_or_default();
     let [writes, bytes, ms] = loss_cells(Some(&risk));
     vec![
@@ -198,10 +211,11 @@ fn own_row(status: &v1::StatusResponse) -> Vec<Cell> {
         Cell::Nothing,
         Cell::Nothing,
         orphans.sum::<u64>().into(),
+        buffered.sum::<u64>().into(),
         disk.free_bytes.into(),
         disk.fsync_us_sum.checked_div(disk.commits).into(),
         status.version.as_str().into(),
-        status.poisoned.as_str().into(),
+        note.into(),
     ]
 }
 
@@ -232,6 +246,7 @@ fn peer_row(seen_from: &str, peer: &v1::PeerStatus) -> Vec<Cell> {
         Cell::Nothing,
         Cell::Nothing,
         Cell::Nothing,
+        Cell::Nothing,
         peer.last_error.as_str().into(),
     ]
 }
@@ -258,6 +273,10 @@ fn keyspace_rows(status: &v1::StatusResponse) -> Vec<Vec<Cell>> {
             bytes,
             ms,
             keyspace.orphans_open.into(),
+            keyspace.buffered_writes.into(),
+            keyspace.buffered_bytes.into(),
+            keyspace.buffered_age_ms.into(),
+            keyspace.buffered_refused.into(),
         ]
     };
     status.keyspaces.iter().map(row).collect()
@@ -344,7 +363,7 @@ mod tests {
         assert_eq!(shown(0), ["ap", "eu", "us", "-"]);
         assert_eq!(shown(1), ["eu", "itself", "itself", "http://c"]);
         assert_eq!(shown(2), ["unreachable", "up", "up", "unreachable"]);
-        assert_eq!(shown(14)[3], "connection refused");
+        assert_eq!(shown(15)[3], "connection refused");
     }
 
     #[test]

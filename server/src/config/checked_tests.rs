@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use domicile_proto::{AckLevel, Failover, OnTimeout, Placement};
+use domicile_proto::{AckLevel, BufferLimit, Failover, OnTimeout, Placement};
 
 use super::*;
 
@@ -69,6 +69,8 @@ placement = {{ rule = {{ "eu-" = "eu", "us-" = "us" }}, otherwise = "ap" }}
 name = "carts"
 regions = ["us", "eu"]
 placement = {{ hash = true }}
+failover = "buffer"
+buffer_ms_max = 90000
 "#
     );
     let config = check(&text).unwrap();
@@ -109,6 +111,11 @@ placement = {{ hash = true }}
     );
     assert_eq!(users.partition_of(b"other").region.get(), 77);
     assert_eq!((carts.copies(), &carts.placement), (1, &Placement::Hash));
+    let limit = BufferLimit {
+        age: Duration::from_secs(90),
+        ..BufferLimit::default()
+    };
+    assert_eq!(carts.failover, Failover::Buffer(limit));
 }
 
 #[test]
@@ -158,6 +165,13 @@ fn keyspaces_that_do_not_fit_are_named() {
     assert!(with("buckets = 2000").contains("buckets is 2000"));
     assert!(with("delimiter = \"--\"").contains("one byte expected"));
     assert!(with("max_rpo_ms = 0").contains("keyspace.users.max_rpo_ms: 0 would refuse"));
+    assert!(with("failover = \"keep\"").contains("expected promote, read_only or buffer"));
+    let caps = with("buffer_bytes_max = 9000000");
+    assert!(caps.contains("keyspace.users.buffer_bytes_max: given without failover"));
+    let small = with("failover = \"buffer\"\nbuffer_bytes_max = 8388607");
+    assert!(small.contains("buffer_bytes_max is 8388607, allowed 8388608"));
+    let long = with("failover = \"buffer\"\nbuffer_ms_max = 604800001");
+    assert!(long.contains("buffer_ms_max is 604800001, allowed 1 to 604800000"));
     assert!(with("placement = {}").contains("exactly one of"));
     assert!(with("placement = { hash = false }").contains("exactly one of"));
     assert!(with("placement = { hash = true, pinned = \"eu\" }").contains("exactly one of"));

@@ -99,6 +99,8 @@ pub(crate) struct KeyspaceGiven {
     pub(crate) max_rpo_bytes: Option<u64>,
     pub(crate) max_rpo_ms: Option<u64>,
     pub(crate) failover: Option<String>,
+    pub(crate) buffer_bytes_max: Option<u64>,
+    pub(crate) buffer_ms_max: Option<u64>,
     pub(crate) successors: Option<Vec<String>>,
     pub(crate) buckets: Option<u16>,
     pub(crate) delimiter: Option<String>,

@@ -286,9 +286,22 @@ pub const KEYS: &[Key] = &[
     key("keyspace[].max_rpo_ms", "ms", "none", "the same in time"),
     key(
         "keyspace[].failover",
-        "promote, read_only",
+        "promote, read_only, buffer",
         "promote",
-        "whether a lost home is succeeded by itself or by an operator's word",
+        "whether a lost home is succeeded by itself or by an operator's word; buffer: as \
+         read_only, and writes wait at the node that took them",
+    ),
+    key(
+        "keyspace[].buffer_bytes_max",
+        "8388608 to 4294967296",
+        "67108864",
+        "with buffer: what a node keeps of the keyspace's writes; beyond it they are refused",
+    ),
+    key(
+        "keyspace[].buffer_ms_max",
+        "1 to 604800000 ms",
+        "3600000",
+        "with buffer: the age of the oldest of them; beyond it further ones are refused",
     ),
     key(
         "keyspace[].successors",

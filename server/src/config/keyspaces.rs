@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use domicile_proto::{Failover, Keyspace, Name, OnTimeout, Placement, RegionId, RpoLimit};
+use domicile_proto::{
+    BufferLimit, Failover, Keyspace, Name, OnTimeout, Placement, RegionId, RpoLimit,
+};
 use domicile_replication::RegionSpec;
 
 use super::error::{ConfigError, Faults};
@@ -126,9 +128,7 @@ impl Check<'_> {
             keyspace.delimiter = delimiter;
         }
         keyspace.max_rpo = self.max_rpo(given, keyspace.max_rpo)?;
-        if let Some(text) = &given.failover {
-            keyspace.failover = self.failover(text)?;
-        }
+        keyspace.failover = self.failover(given, keyspace.failover)?;
         if let Some(names) = &given.successors {
             keyspace.successors = self.successors(names, &keyspace.regions)?;
         }
@@ -189,15 +189,38 @@ impl Check<'_> {
         prefixes.into_iter().collect()
     }
 
-    fn failover(&mut self, text: &str) -> Option<Failover> {
-        match text {
-            "promote" => Some(Failover::Promote),
-            "read_only" => Some(Failover::ReadOnly),
-            other => {
-                let message = format_args!("{other:?}, expected promote or read_only");
+    fn failover(&mut self, given: &KeyspaceGiven, before: Failover) -> Option<Failover> {
+        let limit = match before {
+            Failover::Buffer(limit) => limit,
+            Failover::Promote | Failover::ReadOnly => BufferLimit::default(),
+        };
+        let failover = match given.failover.as_deref() {
+            None => before,
+            Some("promote") => Failover::Promote,
+            Some("read_only") => Failover::ReadOnly,
+            Some("buffer") => Failover::Buffer(limit),
+            Some(other) => {
+                let message = format_args!("{other:?}, expected promote, read_only or buffer");
                 self.faults.note(&self.part("failover"), message);
+                return None;
+            }
+        };
+        let (bytes, age_ms) = (given.buffer_bytes_max, given.buffer_ms_max);
+        let caps = [
+            ("buffer_bytes_max", bytes.is_some()),
+            ("buffer_ms_max", age_ms.is_some()),
+        ];
+        match (failover, caps.into_iter().find(|(_, is_given)| *is_given)) {
+            (Failover::Buffer(_), _) => Some(Failover::Buffer(BufferLimit {
+                bytes: bytes.unwrap_or(limit.bytes),
+                age: age_ms.map_or(limit.age, Duration::from_millis),
+            })),
+            (_, Some((cap, _))) => {
+                let message = "given without failover = \"buffer\"";
+                self.faults.note(&self.part(cap), message);
                 None
             }
+            (other, None) => Some(other),
         }
     }
 

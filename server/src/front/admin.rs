@@ -2,7 +2,7 @@
 //!
 //! **Owns**: which message asks for what.
 //! **Does not own**: the numbers (the node), their fields (`status_report`, `posture`), the pieces
-//! of a backup (`backup_stream`), orphans as messages (`orphans`).
+//! of a backup (`backup_stream`), orphans and kept writes as messages (`orphans`, `buffered`).
 
 use domicile_proto::v1;
 use domicile_proto::v1::admin_server::Admin;
@@ -12,7 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::refusal::refuse;
-use super::{backup_stream, failover, keyspaces, orphans, posture, regions, status_report};
+use super::{
+    backup_stream, buffered, failover, keyspaces, orphans, posture, regions, status_report,
+};
 
 /// The Admin service of a node.
 pub(crate) struct AdminService {
@@ -42,6 +44,30 @@ impl Admin for AdminService {
     type ShowOrphansStream = orphans::Messages<v1::ShowOrphansResponse>;
     type ReplayOrphansStream = orphans::Messages<v1::ReplayOrphansResponse>;
     type DiscardOrphansStream = orphans::Messages<v1::DiscardOrphansResponse>;
+
+    async fn list_buffered(
+        &self,
+        request: Request<v1::ListBufferedRequest>,
+    ) -> Result<Response<v1::ListBufferedResponse>, Status> {
+        let listed = buffered::list(&self.node, request.get_ref());
+        Ok(Response::new(listed.map_err(|error| refuse(&error))?))
+    }
+
+    async fn show_buffered(
+        &self,
+        request: Request<v1::ShowBufferedRequest>,
+    ) -> Result<Response<v1::ShowBufferedResponse>, Status> {
+        let shown = buffered::show(&self.node, request.into_inner()).await;
+        Ok(Response::new(shown.map_err(|error| refuse(&error))?))
+    }
+
+    async fn discard_buffered(
+        &self,
+        request: Request<v1::DiscardBufferedRequest>,
+    ) -> Result<Response<v1::DiscardBufferedResponse>, Status> {
+        let discarded = buffered::discard(&self.node, request.into_inner()).await;
+        Ok(Response::new(discarded.map_err(|error| refuse(&error))?))
+    }
 
     async fn list_orphans(
         &self,

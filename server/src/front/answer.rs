@@ -5,10 +5,48 @@
 
 use bytes::Bytes;
 use domicile_proto::{PartitionId, Position, v1};
-use domicile_replication::{Entry, Node, ReadAnswer, Receipt, ScanPage, SessionMark};
+use domicile_replication::{
+    BufferedWrite, Entry, Node, ReadAnswer, Receipt, ScanPage, SessionMark, Written,
+};
 
 use super::limits::PAGE_BYTES_MAX;
 use super::page_token;
+
+/// What a write was told.
+pub(crate) fn written(node: &Node, written: &Written) -> v1::WriteResponse {
+    match written {
+        Written::Applied(applied) => receipt(node, applied),
+        Written::Accepted(accepted) => v1::WriteResponse {
+            request_id: Bytes::copy_from_slice(&accepted.request_id.get().to_be_bytes()),
+            accepted: Some(v1::AcceptedNotApplied {
+                number: accepted.number.get(),
+                accepted_at_ms: accepted.accepted_at_ms,
+                region: node.region().to_string(),
+                ..v1::AcceptedNotApplied::default()
+            }),
+            ..v1::WriteResponse::default()
+        },
+    }
+}
+
+/// A write that is kept here, with what became of it since.
+pub(crate) fn kept(node: &Node, write: BufferedWrite) -> v1::WriteResponse {
+    let (reason, message) = match write.refused {
+        Some(refused) => (refused.reason, refused.message),
+        None => (String::new(), String::new()),
+    };
+    v1::WriteResponse {
+        request_id: Bytes::copy_from_slice(&write.request_id.get().to_be_bytes()),
+        accepted: Some(v1::AcceptedNotApplied {
+            number: write.number.get(),
+            accepted_at_ms: write.accepted_at_ms,
+            region: node.region().to_string(),
+            refused_reason: reason,
+            refused_message: message,
+        }),
+        ..v1::WriteResponse::default()
+    }
+}
 
 /// The receipt of a write.
 pub(crate) fn receipt(node: &Node, receipt: &Receipt) -> v1::WriteResponse {
@@ -22,6 +60,7 @@ pub(crate) fn receipt(node: &Node, receipt: &Receipt) -> v1::WriteResponse {
         request_id: Bytes::copy_from_slice(&receipt.request_id.get().to_be_bytes()),
         degraded: receipt.degraded,
         duplicate: receipt.duplicate,
+        accepted: None,
     }
 }
 

@@ -71,6 +71,8 @@ fn defined(
         max_rpo_bytes: limit(definition.max_rpo_bytes),
         max_rpo_ms: limit(definition.max_rpo_ms),
         failover: definition.failover,
+        buffer_bytes_max: definition.buffer_bytes_max,
+        buffer_ms_max: definition.buffer_ms_max,
         successors: list(definition.successors),
         buckets: definition.buckets.map(buckets).transpose()?,
         delimiter: definition.delimiter,

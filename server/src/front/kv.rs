@@ -71,8 +71,8 @@ impl KvService {
         let _share = self.budget.take(bytes_of(&asked.operations))?;
         let mut call = request::write_call(keyspace, asked.operations, asked.options, timeout)?;
         call.preconditions = asked.preconditions;
-        let receipt = self.node.write(call).await?;
-        Ok(answer::receipt(&self.node, &receipt))
+        let written = self.node.write(call).await?;
+        Ok(answer::written(&self.node, &written))
     }
 
     async fn read(
@@ -112,6 +112,10 @@ impl KvService {
         let keyspace = self.node.policy(&message.keyspace)?;
         check_key(&message.key)?;
         let id = request::request_id("request_id", &message.request_id)?;
+        if let Some(kept) = self.node.buffered_of(&keyspace, id) {
+            let receipt = Some(answer::kept(&self.node, kept));
+            return Ok(v1::OutcomeResponse { receipt });
+        }
         let receipt = self.node.outcome(&keyspace, message.key, id).await?;
         let receipt = receipt.map(|receipt| answer::receipt(&self.node, &receipt));
         Ok(v1::OutcomeResponse { receipt })

@@ -15,6 +15,7 @@ mod admin;
 mod answer;
 mod backup_stream;
 mod budget;
+mod buffered;
 mod deadline;
 mod door;
 mod error;
@@ -33,6 +34,8 @@ mod status_report;
 mod watch_stream;
 mod write_stream;
 
+#[cfg(test)]
+mod buffered_tests;
 #[cfg(test)]
 mod door_tests;
 #[cfg(test)]

@@ -21,6 +21,10 @@ pub(crate) fn describe(node: &Node, told: &Keyspace) -> v1::KeyspaceDescription 
     let age_ms = max_rpo
         .age
         .and_then(|age| u64::try_from(age.as_millis()).ok());
+    let buffer = match keyspace.failover {
+        Failover::Buffer(limit) => Some(limit),
+        Failover::Promote | Failover::ReadOnly => None,
+    };
     v1::KeyspaceDescription {
         name: keyspace.name.to_string(),
         regions: keyspace.regions.iter().copied().map(name).collect(),
@@ -38,10 +42,15 @@ pub(crate) fn describe(node: &Node, told: &Keyspace) -> v1::KeyspaceDescription 
         failover: match keyspace.failover {
             Failover::Promote => "promote",
             Failover::ReadOnly => "read_only",
+            Failover::Buffer(_) => "buffer",
         }
         .to_owned(),
         successors: keyspace.successors.iter().copied().map(name).collect(),
         version,
+        buffer_bytes_max: buffer.map_or(0, |limit| limit.bytes),
+        buffer_ms_max: buffer.map_or(0, |limit| {
+            u64::try_from(limit.age.as_millis()).unwrap_or(u64::MAX)
+        }),
     }
 }
 
@@ -129,7 +138,11 @@ fn promise(keyspace: &Keyspace, recovery: Recovery) -> String {
         Recovery::ByItself(within) => format!("{} ms by itself", within.as_millis()),
         Recovery::ByOperator => "until an operator decides (failover run)".to_owned(),
     };
-    format!("{rpo}{degraded}; RTO: {rto}")
+    let buffered = match keyspace.failover {
+        Failover::Buffer(_) => "; meanwhile unconditional writes wait at the node that took them",
+        Failover::Promote | Failover::ReadOnly => "",
+    };
+    format!("{rpo}{degraded}; RTO: {rto}{buffered}")
 }
 
 #[cfg(test)]
@@ -169,6 +182,15 @@ mod tests {
         let within = Duration::from_millis(2400);
         let by_itself = promise(&keyspace(3), Recovery::ByItself(within));
         assert!(by_itself.ends_with("RTO: 2400 ms by itself"), "{by_itself}");
+        let mut buffer = keyspace(3);
+        buffer.failover = Failover::Buffer(domicile_proto::BufferLimit::default());
+        let buffered = promise(&buffer, Recovery::ByOperator);
+        assert!(
+            buffered.ends_with(
+                "(failover run); meanwhile unconditional writes wait at the node that took them"
+            ),
+            "{buffered}"
+        );
     }
 
     #[test]

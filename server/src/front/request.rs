@@ -13,7 +13,7 @@ use domicile_proto::{
 };
 use domicile_replication::{
     Consistency, Direction, Error, Expected, Forwarding, Precondition, ScanCall, SessionMark,
-    WriteCall,
+    Unapplied, WriteCall,
 };
 
 use super::page_token;
@@ -77,10 +77,14 @@ pub(crate) fn write_call(
 ) -> Result<WriteCall, Error> {
     let mut call = WriteCall::new(keyspace, operations);
     call.timeout = timeout;
+    call.unapplied = Unapplied::Kept;
     if let Some(options) = options {
         call.level = level(&options.ack)?;
         call.request_id = optional_id(&options.request_id)?;
         call.forwarding = forwarding(options.local_only);
+        if options.applied_only {
+            call.unapplied = Unapplied::Refused;
+        }
     }
     Ok(call)
 }
@@ -299,14 +303,17 @@ mod tests {
             ack: "sync:2".to_owned(),
             request_id: vec![1; 16].into(),
             local_only: true,
+            applied_only: true,
         };
         let call = |options| write_call(keyspace(), vec![], Some(options), None);
         let read = call(options.clone()).unwrap();
         assert_eq!(read.level, "sync:2".parse().ok());
         assert_eq!(read.request_id.unwrap().get(), u128::from_be_bytes([1; 16]));
         assert_eq!(read.forwarding, Forwarding::LocalOnly);
+        assert_eq!(read.unapplied, Unapplied::Refused);
         let bare = call(v1::WriteOptions::default()).unwrap();
         assert_eq!((bare.level, bare.request_id), (None, None));
+        assert_eq!(bare.unapplied, Unapplied::Kept, "as the policy says");
         let refused = call(v1::WriteOptions {
             ack: "most".to_owned(),
             ..options.clone()

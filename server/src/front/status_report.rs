@@ -21,6 +21,7 @@ pub(crate) fn message(status: NodeStatus) -> v1::StatusResponse {
         version: status.version.to_owned(),
         uptime_ms: millis(status.uptime),
         poisoned: status.poisoned,
+        buffer_damaged: status.buffer_damaged,
         disk: Some(disk(&status.disk)),
         peers: status.peers.into_iter().map(peer).collect(),
         partitions: status.partitions.into_iter().map(partition).collect(),
@@ -81,6 +82,10 @@ fn keyspace(keyspace: KeyspaceStatus) -> v1::KeyspaceStatus {
         homes_here: keyspace.homes_here,
         degraded_partitions: keyspace.degraded_partitions,
         orphans_open: keyspace.orphans_open,
+        buffered_writes: keyspace.buffered.waiting,
+        buffered_bytes: keyspace.buffered.bytes,
+        buffered_age_ms: millis(keyspace.buffered.age),
+        buffered_refused: keyspace.buffered.refused,
     }
 }
 

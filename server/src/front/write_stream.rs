@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 
 use domicile_proto::v1::write_result::Result as Told;
 use domicile_proto::{Reason, v1};
-use domicile_replication::{Error, Node, Receipt, WriteCall};
+use domicile_replication::{Error, Node, WriteCall, Written};
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
@@ -40,7 +40,7 @@ const DRAINED_MAX: usize = 1024;
 /// waits twice as long.
 const READ_MAX: usize = 256;
 
-type Tagged = (u64, Result<Receipt, Error>);
+type Tagged = (u64, Result<Written, Error>);
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a stream's results are polled from.
@@ -106,7 +106,7 @@ impl WriteStream {
         for (number, result) in self.drained.drain(..) {
             let tag = self.outstanding.leave(number);
             let result = match result {
-                Ok(receipt) => Told::Receipt(answer::receipt(&self.node, &receipt)),
+                Ok(written) => Told::Receipt(answer::written(&self.node, &written)),
                 Err(error) => Told::Error(refuse_one(&error)),
             };
             self.ready.push_back(v1::WriteResult {

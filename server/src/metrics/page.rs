@@ -9,7 +9,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use domicile_replication::{NodeStatus, PeerStatus};
+use domicile_replication::{BufferStanding, NodeStatus, PeerStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -36,7 +36,8 @@ impl Collector for Numbers {
         memory(&mut page, status)?;
         peers(&mut page, status)?;
         lag(&mut page, status)?;
-        keyspaces(&mut page, status)
+        keyspaces(&mut page, status)?;
+        buffered(&mut page, status)
     }
 }
 
@@ -302,6 +303,40 @@ fn keyspaces(page: &mut Page<'_>, status: &NodeStatus) -> fmt::Result {
         "Age of the oldest write not durable in the best copy",
         Some(Unit::Seconds),
         &each(&|it| seconds(it.at_risk.age)),
+    )
+}
+
+/// Writes that are kept for homes that cannot be reached.
+fn buffered(page: &mut Page<'_>, status: &NodeStatus) -> fmt::Result {
+    let each = |value: &dyn Fn(&BufferStanding) -> f64| -> Rows {
+        let keyspaces = status.keyspaces.iter();
+        keyspaces
+            .map(|each| (("keyspace", each.name.clone()), value(&each.buffered)))
+            .collect()
+    };
+    page.gauges(
+        "buffered_writes",
+        "Writes accepted here and not applied, which wait for their home",
+        None,
+        &each(&|it| number(it.waiting)),
+    )?;
+    page.gauges(
+        "buffered_refused_writes",
+        "Writes accepted here that their home refused, kept for an operator",
+        None,
+        &each(&|it| number(it.refused)),
+    )?;
+    page.gauges(
+        "buffered",
+        "Bytes on disk of writes that are kept for their home",
+        Some(Unit::Bytes),
+        &each(&|it| number(it.bytes)),
+    )?;
+    page.gauges(
+        "buffered_age",
+        "Age of the oldest write that waits for its home",
+        Some(Unit::Seconds),
+        &each(&|it| seconds(it.age)),
     )
 }
 

@@ -4,7 +4,7 @@
 //! **Does not own**: what callers make of it (`clients`).
 
 use domicile_core::{
-    Expected as CoreExpected, Input, KeyChange, Precondition, Purpose, Ticket, Write,
+    EarlierTries, Expected as CoreExpected, Input, KeyChange, Precondition, Purpose, Ticket, Write,
 };
 use domicile_proto::record::RecordBody;
 use domicile_proto::{Epoch, Operation, PartitionId, Record, Seq};
@@ -85,6 +85,7 @@ impl Process {
             level: call.op.level,
             hlc,
             deadline,
+            earlier_tries: EarlierTries::Remembered,
         });
         slot.waiters.insert(ticket, call);
         self.step(partition, input, Cargo::Body(body), scene);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domicile_proto::{
-    AckLevel, Epoch, Failover, Keyspace, Name, NodeId, PartitionId, RegionId, Seq,
+    AckLevel, BufferLimit, Epoch, Failover, Keyspace, Name, NodeId, PartitionId, RegionId, Seq,
 };
 
 use super::*;
@@ -303,9 +303,15 @@ fn a_new_leader_finishes_what_was_begun() {
 }
 
 #[test]
-fn read_only_keyspaces_wait_for_an_operator() {
+fn keyspaces_that_are_not_to_be_promoted_wait_for_an_operator() {
+    for failover in [Failover::ReadOnly, Failover::Buffer(BufferLimit::default())] {
+        wait_for_an_operator(failover);
+    }
+}
+
+fn wait_for_an_operator(failover: Failover) {
     let waiting = Keyspace {
-        failover: Failover::ReadOnly,
+        failover,
         ..keyspace(AckLevel::Async)
     };
     let (mut lead, partition) = Lead::new(waiting);

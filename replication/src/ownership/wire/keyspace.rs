@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domicile_core::control::{Fencing, Policies, Policy};
 use domicile_proto::v1::{self, map_keyspace};
-use domicile_proto::{Failover, Keyspace, OnTimeout, Placement, RegionId, RpoLimit};
+use domicile_proto::{BufferLimit, Failover, Keyspace, OnTimeout, Placement, RegionId, RpoLimit};
 
 use super::{Read, field, needed, take_name, take_region};
 
@@ -83,6 +83,11 @@ pub(super) fn put_keyspace(keyspace: &Keyspace) -> v1::MapKeyspace {
     let failover = match keyspace.failover {
         Failover::Promote => v1::MapFailover::Promote,
         Failover::ReadOnly => v1::MapFailover::ReadOnly,
+        Failover::Buffer(_) => v1::MapFailover::Buffer,
+    };
+    let buffer = match keyspace.failover {
+        Failover::Buffer(limit) => Some(limit),
+        Failover::Promote | Failover::ReadOnly => None,
     };
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     v1::MapKeyspace {
@@ -99,6 +104,8 @@ pub(super) fn put_keyspace(keyspace: &Keyspace) -> v1::MapKeyspace {
         max_rpo_us: keyspace.max_rpo.age.map(micros),
         failover: failover.into(),
         successors: regions(&keyspace.successors),
+        buffer_bytes_max: buffer.map_or(0, |limit| limit.bytes),
+        buffer_us_max: buffer.map_or(0, |limit| micros(limit.age)),
     }
 }
 
@@ -119,6 +126,10 @@ pub(super) fn take_keyspace(it: v1::MapKeyspace) -> Read<Keyspace> {
     let failover = match it.failover() {
         v1::MapFailover::Promote => Failover::Promote,
         v1::MapFailover::ReadOnly => Failover::ReadOnly,
+        v1::MapFailover::Buffer => Failover::Buffer(BufferLimit {
+            bytes: it.buffer_bytes_max,
+            age: Duration::from_micros(it.buffer_us_max),
+        }),
         v1::MapFailover::Unspecified => return field("failover", it.failover),
     };
     let placement = match needed("placement", it.placement)? {
