@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use domicile_core::{
-    Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Purpose, Recovered, Ticket, Write,
+    EarlierTries, Effect, Input, KeyChange, Moment, Partition, PartitionConfig, Purpose, Recovered,
+    Ticket, Write,
 };
 use domicile_proto::{Hlc, Keyspace, Name, RegionId, RequestId, Seq};
 
@@ -40,6 +41,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
                 level: None,
                 hlc: Hlc::at_ms(1_700_000_000_000 + number),
                 deadline: now.plus(Duration::from_secs(5)),
+                earlier_tries: EarlierTries::Remembered,
             };
             core.step(now, Input::Write(write), &mut effects);
             core.step(
