@@ -184,11 +184,10 @@ impl WriteBuffer {
             let cause = Arc::clone(cause);
             return Err(StoreError::Poisoned { cause });
         }
-        let added = self.append(events, &path).and_then(|places| {
+        let added = self.append(events, &path).map(|places| {
             for (event, (offset, len)) in events.iter().zip(places) {
                 self.apply(shown(event.clone()), offset, len);
             }
-            Ok(())
         });
         let added = added.and_then(|()| self.give_room_back());
         if let Err(error) = &added {

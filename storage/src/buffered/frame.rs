@@ -35,6 +35,9 @@ pub(super) const FRAME_END_BYTES: usize = 4;
 /// damaged length may take twice the memory.
 pub(super) const FRAME_BYTES_MAX: usize = 16 << 20;
 
+/// An event, with its offset in the file and its length.
+pub(super) type Placed = (BufferEvent, (u64, u32));
+
 /// Whose a file is, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileHead {
@@ -157,11 +160,7 @@ impl FileHead {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn open_frame(
-        &self,
-        offset: u64,
-        frame: Bytes,
-    ) -> Result<Vec<(BufferEvent, (u64, u32))>, String> {
+    pub(super) fn open_frame(&self, offset: u64, frame: Bytes) -> Result<Vec<Placed>, String> {
         let short = || format!("frame of {} bytes", frame.len());
         let head = frame.first_chunk::<FRAME_HEAD_BYTES>().ok_or_else(short)?;
         let (len, count) = Self::frame_len(head)?;

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use domicile_proto::NodeId;
 
 use super::entry::BufferEvent;
-use super::frame::{FILE_HEAD_BYTES, FRAME_END_BYTES, FRAME_HEAD_BYTES, FRAME_MAGIC, FileHead};
+use super::frame::{
+    FILE_HEAD_BYTES, FRAME_END_BYTES, FRAME_HEAD_BYTES, FRAME_MAGIC, FileHead, Placed,
+};
 use crate::disk::DiskFile;
 use crate::error::StoreError;
 
@@ -83,15 +85,13 @@ pub(super) fn scan(
     })
 }
 
-type Events = Vec<(BufferEvent, (u64, u32))>;
-
 /// The frame at `offset` and where the next begins, or what is wrong with it.
 fn read_frame(
     file: &dyn DiskFile,
     head: &FileHead,
     offset: u64,
     len: u64,
-) -> std::io::Result<Result<(Events, u64), String>> {
+) -> std::io::Result<Result<(Vec<Placed>, u64), String>> {
     let left = len - offset;
     if left < (FRAME_HEAD_BYTES + FRAME_END_BYTES) as u64 {
         return Ok(Err(format!("{left} bytes, less than a frame")));
