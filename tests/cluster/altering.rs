@@ -149,7 +149,7 @@ async fn of_two_alterations_at_once_the_later_one_is_refused() {
         let policy = Keyspace {
             failover: match base.failover {
                 Failover::Promote => Failover::ReadOnly,
-                Failover::ReadOnly => Failover::Promote,
+                Failover::ReadOnly | Failover::Buffer(_) => Failover::Promote,
             },
             ..base.clone()
         };

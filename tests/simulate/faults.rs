@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use domicile_core::control::OperatorWord;
-use domicile_proto::PartitionId;
+use domicile_proto::{AckLevel, Failover, Keyspace, KeyspaceId, OnTimeout, PartitionId, RegionId};
 
+use crate::moments;
 use crate::network::REGIONS;
 use crate::plan::region;
 use crate::queue::Event;
@@ -43,11 +44,39 @@ pub(crate) enum Fault {
     GiveUp(PartitionId, OperatorWord),
     /// A planned change of home.
     Switch(PartitionId, usize),
+    /// A copy finds its partition damaged, and asks for a snapshot.
+    Damage(usize, PartitionId),
+    /// A leader's question that was asked before arrives once more, late.
+    AskAgain,
+    /// A keyspace's policy becomes another one.
+    Alter(KeyspaceId, Alteration),
     /// All of it is over.
     Calm,
 }
 
-fn after(scene: &mut Scene, us: u64, fault: Fault) {
+/// What is altered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Alteration {
+    Level(AckLevel, OnTimeout),
+    AddRegion(RegionId),
+    Failover(Failover),
+}
+
+impl Alteration {
+    /// A keyspace so altered; `None` if it cannot be.
+    pub(crate) fn of(self, before: &Keyspace) -> Option<Keyspace> {
+        let mut after = before.clone();
+        match self {
+            Self::Level(ack, on_timeout) => (after.ack, after.on_timeout) = (ack, on_timeout),
+            Self::AddRegion(region) if after.regions.contains(&region) => return None,
+            Self::AddRegion(region) => after.regions.push(region),
+            Self::Failover(failover) => after.failover = failover,
+        }
+        after.validate().ok()
+    }
+}
+
+pub(crate) fn after(scene: &mut Scene, us: u64, fault: Fault) {
     scene.after(us, Event::Fault(fault));
 }
 
@@ -68,6 +97,10 @@ pub(crate) fn next(scene: &mut Scene) {
         (trouble.operators, operator),
         (trouble.switchovers, switchover),
         (trouble.switchovers, switchover),
+        (trouble.alterations, alteration),
+        (trouble.alterations, alteration),
+        (trouble.moments, moments::next),
+        (trouble.moments, moments::next),
     ]
     .into_iter()
     .filter(|(is_on, _)| *is_on)
@@ -198,9 +231,60 @@ fn switchover(scene: &mut Scene) {
     let partition = scene.chance.pick(&keyspace.partitions());
     let to = node(scene);
     after(scene, 0, Fault::Switch(partition, to));
-    if scene.chance.percent(50) {
-        return;
+    if !scene.chance.percent(50) {
+        in_the_middle(scene);
     }
+}
+
+/// Alterations, one or two shortly after each other, often while two regions are cut off from each
+/// other, so that the home does not hear of it for a while.
+fn alteration(scene: &mut Scene) {
+    let plan = std::sync::Arc::clone(&scene.plan);
+    let keyspace = &plan.keyspaces[scene.chance.below(plan.keyspaces.len() as u64) as usize];
+    let (one, other) = (node(scene), node(scene));
+    let mut us = 0;
+    if one != other && scene.chance.percent(50) {
+        let lasts_us = scene.chance.between(500_000, 6_000_000);
+        for (from, to) in [(one, other), (other, one)] {
+            for (is_cut, us) in [(true, 0), (false, lasts_us)] {
+                after(scene, us, Fault::Cut { from, to, is_cut });
+            }
+        }
+        us = scene.chance.below(400_000);
+    }
+    for _ in 0..scene.chance.between(1, 2) {
+        let quorum = AckLevel::Sync {
+            quorum: std::num::NonZeroU8::new(2),
+        };
+        let alteration = match scene.chance.below(10) {
+            0..3 => Alteration::AddRegion(region(node(scene))),
+            3 => Alteration::Failover(scene.chance.pick(&[
+                Failover::Promote,
+                Failover::Promote,
+                Failover::ReadOnly,
+            ])),
+            _ => {
+                let (ack, on_timeout) = scene.chance.pick(&[
+                    (AckLevel::Async, OnTimeout::Fail),
+                    (AckLevel::SEMI_SYNC, OnTimeout::Fail),
+                    (AckLevel::SEMI_SYNC, OnTimeout::Degrade),
+                    (quorum, OnTimeout::Fail),
+                    (AckLevel::SYNC, OnTimeout::Fail),
+                    (AckLevel::SYNC, OnTimeout::Degrade),
+                ]);
+                Alteration::Level(ack, on_timeout)
+            }
+        };
+        after(scene, us, Fault::Alter(keyspace.id(), alteration));
+        us += scene.chance.below(1_500_000);
+    }
+    if scene.chance.percent(50) {
+        in_the_middle(scene);
+    }
+}
+
+/// Trouble while something planned is under way.
+fn in_the_middle(scene: &mut Scene) {
     let within_us = scene.chance.pick(&[5_000, 100_000, 500_000]);
     let us = scene.chance.below(within_us);
     let (node, other) = (node(scene), node(scene));

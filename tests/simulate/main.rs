@@ -24,6 +24,7 @@ mod clients;
 mod clocks;
 mod faults;
 mod invariants;
+mod moments;
 mod network;
 mod node;
 mod packets;

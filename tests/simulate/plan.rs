@@ -35,6 +35,9 @@ pub(crate) struct Trouble {
     pub(crate) disks: bool,
     pub(crate) operators: bool,
     pub(crate) switchovers: bool,
+    pub(crate) alterations: bool,
+    /// Faults one after the other that only together do harm.
+    pub(crate) moments: bool,
 }
 
 /// One run.
@@ -108,7 +111,7 @@ impl Plan {
         };
         let trouble_end_us = 1_000_000 * chance.between(12, 24);
         let calm_us = 12_000_000 + times.lease.as_micros() as u64 * 4;
-        Self {
+        let plan = Self {
             mode,
             ways,
             is_wild: chance.percent(40),
@@ -139,7 +142,26 @@ impl Plan {
             trouble_end_us,
             clients_end_us: trouble_end_us + calm_us,
             end_us: trouble_end_us + calm_us + 8_000_000,
+        };
+        match plan.trouble.alterations {
+            true => plan.with_fewer_regions(&mut aside(chance, 2)),
+            false => plan,
         }
+    }
+
+    /// Some keyspaces begin in two regions, so that there is one to be added.
+    fn with_fewer_regions(mut self, chance: &mut Chance) -> Self {
+        for keyspace in &mut self.keyspaces {
+            if let Placement::Pinned(first) = keyspace.placement
+                && chance.percent(60)
+            {
+                let others: Vec<RegionId> = keyspace.regions.clone();
+                let others = others.into_iter().filter(|it| *it != first);
+                let other = chance.pick(&others.collect::<Vec<_>>());
+                Arc::make_mut(keyspace).regions = vec![first, other];
+            }
+        }
+        self
     }
 
     /// The commands by which the cluster came about.
@@ -239,9 +261,15 @@ fn keyspace(chance: &mut Chance, index: u64, rtt_ms: u64) -> Keyspace {
     }
 }
 
+/// Another stream: what comes out of the one is drawn as it was without it.
+fn aside(chance: &Chance, number: u64) -> Chance {
+    Chance::new(chance.clone().next() ^ number)
+}
+
 fn trouble(chance: &mut Chance) -> Trouble {
-    // Out of another stream: what came before is drawn as it was.
-    let switchovers = Chance::new(chance.clone().next()).percent(50);
+    let switchovers = aside(chance, 0).percent(50);
+    let alterations = aside(chance, 1).percent(50);
+    let moments = aside(chance, 3).percent(40);
     let mut often = |percent| chance.percent(percent);
     Trouble {
         kills: often(60),
@@ -252,5 +280,7 @@ fn trouble(chance: &mut Chance) -> Trouble {
         disks: often(25),
         operators: often(20),
         switchovers,
+        alterations,
+        moments,
     }
 }

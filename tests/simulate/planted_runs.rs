@@ -52,6 +52,13 @@ const BUGS: &[(Planted, u64)] = &[
     (Node(N::CommitBeforeMark), 6),
     (Node(N::ForgetHandedOn), 12),
     (Node(N::LeaveBeforeTheyHaveIt), 2),
+    (Core(C::FenceByPresentPolicy), 336),
+    (Core(C::TrustUnbegun), 10992),
+    (Core(C::MintBesideSwitchover), 33),
+    (Node(N::CallOffBehindTheMark), 1258),
+    (Node(N::SilentAfterPromise), 566),
+    (Node(N::KeepOldSnapshot), 124),
+    (Node(N::ServeWhenHandedOn), 142),
 ];
 
 /// Bugs that few seeds catch, or none so far: tried only if `SIM_RARE` asks for it.
@@ -70,11 +77,6 @@ const RARE: &[(Planted, u64)] = &[
     (Node(N::GrantOfAnotherLife), 1),
     (Node(N::ReadsOpenWhenFenced), 1),
     (Node(N::IgnoreAhead), 1),
-    (Core(C::MintBesideSwitchover), 1),
-    (Node(N::CallOffBehindTheMark), 1),
-    (Node(N::SilentAfterPromise), 1),
-    (Node(N::KeepOldSnapshot), 1),
-    (Node(N::ServeWhenHandedOn), 1),
 ];
 
 /// The bug that `SIM_BUGS` names, to look at it with one seed.

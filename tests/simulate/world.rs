@@ -298,7 +298,8 @@ impl World {
     }
 
     fn befall(&mut self, fault: Fault) {
-        if self.is_calm {
+        // A packet that was late does not know that all is calm.
+        if self.is_calm && !matches!(fault, Fault::AskAgain) {
             return;
         }
         self.scene.note(|| format!("### {fault:?}"));
@@ -344,22 +345,43 @@ impl World {
             }
             Fault::GiveUp(partition, word) => {
                 self.scene.truth.words.insert(partition);
-                for node in 0..REGIONS {
-                    if let Machine::On(process) = &mut self.machines[node] {
-                        process.give_up(partition, word, &mut self.scene);
-                        self.finish(node);
-                    }
-                }
+                self.at_each(|it, scene| it.give_up(partition, word, scene));
             }
             Fault::Switch(partition, to) => {
-                for node in 0..REGIONS {
-                    if let Machine::On(process) = &mut self.machines[node] {
-                        process.switch_over(partition, to, &mut self.scene);
-                        self.finish(node);
-                    }
-                }
+                self.at_each(|it, scene| it.switch_over(partition, to, scene));
             }
+            Fault::Alter(keyspace, alteration) => {
+                self.at_each(|it, scene| it.alter(keyspace, alteration, scene));
+            }
+            Fault::Damage(node, partition) => {
+                self.at(node, |it, scene| it.find_damage(partition, scene));
+            }
+            Fault::AskAgain => self.ask_again(),
             Fault::Calm => self.calm(),
+        }
+    }
+
+    /// Something happens at a machine that runs.
+    fn at(&mut self, node: usize, what: impl Fn(&mut Process, &mut Scene)) {
+        if let Machine::On(process) = &mut self.machines[node] {
+            what(process, &mut self.scene);
+            self.finish(node);
+        }
+    }
+
+    /// An operator says something, to whoever leads the control plane.
+    fn at_each(&mut self, what: impl Fn(&mut Process, &mut Scene)) {
+        for node in 0..REGIONS {
+            self.at(node, &what);
+        }
+    }
+
+    /// A question of a leader arrives once more.
+    fn ask_again(&mut self) {
+        let asked = self.scene.truth.asked.len() as u64;
+        let which = self.scene.chance.below(asked) as usize;
+        if let Some((from, to, body)) = self.scene.truth.asked.get(which).cloned() {
+            self.scene.send(Place::Node(from), Place::Node(to), body);
         }
     }
 

@@ -51,6 +51,12 @@ pub enum Bug {
     GrantOfAnyMap,
     /// A home that has handed on takes writes behind the end of its reign.
     WriteBehindTheEnd,
+    /// Evidence for a takeover holds under the present policy of the keyspace, whatever its home
+    /// goes by.
+    FenceByPresentPolicy,
+    /// Enough promises count, though nobody who promised has the beginning of the reign that ends,
+    /// whose policy is another one than the reign's before.
+    TrustUnbegun,
     /// A takeover does not keep clear of the reign that a planned change may have begun.
     MintBesideSwitchover,
 }

@@ -233,6 +233,15 @@ impl Switch {
         }
     }
 
+    /// Whether this node had seen that the one that follows has all of it, and takes it for the
+    /// home. That one may have the mark by a snapshot, in which it cannot see it: then the map is
+    /// told from here.
+    fn has_let_go(&self) -> bool {
+        let partition = self.slot.partition;
+        let is_other = self.to != self.node.store.node_id();
+        is_other && self.node.store.promised(partition) == Some(self.next())
+    }
+
     /// From here on this node takes the one that follows for the home.
     fn begin(&self) {
         let partition = self.slot.partition;
@@ -278,7 +287,7 @@ async fn renew(switch: &Switch) {
 async fn end_reign(switch: &Switch) -> bool {
     let Switch { slot, node, to, .. } = switch;
     let begun = Instant::now();
-    let mut last_there = begun;
+    let (mut last_there, mut told) = (begun, begun);
     while slot.handed_to() != Some(*to) {
         if !switch.is_on() {
             return false;
@@ -286,6 +295,10 @@ async fn end_reign(switch: &Switch) -> bool {
         if !switch.is_home_here() {
             // Nothing is called off behind the mark, however long the map takes to hear of it.
             last_there = Instant::now();
+            if switch.has_let_go() && told.elapsed() >= TELL_AGAIN {
+                told = Instant::now();
+                tell_committed(switch).await;
+            }
             tokio::time::sleep(POLL).await;
             continue;
         }
@@ -349,18 +362,22 @@ async fn follow(switch: &Switch) {
 
 /// Tells the map that the node that follows has begun, again and again.
 async fn tell_until_known(switch: &Switch) {
-    let partition = switch.slot.partition;
     while switch.is_on() {
-        let command = Command::CommitSwitchover {
-            partition,
-            from: switch.from,
-        };
-        if let Err(error) = tell(&switch.plane, command).await {
-            tracing::debug!(%partition, %error, "the map does not know its new home so far");
-        }
+        tell_committed(switch).await;
         let mut maps = switch.plane.maps.clone();
         let known = maps.wait_for(|map| !switch.is_in(map));
         let _ = tokio::time::timeout(TELL_AGAIN, known).await;
+    }
+}
+
+async fn tell_committed(switch: &Switch) {
+    let partition = switch.slot.partition;
+    let command = Command::CommitSwitchover {
+        partition,
+        from: switch.from,
+    };
+    if let Err(error) = tell(&switch.plane, command).await {
+        tracing::debug!(%partition, %error, "the map does not know its new home so far");
     }
 }
 

@@ -4,7 +4,6 @@
 //! succeeded.
 //! **Does not own**: whether the receipt was true when it was given (`honest_level`).
 
-use domicile_core::control::Fencing;
 use domicile_proto::{AckLevel, PartitionId};
 
 use super::lineage;
@@ -63,7 +62,7 @@ pub(super) fn forbidden(acked: &Acked, lost: &TakenOver, scene: &Scene) -> Optio
         return Some(format!("n{node} had received it and promised"));
     }
     let is_at_level = !acked.receipt.degraded && acked.receipt.achieved.meets(acked.level);
-    let is_revoked = lineage::fencing(scene, acked.partition) == Fencing::AckRevocation;
+    let is_revoked = lineage::is_revoked(&scene.truth, acked.partition, (epoch, lost.to));
     let may_lose_memory = matches!(acked.level, AckLevel::SemiSync { .. });
     let has_lost_memory = may_lose_memory && acked.received_at.iter().any(lost_memory);
     let mut holders = acked.received_at.iter().chain(&acked.durable_at);

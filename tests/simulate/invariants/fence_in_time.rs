@@ -4,18 +4,13 @@
 //! be told of what was met before, which the successor has: `ack_truth` looks at that.
 //! **Does not own**: leases (core).
 
-use domicile_core::Partition;
-use domicile_core::Receipt;
-use domicile_core::control::Fencing;
+use domicile_core::{LeaseNeed, Partition, Receipt};
 
-use crate::network::REGIONS;
 use crate::scene::Scene;
 
 pub(crate) fn acked(node: usize, core: &Partition, receipt: &Receipt, scene: &mut Scene) {
     let (partition, epoch) = (core.config().partition, core.epoch());
-    let keyspaces = &scene.plan.keyspaces;
-    let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
-    let is_leased = keyspace.is_some_and(|it| Fencing::of(it, REGIONS) == Fencing::Lease);
+    let is_leased = core.config().lease == LeaseNeed::Everything;
     let ended = scene.truth.takeovers.iter().find(|it| {
         // A reign that was handed on, as the map may not know, ends with the one before it.
         let is_ended = Some(it.from) <= epoch && epoch < Some(it.to);

@@ -6,11 +6,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use domicile_core::control::Fencing;
+use domicile_core::LeaseNeed;
 use domicile_proto::{Epoch, PartitionId, Seq, Version};
 
-use crate::network::REGIONS;
-use crate::scene::Scene;
 use crate::truth::{TakenOver, Truth, Written};
 
 /// A key's version and value.
@@ -120,9 +118,13 @@ pub(crate) fn is_lost_by_word(
     })
 }
 
-/// How the homes of a partition are fenced.
-pub(crate) fn fencing(scene: &Scene, partition: PartitionId) -> Fencing {
-    let keyspaces = &scene.plan.keyspaces;
-    let keyspace = keyspaces.iter().find(|it| it.id() == partition.keyspace);
-    keyspace.map_or(Fencing::Operator, |it| Fencing::of(it, REGIONS))
+/// Whether in every reign from one on, and before another one, a home needed others for each
+/// acknowledgement: then none of them allowed the loss of one.
+pub(crate) fn is_revoked(
+    truth: &Truth,
+    partition: PartitionId,
+    (from, before): (Epoch, Epoch),
+) -> bool {
+    let mut reigns = truth.policies.range((partition, from)..(partition, before));
+    reigns.all(|(_, policy)| policy.lease == LeaseNeed::Reads)
 }

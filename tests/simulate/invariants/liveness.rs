@@ -28,7 +28,16 @@ pub(crate) fn check(
             problems.push(format!("{partition:?} has no home: {assignment:?}"));
             continue;
         }
-        for process in processes {
+        if map.is_outdated(partition, assignment) {
+            problems.push(format!(
+                "{partition:?} does not go by the last alteration: {assignment:?}"
+            ));
+        }
+        let regions = map.keyspace(partition.keyspace).map(|it| &it.regions);
+        let holders = processes
+            .iter()
+            .filter(|process| regions.is_some_and(|it| it.contains(&process.host.region)));
+        for process in holders {
             problems.extend(differs(process, processes[home], partition));
         }
         let core = &processes[home].slots.get(&partition);

@@ -3,13 +3,12 @@
 //! **Owns**: linearizable reads at homes, sessions, values.
 //! **Does not own**: whether a caller got an answer at all (`liveness`).
 
-use domicile_core::control::Fencing;
 use domicile_proto::{Epoch, Seq};
 
 use super::{ack_truth, lineage};
 use crate::clients::{Freshness, Kind, Seen};
 use crate::scene::Scene;
-use crate::truth::{Called, Outcome};
+use crate::truth::{Called, Outcome, TakenOver};
 
 pub(crate) fn check(scene: &mut Scene) {
     let mut problem = None;
@@ -62,8 +61,8 @@ fn value(read: &Called, seen: &Seen, scene: &Scene) -> Option<String> {
         let lost = lost.filter(|lost| !lineage::is_lost_by_word(truth, partition, at, lost.to));
         let mut logs = truth.logs.iter().filter(|((_, id), _)| *id == partition);
         let is_excused = logs.any(|(_, log)| log.has_lost(at.0, at.1));
-        let is_strict = lineage::fencing(scene, partition) == Fencing::AckRevocation;
-        if is_strict && lost.is_some() && !is_excused {
+        let is_strict = |lost: &TakenOver| lineage::is_revoked(truth, partition, (at.0, lost.to));
+        if lost.is_some_and(is_strict) && !is_excused {
             return Some(format!("{read:?} saw what was lost at {lost:?}"));
         }
     }

@@ -113,15 +113,24 @@ impl Process {
 
     pub(super) fn take_snapshot(
         &mut self,
+        from: usize,
         partition: PartitionId,
         found: Option<(SnapshotHeader, Bytes)>,
         scene: &mut Scene,
     ) {
-        let slot = self.slots.get(&partition);
-        if slot.is_none_or(|slot| slot.is_home) || !self.wanted.contains_key(&partition) {
+        let Some(slot) = self.slots.get_mut(&partition).filter(|slot| !slot.is_home) else {
+            return;
+        };
+        if !self.wanted.contains_key(&partition) {
             return;
         }
         let Some((header, bytes)) = found else {
+            if self.store.tail(partition).is_none() && from == index_of(slot.home) {
+                // A copy that may have lost records has lost none: there are none.
+                (slot.is_damaged, slot.installing) = (false, false);
+                self.wanted.remove(&partition);
+                self.say_hello_again(partition);
+            }
             return;
         };
         let write = || {

@@ -73,7 +73,7 @@ impl Process {
     }
 
     /// No further write is acknowledged.
-    fn fail(&mut self, error: &str, scene: &mut Scene) {
+    pub(super) fn fail(&mut self, error: &str, scene: &mut Scene) {
         let node = self.host.index;
         scene.note(|| format!("n{node} the store has failed: {error}"));
         self.is_poisoned = true;

@@ -13,6 +13,7 @@ use domicile_core::control::Grant;
 use domicile_proto::PartitionId;
 
 use super::process::Process;
+use crate::invariants;
 use crate::network::REGIONS;
 use crate::packets::{Body, Place};
 use crate::planted::{NodeBug, is_planted};
@@ -183,6 +184,7 @@ impl Process {
                     scene
                         .truth
                         .decided(scene.now_us, &before, &map, command, is_done);
+                    invariants::policy::decided(&map, scene);
                 }
             }
         }

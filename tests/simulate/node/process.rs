@@ -173,6 +173,10 @@ impl Process {
             self.outbox.clear();
             return;
         }
+        if let (Some(cause), false) = (self.store.poison_cause(), self.is_poisoned) {
+            // A promise failed, or something else that is no commit.
+            self.fail(&cause, scene);
+        }
         self.ship_all(scene);
         self.send_acks_if_urgent();
         self.commit_if_queued(scene);
@@ -253,7 +257,7 @@ impl Process {
                 process,
                 partition,
                 found,
-            } if process == self.number => self.take_snapshot(partition, found, scene),
+            } if process == self.number => self.take_snapshot(from, partition, found, scene),
             Body::Tell { command } => self.on_told(command, scene),
             Body::Request { call } => self.serve(call, scene),
             Body::Cells { .. } | Body::Snapshot { .. } | Body::Answer { .. } => {}

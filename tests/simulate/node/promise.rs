@@ -81,6 +81,8 @@ impl Process {
             if self.advance(&mut promising, scene) {
                 let (to, term) = (promising.from, promising.term);
                 let answers = promising.answers;
+                let node = self.host.index;
+                scene.note(|| format!("n{node} promised to n{to}: {answers:?}"));
                 if to == self.host.index {
                     self.on_promised(to, term, answers, scene);
                 } else {

@@ -24,8 +24,10 @@ use crate::scene::Scene;
 const RETRY_US: u64 = 500_000;
 
 /// The place of one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seat {
+    /// The policy that the reign goes by.
+    keyspace: Arc<Keyspace>,
     home: RegionId,
     is_here: bool,
     epoch: Epoch,
@@ -78,6 +80,7 @@ impl Process {
             false => map.present_policy(id)?,
         };
         Some(Seat {
+            keyspace: Arc::clone(&policy.keyspace),
             home: map.node(home)?.region,
             is_here: home == self.host.id && !is_behind,
             epoch,
@@ -154,7 +157,7 @@ impl Process {
         self.map_applied(map.version(), scene);
         let moves: Vec<Move> = seats
             .into_iter()
-            .filter(|(id, seat)| is_elsewhere(&self.slots[id], *seat))
+            .filter(|(id, seat)| is_elsewhere(&self.slots[id], seat))
             .map(|(partition, seat)| Move {
                 partition,
                 seat,
@@ -178,29 +181,35 @@ impl Process {
         map: &ControlMap,
         scene: &mut Scene,
     ) -> Result<(), domicile_storage::StoreError> {
+        let own = self.host.region;
         let mut new = Vec::new();
         for keyspace in map.keyspaces() {
             for id in keyspace.partitions() {
                 if !self.slots.contains_key(&id)
                     && let Some(seat) = self.seat_of(map, id)
+                    // A region that was added holds it once its home goes by that.
+                    && seat.keyspace.regions.contains(&own)
                 {
-                    new.push((Arc::clone(keyspace), id, seat));
+                    new.push((id, seat));
                 }
             }
         }
         if new.is_empty() {
             return Ok(());
         }
-        let floors: Vec<_> = new.iter().map(|(_, id, seat)| (*id, seat.floor)).collect();
+        let floors: Vec<_> = new.iter().map(|(id, seat)| (*id, seat.floor)).collect();
         self.store.promise_all(&floors)?;
-        for (keyspace, id, seat) in new {
-            let recovered = self.recovered(id, seat, None, scene);
-            let config = config_of(&keyspace, id, self.host.region, seat, scene);
-            let core = self.open_core(config, recovered, seat, scene);
+        for (id, seat) in new {
+            let recovered = self.recovered(id, &seat, None, scene);
+            let config = config_of(id, own, &seat, scene);
+            let core = self.open_core(config, recovered, &seat, scene);
             let is_wounded = self.store.wound(id).is_some();
             let node = self.host.index;
             scene.note(|| format!("n{node} {id:?} begins as {seat:?}, wounded {is_wounded}"));
-            let slot = new_slot(keyspace, core, is_wounded);
+            let slot = new_slot(Arc::clone(&seat.keyspace), core, is_wounded);
+            if seat.is_here {
+                invariants::policy::leads(node, &slot.core, scene);
+            }
             self.slots.insert(id, slot);
             if !seat.is_here && self.is_ahead_of(id, None) {
                 self.quarantine(id, scene);
@@ -216,7 +225,7 @@ impl Process {
         &self,
         config: PartitionConfig,
         recovered: Recovered,
-        seat: Seat,
+        seat: &Seat,
         scene: &Scene,
     ) -> Partition {
         let (now, shown) = (self.moment(scene), format!("{recovered:?}"));
@@ -248,7 +257,7 @@ impl Process {
     fn recovered(
         &mut self,
         partition: PartitionId,
-        seat: Seat,
+        seat: &Seat,
         visible_upto: Option<Seq>,
         scene: &Scene,
     ) -> Recovered {
@@ -310,14 +319,16 @@ impl Process {
         let moves = std::mem::take(&mut self.seating.moves);
         let is_whole = moves.iter().all(|it| it.is_rested);
         for it in moves.iter().filter(|it| it.is_rested) {
-            let (id, seat) = (it.partition, it.seat);
-            let keyspace = Arc::clone(&self.slots[&id].keyspace);
+            let (id, seat) = (it.partition, &it.seat);
             let visible_upto = self.slots[&id].core.visible_upto();
             let recovered = self.recovered(id, seat, Some(visible_upto), scene);
-            let config = config_of(&keyspace, id, self.host.region, seat, scene);
+            let config = config_of(id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
             if seat.is_here && self.switches.handed(id) == Some(seat.epoch) {
                 invariants::handing_on::begun(self.host.index, id, seat.epoch, scene);
+            }
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.keyspace = Arc::clone(&seat.keyspace);
             }
             self.take_seat(id, core, scene);
         }
@@ -344,6 +355,9 @@ impl Process {
         };
         let waiting = slot.waiters.len();
         assert!(waiting == 0, "{id:?}: {waiting} callers wait");
+        if core.role() == Role::Home {
+            invariants::policy::leads(node, &core, scene);
+        }
         let config = core.config();
         (slot.reads_open, slot.handed_on) = (false, None);
         slot.home = config.home_region;
@@ -355,14 +369,14 @@ impl Process {
     }
 }
 
-fn is_elsewhere(slot: &Slot, seat: Seat) -> bool {
+fn is_elsewhere(slot: &Slot, seat: &Seat) -> bool {
     if seat.floor > seat.epoch {
         return false;
     }
     if seat.is_here != slot.is_home || seat.home != slot.home {
         return true;
     }
-    seat.is_here && slot.core.epoch() != Some(seat.epoch)
+    slot.core.config().reign != Some(seat.epoch)
 }
 
 fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot {
@@ -387,17 +401,12 @@ fn new_slot(keyspace: Arc<Keyspace>, core: Partition, is_wounded: bool) -> Slot 
     }
 }
 
-fn config_of(
-    keyspace: &Keyspace,
-    partition: PartitionId,
-    own: RegionId,
-    seat: Seat,
-    scene: &Scene,
-) -> PartitionConfig {
+fn config_of(partition: PartitionId, own: RegionId, seat: &Seat, scene: &Scene) -> PartitionConfig {
     PartitionConfig {
         lease: seat.lease,
+        reign: Some(seat.epoch),
         window: scene.plan.window,
-        ..PartitionConfig::of(keyspace, partition, own, seat.home)
+        ..PartitionConfig::of(&seat.keyspace, partition, own, seat.home)
     }
 }
 

@@ -34,6 +34,8 @@ struct Switch {
     /// When the other one was last seen to follow the log.
     there_us: u64,
     called_off_us: Option<u64>,
+    /// When the end of the reign was first seen to be written, where the home follows on itself.
+    ended_us: Option<u64>,
     has_begun: bool,
     told_us: Option<u64>,
 }
@@ -134,12 +136,14 @@ impl Process {
                 began_us: scene.now_us,
                 there_us: scene.now_us,
                 called_off_us: None,
+                ended_us: None,
                 has_begun: false,
                 told_us: None,
             });
-            match assignment.home == self.host.id {
-                true => self.hand_on(partition, &mut switch, scene),
-                false => self.follow(partition, &mut switch, scene),
+            match (assignment.home == self.host.id, to == assignment.home) {
+                (true, true) => self.follow_itself(partition, &mut switch, scene),
+                (true, false) => self.hand_on(partition, &mut switch, scene),
+                (false, _) => self.follow(partition, &mut switch, scene),
             }
             self.switches.running.insert(partition, switch);
         }
@@ -149,6 +153,9 @@ impl Process {
     /// Up to where the other one has the log on disk, and whether that is all but the last moments;
     /// `None` if it does not follow now.
     fn progress(&self, partition: PartitionId, to: NodeId, scene: &Scene) -> Option<(bool, Seq)> {
+        if to == self.host.id {
+            return Some((true, self.slots[&partition].core.durable_upto()));
+        }
         let status = self.slots[&partition].core.status(self.moment(scene));
         let to = region(index_of_node(to));
         let copy = status.copies.into_iter().find(|copy| copy.region == to)?;
@@ -156,45 +163,38 @@ impl Process {
         (copy.standing == Standing::Attached).then_some((keeps_up, copy.durable_upto))
     }
 
+    /// The part of a home that follows on itself: what was altered comes into force with its new
+    /// reign.
+    fn follow_itself(&mut self, partition: PartitionId, switch: &mut Switch, scene: &mut Scene) {
+        // Its own promise of the new reign may be all that it had done when it restarted.
+        let is_followed = self.is_followed(partition, switch);
+        if !is_followed && !self.end_reign(partition, switch, scene) {
+            return;
+        }
+        // Whoever waits for the copies gets a moment to be answered.
+        let ended_us = *switch.ended_us.get_or_insert(scene.now_us);
+        let patience_us = ended_us + scene.plan.times.pause_max.as_micros() as u64;
+        let slot = &self.slots[&partition];
+        let is_met = slot.core.visible_upto() >= slot.held().received_upto;
+        if is_met || scene.now_us >= patience_us {
+            self.follow(partition, switch, scene);
+        }
+    }
+
+    /// Whether the log here has the end of the reign in favour of the node that follows, or what
+    /// that node wrote behind it.
+    fn is_followed(&self, partition: PartitionId, switch: &Switch) -> bool {
+        let tail = self.store.tail(partition);
+        let has_begun = tail.is_some_and(|tail| tail.epoch == switch.next());
+        has_begun || self.reign_end(partition, switch.from) == Some(switch.to)
+    }
+
     /// The home's part.
     fn hand_on(&mut self, partition: PartitionId, switch: &mut Switch, scene: &mut Scene) {
-        let (to, now_us) = (switch.to, scene.now_us);
-        if let Some(called_off_us) = switch.called_off_us {
-            if now_us < called_off_us + CALL_OFF_US {
-                return;
-            }
-            // Nobody knows whether the map heard it.
-            (switch.called_off_us, switch.began_us, switch.there_us) = (None, now_us, now_us);
-        }
-        let slot = &self.slots[&partition];
-        let is_home_here = slot.is_home
-            && slot.core.epoch() == Some(switch.from)
-            && self.store.promised(partition) <= Some(switch.from);
-        if !is_home_here && !is_planted(NodeBug::CallOffBehindTheMark) {
-            // Nothing is called off behind the mark, however long the map takes to hear of it.
-            switch.there_us = now_us;
+        if !self.end_reign(partition, switch, scene) {
             return;
         }
-        if slot.core.handed_to() != Some(to) {
-            let progress = self.progress(partition, to, scene);
-            if let Some((keeps_up, _)) = progress {
-                switch.there_us = now_us;
-                if keeps_up {
-                    self.input(partition, Input::HandOn { to }, scene);
-                }
-            }
-        }
-        if self.slots[&partition].core.handed_to() != Some(to) {
-            let away_us = now_us - switch.there_us;
-            let is_away = away_us >= scene.plan.times.lost_after.as_micros() as u64;
-            let patience_us = SWITCH_PATIENCE.as_micros() as u64 / 2;
-            if is_away || now_us - switch.began_us >= patience_us {
-                switch.called_off_us = Some(now_us);
-                let from = switch.from;
-                self.tell(Command::AbortSwitchover { partition, from }, scene);
-            }
-            return;
-        }
+        let to = switch.to;
         let Some(slot) = self.slots.get_mut(&partition) else {
             return;
         };
@@ -210,15 +210,68 @@ impl Process {
         }
     }
 
+    /// Ends the reign once the node that follows keeps up; whether it has ended.
+    fn end_reign(
+        &mut self,
+        partition: PartitionId,
+        switch: &mut Switch,
+        scene: &mut Scene,
+    ) -> bool {
+        let (to, now_us) = (switch.to, scene.now_us);
+        if let Some(called_off_us) = switch.called_off_us {
+            if now_us < called_off_us + CALL_OFF_US {
+                return false;
+            }
+            // Nobody knows whether the map heard it.
+            (switch.called_off_us, switch.began_us, switch.there_us) = (None, now_us, now_us);
+        }
+        let slot = &self.slots[&partition];
+        let is_home_here = slot.is_home
+            && slot.core.epoch() == Some(switch.from)
+            && self.store.promised(partition) <= Some(switch.from);
+        if !is_home_here && !is_planted(NodeBug::CallOffBehindTheMark) {
+            // Nothing is called off behind the mark, however long the map takes to hear of it.
+            switch.there_us = now_us;
+            // The node that follows may have the mark by a snapshot, in which it cannot see it.
+            let next = switch.next();
+            let has_let_go = to != self.host.id && self.store.promised(partition) == Some(next);
+            let told_us = *switch.told_us.get_or_insert(now_us);
+            if has_let_go && now_us >= told_us + TELL_US {
+                switch.told_us = Some(now_us);
+                let from = switch.from;
+                self.tell(Command::CommitSwitchover { partition, from }, scene);
+            }
+            return false;
+        }
+        if slot.core.handed_to() != Some(to) {
+            let progress = self.progress(partition, to, scene);
+            if let Some((keeps_up, _)) = progress {
+                switch.there_us = now_us;
+                if keeps_up {
+                    self.input(partition, Input::HandOn { to }, scene);
+                }
+            }
+        }
+        if self.slots[&partition].core.handed_to() == Some(to) {
+            return true;
+        }
+        let away_us = now_us - switch.there_us;
+        let is_away = away_us >= scene.plan.times.lost_after.as_micros() as u64;
+        let patience_us = SWITCH_PATIENCE.as_micros() as u64 / 2;
+        if is_away || now_us - switch.began_us >= patience_us {
+            switch.called_off_us = Some(now_us);
+            let from = switch.from;
+            self.tell(Command::AbortSwitchover { partition, from }, scene);
+        }
+        false
+    }
+
     /// The part of the node that follows.
     fn follow(&mut self, partition: PartitionId, switch: &mut Switch, scene: &mut Scene) {
         if !switch.has_begun {
-            let tail = self.store.tail(partition);
-            let has_begun = tail.is_some_and(|tail| tail.epoch == switch.next());
             let is_quiet = self.slots[&partition].is_quiet();
-            let is_told = || self.reign_end(partition, switch.from) == Some(switch.to);
-            let may_begin = has_begun || is_told() || is_planted(NodeBug::FollowWithoutMark);
-            if is_quiet && may_begin {
+            let is_followed = self.is_followed(partition, switch);
+            if is_quiet && (is_followed || is_planted(NodeBug::FollowWithoutMark)) {
                 switch.has_begun = true;
                 let node = self.host.index;
                 scene.note(|| format!("n{node} {partition:?} was handed on to here"));

@@ -13,8 +13,9 @@ use domicile_core::Moment;
 use domicile_core::control::{
     Command, Lost, OperatorWord, PromisedEnd, Supervisor, SupervisorEffect, SupervisorInput,
 };
-use domicile_proto::{Epoch, NodeId, PartitionId};
+use domicile_proto::{Epoch, KeyspaceId, NodeId, PartitionId};
 
+use crate::faults::Alteration;
 use crate::node::Process;
 use crate::packets::Body;
 use crate::plan::{index_of_node, node_id};
@@ -251,6 +252,23 @@ impl Process {
         }
     }
 
+    /// An operator alters a keyspace, as it is known where the control plane is led.
+    pub(crate) fn alter(
+        &mut self,
+        keyspace: KeyspaceId,
+        alteration: Alteration,
+        scene: &mut Scene,
+    ) {
+        let map = &self.host.map;
+        let known = map.keyspace(keyspace).zip(map.keyspace_version(keyspace));
+        if let Some((before, from)) = known
+            && let Some(after) = alteration.of(before)
+        {
+            let keyspace = Box::new(after);
+            self.on_told(Command::AlterKeyspace { keyspace, from }, scene);
+        }
+    }
+
     /// Whoever leads puts before the map what a node has to say.
     pub(crate) fn on_told(&mut self, command: Command, scene: &mut Scene) {
         if self.lead.is_some() {
@@ -316,7 +334,11 @@ impl Process {
         for (to, asked) in asks {
             match index_of_node(to) {
                 to if to == own => self.promise(own, term, asked, scene),
-                to => self.send(to, Body::AskPromises { term, asked }),
+                to => {
+                    let ask = Body::AskPromises { term, asked };
+                    scene.truth.asks(own, to, ask.clone());
+                    self.send(to, ask);
+                }
             }
         }
         granted

@@ -3,7 +3,7 @@
 //! **Owns**: taking note of what happens.
 //! **Does not own**: judging it (`invariants`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use domicile_core::control::{Command, ControlMap, Evidence, PromisedEnd};
@@ -17,7 +17,12 @@ use super::ledger::{Acked, Called};
 use super::logs::{Log, Piece};
 use super::takeovers::TakenOver;
 use crate::invariants::monotone::Marks;
+use crate::invariants::policy::Terms;
+use crate::packets::Body;
 use crate::plan::index_of_node;
+
+/// Questions that may come again: a few takeovers' worth.
+const ASKED_MAX: usize = 16;
 
 /// A record, when its home gave it its place.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub(crate) struct Truth {
     pub(crate) writers: BTreeMap<(PartitionId, Epoch), usize>,
     pub(crate) segments: BTreeMap<(PartitionId, Epoch, Seq), (Seq, domicile_proto::ChainHash)>,
     pub(crate) promises: BTreeMap<(usize, PartitionId), Epoch>,
+    /// What each reign goes by.
+    pub(crate) policies: BTreeMap<(PartitionId, Epoch), Terms>,
     pub(crate) takeovers: Vec<TakenOver>,
     /// The last record of each reign that was handed on, and to whom.
     pub(crate) ended: BTreeMap<(PartitionId, Epoch), (Seq, NodeId)>,
@@ -44,6 +51,8 @@ pub(crate) struct Truth {
     pub(crate) acked: Vec<Acked>,
     pub(crate) calls: Vec<Called>,
     pub(crate) marks: BTreeMap<(usize, PartitionId), Marks>,
+    /// The last questions of leaders to others: who asked whom what.
+    pub(crate) asked: VecDeque<(usize, usize, Body)>,
     /// Which node's disk is slow, and until when.
     pub(crate) slow_disk: (usize, u64),
     first_applied: usize,
@@ -98,6 +107,13 @@ impl Truth {
         if piece.first > log.last_seq() {
             log.commit(piece);
         }
+    }
+
+    pub(crate) fn asks(&mut self, from: usize, to: usize, body: Body) {
+        if self.asked.len() == ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((from, to, body));
     }
 
     pub(crate) fn promised(&mut self, node: usize, partition: PartitionId, epoch: Epoch) {
@@ -159,6 +175,14 @@ impl Truth {
         command: &Command,
         is_done: bool,
     ) {
+        if let (Command::CommitSwitchover { partition, .. }, true) = (command, is_done) {
+            // Told by the old home: the new one has the end of the reign by a snapshot.
+            let epoch = after.assignment(*partition).map(|it| it.epoch);
+            let is_begun = |it: &TakenOver| it.partition == *partition && Some(it.to) == epoch;
+            if let (Some(epoch), false) = (epoch, self.takeovers.iter().any(is_begun)) {
+                self.handed_on(index_of_node(epoch.node), *partition, epoch, at_us);
+            }
+        }
         let Command::TakeOver {
             partition,
             from,

@@ -459,3 +459,41 @@ fn what_was_never_heard_of_is_estimated_by_rate_and_silence() {
         assert!(expected.contains(&unheard), "{ack}: {unheard}");
     }
 }
+
+/// What was acknowledged under the former policy may be at another copy than the present one needs.
+#[test]
+fn a_copy_without_the_beginning_of_the_reign_is_not_enough_where_the_policy_was_altered() {
+    let quorum = AckLevel::Sync {
+        quorum: std::num::NonZeroU8::new(2),
+    };
+    for (has_beginning, is_enough) in [(true, true), (false, false)] {
+        let (mut lead, partition) = Lead::new(keyspace(quorum));
+        lead.run(Duration::from_secs(1), &[11, 12, 13]);
+        let former = lead.epoch(partition);
+        lead.map
+            .apply(&Command::AlterKeyspace {
+                keyspace: Box::new(keyspace(AckLevel::SYNC)),
+                from: 1,
+            })
+            .unwrap();
+        lead.run(Duration::from_millis(500), &[11, 12, 13]);
+        for (partition, it) in lead.map.clone().assignments() {
+            let from = it.epoch;
+            let commit = Command::CommitSwitchover { partition, from };
+            lead.map.apply(&commit).unwrap();
+        }
+        assert_eq!(lead.home(partition), (11, 2));
+        let present = lead.epoch(partition);
+        lead.run(lead.times.lost_after, &[12, 13]);
+        let last = if has_beginning { present } else { former };
+        lead.promise(13, partition, Some(last), 5);
+        // The other one is heard of, and has no time to answer.
+        lead.run(lead.times.lease * 2, &[12, 13]);
+        assert_eq!(lead.home(partition).1 == 3, is_enough, "{has_beginning}");
+        if !is_enough {
+            lead.promise(12, partition, Some(former), 9);
+            lead.run(Duration::from_millis(20), &[12, 13]);
+            assert_eq!(lead.home(partition), (12, 3));
+        }
+    }
+}

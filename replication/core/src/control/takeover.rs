@@ -89,10 +89,11 @@ impl Scene<'_> {
         self.assignment.lost?.word
     }
 
-    /// The nodes that may hold the partition, the home among them.
+    /// The nodes that hold the partition, the home too. A region that was added opens it once
+    /// its home goes by that, and has nothing to promise before.
     pub(super) fn holders(&self) -> impl Iterator<Item = (NodeId, RegionId)> + '_ {
         let live = self.map.live_nodes();
-        live.filter(|(_, region)| self.keyspace.regions.contains(region))
+        live.filter(|(_, region)| self.map.holds(self.partition, self.assignment, *region))
     }
 }
 
@@ -207,11 +208,31 @@ impl TakeOver {
         let by = self.revoked_by(scene);
         let is_enough = policies.iter().all(|policy| {
             let keyspace = &policy.keyspace;
-            let promised = by.iter().filter(|it| keyspace.regions.contains(it));
+            let refuses = |region: &RegionId| {
+                by.contains(region) || !scene.map.holds(scene.partition, scene.assignment, *region)
+            };
+            let refusing = keyspace.regions.iter().filter(|it| refuses(it));
             policy.fencing != Fencing::AckRevocation
-                || revokes(keyspace.ack, keyspace.copies(), promised.count())
+                || revokes(keyspace.ack, keyspace.copies(), refusing.count())
         });
+        let is_enough = is_enough && self.has_what_was_met_before(scene, &by);
         is_enough.then_some(Evidence::AcksRevoked { by })
+    }
+
+    /// Whether one of those that promised has what older reigns acknowledged. Whoever has the
+    /// beginning of the reign that ends has it. Without, nothing was acknowledged in that reign,
+    /// and what was before may have needed other copies, where the keyspace was altered since: all
+    /// of them are asked then.
+    fn has_what_was_met_before(&self, scene: &Scene<'_>, by: &[RegionId]) -> bool {
+        let ends = self.promised.values().map(|(end, _)| end);
+        let mut ends = ends.filter(|end| end.is_sound);
+        if ends.any(|end| end.epoch >= Some(self.from)) || !scene.map.is_altered(scene.partition) {
+            return true;
+        }
+        let mut copies = scene
+            .holders()
+            .filter(|(node, _)| *node != scene.assignment.home);
+        is_planted(Bug::TrustUnbegun) || copies.all(|(_, region)| by.contains(&region))
     }
 
     /// The regions beside the home's that promised and hold what they ever acknowledged.

@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use domicile_proto::{Epoch, Keyspace, KeyspaceId, PartitionId, Placement};
+use domicile_proto::{Epoch, Keyspace, KeyspaceId, PartitionId, Placement, RegionId};
 
 use super::{Assignment, Command, CommandRefused, ControlMap, FIRST_COUNTER};
 use crate::control::fencing::Fencing;
+use crate::planted::{Bug, is_planted};
 
 /// The first policy of a keyspace.
 const FIRST_REVISION: u64 = 1;
@@ -107,12 +108,32 @@ impl ControlMap {
     ) -> impl Iterator<Item = &Policy> {
         let policies = self.keyspaces.get(&partition.keyspace).into_iter();
         policies.flat_map(move |it| {
-            let reign = it.of(assignment.revision);
+            let reign = match is_planted(Bug::FenceByPresentPolicy) {
+                true => &it.present,
+                false => it.of(assignment.revision),
+            };
             let is_other = assignment.moving_to.is_some() && reign != &it.present;
             [Some(reign), is_other.then_some(&it.present)]
                 .into_iter()
                 .flatten()
         })
+    }
+
+    /// Whether a region holds a partition in this reign: one that was added opens it with the next.
+    pub(crate) fn holds(
+        &self,
+        partition: PartitionId,
+        assignment: Assignment,
+        region: RegionId,
+    ) -> bool {
+        let reign = self.policy(partition, assignment.revision);
+        reign.is_some_and(|policy| policy.keyspace.regions.contains(&region))
+    }
+
+    /// Whether its keyspace ever had another policy than the present one.
+    pub(crate) fn is_altered(&self, partition: PartitionId) -> bool {
+        let policies = self.keyspaces.get(&partition.keyspace);
+        policies.is_some_and(|it| it.former.is_some())
     }
 
     /// Whether the home is to begin a new reign, as its policy was altered.

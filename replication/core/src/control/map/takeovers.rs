@@ -108,13 +108,14 @@ impl ControlMap {
         successor: RegionId,
         by: &[RegionId],
     ) -> Result<(), CommandRefused> {
-        let home = self.partition(partition)?.home;
-        let home_region = self.node(home).map(|node| node.region);
-        let mut by: Vec<RegionId> = by.to_vec();
-        by.retain(|it| keyspace.regions.contains(it) && Some(*it) != home_region);
-        by.sort_unstable();
-        by.dedup();
-        let (copies, promised, level) = (keyspace.copies(), by.len(), keyspace.ack);
+        let assignment = self.partition(partition)?;
+        let home_region = self.node(assignment.home).map(|node| node.region);
+        // Whoever does not hold it yet acknowledges nothing either.
+        let refuses = |it: &RegionId| by.contains(it) || !self.holds(partition, assignment, *it);
+        let copies = keyspace.regions.iter();
+        let copies = copies.filter(|it| Some(**it) != home_region);
+        let promised = copies.filter(|it| refuses(it)).count();
+        let (copies, level) = (keyspace.copies(), keyspace.ack);
         if !revokes(level, copies, promised) {
             let problem =
                 format!("{promised} of {copies} copies have promised, and {level} needs fewer");
