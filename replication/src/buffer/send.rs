@@ -158,7 +158,7 @@ async fn send_all(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sendin
             Ok(Message::Damaged(events)) if events.is_empty() => return,
             Ok(Message::Damaged(events)) => (events, Next::GoOn),
             Err(error) => {
-                tracing::warn!(%partition, %error, "writes that are kept here cannot be read");
+                tracing::debug!(%partition, %error, "writes that are kept here cannot be read");
                 return;
             }
         };
@@ -187,7 +187,7 @@ async fn told(core: &NodeCore, partition: PartitionId, events: Vec<BufferEvent>)
     match core.buffer.tell(events).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(%partition, %error, "what became of writes that are kept is not noted");
+            tracing::debug!(%partition, %error, "what became of writes that are kept is not noted");
             false
         }
     }
@@ -284,7 +284,7 @@ async fn searched(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sendin
     let findings = match found {
         Ok(findings) => findings,
         Err(error) => {
-            tracing::warn!(%partition, %error, "the log cannot be searched for writes kept here");
+            tracing::debug!(%partition, %error, "the log cannot be searched for writes kept here");
             return false;
         }
     };
