@@ -194,12 +194,7 @@ async fn a_write_that_its_home_has_forgotten_is_not_done_again() {
     accepted(keep(&us, "g/r", "first", 1).await.unwrap());
     accepted(keep(&us, "g/never", "once", 2).await.unwrap());
     home.put("g/r", "second").await.unwrap();
-    for _ in 0..130 {
-        let fill = (0..512).map(|_| home.put("g/fill", "x").into_future());
-        for filled in futures::future::join_all(fill).await {
-            filled.unwrap();
-        }
-    }
+    forget(&home, "x".to_owned()).await;
     let policy = cluster.node("eu").policy("kept").unwrap();
     let outcome = cluster
         .node("eu")
@@ -392,4 +387,47 @@ async fn told_one(changes: &mut Changes) -> (String, String) {
     };
     let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
     (text(key), text(value))
+}
+
+/// Its home has forgotten the request, and the log here was replaced by a snapshot: nobody can tell
+/// whether it was done already. It is not sent, and an operator sees why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_log_tells_is_left_to_an_operator() {
+    let spaces = vec![kept(BufferLimit::default())];
+    let cluster = Cluster::start_with(RTT, spaces, |options| {
+        options.journal_file_bytes = 1 << 20;
+        options.journal_keep_bytes = 4 << 20;
+        options.copy_keep_bytes = 2 << 20;
+    });
+    let cluster = cluster.await;
+    let home = cluster.node("eu").keyspace("kept").unwrap();
+    cluster.wan.isolate("eu").unwrap();
+    until_apart(&cluster, "us", "eu").await;
+    let us = cluster.node("us").keyspace("kept").unwrap();
+    accepted(keep(&us, "g/r", "kept", 1).await.unwrap());
+    forget(&home, "x".repeat(100)).await;
+    until("the journal is cut", || {
+        let status = cluster.node("eu").status(Detail::Summary);
+        status.disk.journal_bytes <= 6 << 20
+    })
+    .await;
+    cluster.wan.heal("eu").unwrap();
+    until_sent(&cluster, "us").await;
+    assert_eq!(standing(&cluster, "us"), (0, 1));
+    let page = cluster.node("us").buffered(None, BufferNumber::new(0), 10);
+    let why = page.writes[0].refused.clone().unwrap();
+    assert_eq!(why.reason, "COMPACTED", "{}", why.message);
+    assert_eq!(value_at(&cluster, "eu", "kept", "g/r").await, None);
+    us.put("g/r", "anew").await.unwrap();
+    cluster.stop().await;
+}
+
+/// Writes more than a home remembers the requests of.
+async fn forget(home: &KeyspaceHandle, value: String) {
+    for _ in 0..130 {
+        let fill = (0..512).map(|_| home.put("g/fill", value.clone()).into_future());
+        for filled in futures::future::join_all(fill).await {
+            filled.unwrap();
+        }
+    }
 }

@@ -45,8 +45,8 @@ pub(crate) struct Buffer {
     /// How many wait: most nodes have none, and ask nothing else.
     waiting: AtomicUsize,
     file: Mutex<Option<WriteBuffer>>,
-    /// Why the file is out of service; empty: it is not.
-    damaged: String,
+    /// Why the file is out of service; `None`: it is not.
+    out_of_service: Mutex<Option<(Reason, String)>>,
     /// The partitions whose home takes what waits, just now.
     draining: Mutex<BTreeSet<PartitionId>>,
     /// Told when writes come or go, or a partition does not drain any more.
@@ -96,22 +96,33 @@ impl Buffer {
         if !damaged.is_empty() {
             tracing::error!(damaged, "the buffer of writes is out of service");
         }
+        let damaged = Some(damaged).filter(|damaged| !damaged.is_empty());
+        let out_of_service = damaged.map(|damaged| (Reason::ChecksumMismatch, damaged));
         let (jobs, taken) = mpsc::channel(JOBS_MAX);
         let buffer = Self {
             jobs,
             waiting: AtomicUsize::new(standing.waiting()),
             standing: Mutex::new(standing),
             file: Mutex::new(file),
-            damaged,
+            out_of_service: Mutex::new(out_of_service),
             draining: Mutex::default(),
             changed: Notify::new(),
         };
         (buffer, taken)
     }
 
-    /// What is wrong with the file; empty: nothing.
-    pub(crate) fn damaged(&self) -> &str {
-        &self.damaged
+    /// Why the file is out of service: nothing is added, and nothing in it is sent. Empty: it is
+    /// not.
+    pub(crate) fn damaged(&self) -> String {
+        let out_of_service = self.out_of_service();
+        out_of_service.map_or(String::new(), |(_, why)| why)
+    }
+
+    fn out_of_service(&self) -> Option<(Reason, String)> {
+        let out_of_service = self.out_of_service.lock();
+        out_of_service
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Whether writes of the partition wait here: later ones wait behind them.
@@ -210,12 +221,11 @@ impl Buffer {
         limit: BufferLimit,
         write: NewBuffered,
     ) -> Result<Accepted, Error> {
-        if !self.damaged.is_empty() {
-            let damaged = &self.damaged;
+        if let Some((reason, why)) = self.out_of_service() {
             let message = format!(
-                "the home cannot be reached, and the buffer of writes is out of service: {damaged}"
+                "the home cannot be reached, and the buffer of writes is out of service: {why}"
             );
-            return Err(Error::new(Reason::ChecksumMismatch, message));
+            return Err(Error::new(reason, message));
         }
         let request_id = write.request_id;
         let (reply, kept) = oneshot::channel();
@@ -247,13 +257,20 @@ impl Buffer {
 
     fn add(&self, events: &[BufferEvent]) -> Result<(), StoreError> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *file {
+        let added = match &mut *file {
             Some(file) => file.add(events),
-            None if self.damaged.is_empty() => Err(StoreError::Closed),
-            None => Err(StoreError::Poisoned {
-                cause: self.damaged.as_str().into(),
-            }),
+            None => return Err(StoreError::Closed),
+        };
+        if let Err(error) = &added {
+            tracing::error!(%error, "the buffer of writes is out of service until a restart");
+            let why = (Reason::StorePoisoned, error.to_string());
+            let mut out_of_service = self
+                .out_of_service
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            out_of_service.get_or_insert(why);
         }
+        added
     }
 
     /// Nothing is added from now on, nor on its way to the disk.

@@ -32,7 +32,7 @@ impl NodeCore {
         BufferPage {
             writes,
             is_cut,
-            damaged: self.buffer.damaged().to_owned(),
+            damaged: self.buffer.damaged(),
         }
     }
 

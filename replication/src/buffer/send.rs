@@ -35,6 +35,9 @@ const PROBE: Duration = Duration::from_secs(5);
 /// partition. Doubled, the home holds twice as much for it.
 const SENT_MAX: (usize, u64) = (1024, 4 << 20);
 
+/// What is sent to ask whether the log here reaches far enough by now.
+const ASKED_MAX: (usize, u64) = (1, u64::MAX);
+
 /// Partitions sent at once. Doubled, callers at home share its disk with twice as many.
 const PARTITIONS_MAX: usize = 16;
 
@@ -96,12 +99,23 @@ async fn pause(core: &NodeCore, time: Duration) {
 struct Sending {
     searches: Mutex<BTreeMap<PartitionId, Searched>>,
     busy: Mutex<BTreeSet<PartitionId>>,
+    /// Those whose home has forgotten more than was searched: one write is enough to ask again.
+    behind: Mutex<BTreeSet<PartitionId>>,
 }
 
 impl Sending {
     /// Up to where the log of a partition was searched.
     fn searched(&self, partition: PartitionId) -> Option<Searched> {
         lock(&self.searches).get(&partition).copied()
+    }
+
+    fn set_behind(&self, partition: PartitionId, next: Next) {
+        let mut behind = lock(&self.behind);
+        match next {
+            Next::Search => behind.insert(partition),
+            Next::GoOn => behind.remove(&partition),
+            Next::Wait => false,
+        };
     }
 
     fn set_searched(&self, partition: PartitionId, searched: Option<Searched>) {
@@ -118,7 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What comes after one message.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// All of it is settled: go on.
     GoOn,
@@ -143,7 +157,9 @@ async fn send(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sending) {
 async fn send_all(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sending) {
     let mut has_searched = false;
     loop {
-        let writes = core.buffer.standing().first_waiting(partition, SENT_MAX);
+        let is_behind = lock(&sending.behind).contains(&partition);
+        let limit = if is_behind { ASKED_MAX } else { SENT_MAX };
+        let writes = core.buffer.standing().first_waiting(partition, limit);
         if writes.is_empty() {
             return sending.set_searched(partition, None);
         }
@@ -158,13 +174,14 @@ async fn send_all(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sendin
             Ok(Message::Damaged(events)) if events.is_empty() => return,
             Ok(Message::Damaged(events)) => (events, Next::GoOn),
             Err(error) => {
-                tracing::warn!(%partition, %error, "writes that are kept here cannot be read");
+                tracing::debug!(%partition, %error, "writes that are kept here cannot be read");
                 return;
             }
         };
         if next != Next::Wait {
             core.buffer.set_draining(partition, Draining::GoesOn);
         }
+        sending.set_behind(partition, next);
         if !told(core, partition, events).await {
             return;
         }
@@ -187,7 +204,7 @@ async fn told(core: &NodeCore, partition: PartitionId, events: Vec<BufferEvent>)
     match core.buffer.tell(events).await {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(%partition, %error, "what became of writes that are kept is not noted");
+            tracing::debug!(%partition, %error, "what became of writes that are kept is not noted");
             false
         }
     }
@@ -284,7 +301,7 @@ async fn searched(core: &Arc<NodeCore>, partition: PartitionId, sending: &Sendin
     let findings = match found {
         Ok(findings) => findings,
         Err(error) => {
-            tracing::warn!(%partition, %error, "the log cannot be searched for writes kept here");
+            tracing::debug!(%partition, %error, "the log cannot be searched for writes kept here");
             return false;
         }
     };

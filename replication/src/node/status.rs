@@ -258,7 +258,7 @@ pub(super) fn status(core: &NodeCore, detail: Detail) -> NodeStatus {
             .store
             .poison_cause()
             .map_or(String::new(), |cause| cause.to_string()),
-        buffer_damaged: core.buffer.damaged().to_owned(),
+        buffer_damaged: core.buffer.damaged(),
         disk: disk_status(core),
         watches: core.watches.status(),
         memory: MemoryStatus {
