@@ -24,7 +24,7 @@ impl Store {
     }
 
     /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
-    /// one segment at least; none of them was cut. Nothing more is there if the result's `next` has
+    /// one segment at least; none of them was cut, or is of a log that began anew since. Nothing more is there if the result's `next` has
     /// reached `upto`.
     ///
     /// # Errors
@@ -49,16 +49,16 @@ impl Store {
         }
     }
 
-    /// Takes out what was cut: nobody is shown it as a part of the log.
+    /// Takes out what was cut, and what lies before the snapshot that a log began anew with, which
+    /// may be of an earlier record: nobody is shown it as a part of the log.
     fn drop_void(&self, chunk: &mut JournalChunk) {
         let published = self.published();
-        if published.cuts.is_empty() {
-            return;
-        }
+        let (cuts, index) = (&published.cuts, &published.index);
         chunk.segments.retain(|(place, segment)| {
             let header = segment.header();
-            let cuts = &published.cuts;
-            !cuts.is_void(header.partition, *place, header.first_seq)
+            let begins_at = index.begins_at(header.partition);
+            let is_old = begins_at.is_some_and(|begins_at| *place < begins_at);
+            !is_old && !cuts.is_void(header.partition, *place, header.first_seq)
         });
     }
 

@@ -288,7 +288,8 @@ impl Copy {
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
         // An asynchronous home ships only what its readers see already, so on arrival its level is
         // known to be met.
-        let is_known = self.config.reign.is_none() || self.shipped_by <= self.config.reign;
+        let newest = self.shipped_by.max(self.epoch);
+        let is_known = self.config.reign.is_none() || newest <= self.config.reign;
         let (limit, known_upto) = match self.config.ack {
             AckLevel::Async if is_known => (self.received, self.received.upto()),
             _ if is_planted(Bug::ShowReceived) => (self.received, self.received.upto()),

@@ -124,6 +124,13 @@ impl JournalIndex {
         entries.get(behind.checked_sub(1)?).map(|entry| entry.place)
     }
 
+    /// Before where nothing in the files that are left is of a partition's log: it began anew there,
+    /// or they begin there.
+    pub(crate) fn begins_at(&self, partition: PartitionId) -> Option<Place> {
+        let entries = self.partitions.get(&partition)?;
+        entries.first().map(|entry| entry.place)
+    }
+
     /// The first record of a partition that is in the files that are left, if one is.
     pub(crate) fn first_seq(&self, partition: PartitionId) -> Option<Seq> {
         let entries = self.partitions.get(&partition)?;

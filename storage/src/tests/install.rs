@@ -248,6 +248,48 @@ fn a_bootstrap_survives_an_end_at_every_operation() {
     }
 }
 
+/// What was before a snapshot of an earlier record is read by nobody, although it is of later ones.
+/// Regression: it was shipped to a copy that lacked these records.
+#[test]
+fn a_log_that_began_anew_further_back_is_read_without_what_was_before() {
+    let source = Source::new();
+    let disk = MemoryDisk::new();
+    let (copy, _) = open(&disk);
+    let (mut other, mut neighbour) = (Author::default(), Author::default());
+    neighbour.write(&copy, partition(1), &[4; 100]).unwrap();
+    other.new_epoch();
+    for _ in 0..40 {
+        other.write(&copy, partition(0), &[9; 300]).unwrap();
+        other.commit(&copy).unwrap();
+    }
+    source.bootstrap(&copy).unwrap();
+    source.ship(&copy, source.header.seq, Seq::new(99)).unwrap();
+    let check = |copy: &Store| {
+        let (mut at, end) = (copy.journal_start(), copy.durable_end());
+        let (mut last, mut others) = (source.header.seq, 0);
+        while at < end {
+            let chunk = copy.read(at, end, 1 << 10).unwrap();
+            for (_, segment) in &chunk.segments {
+                let header = segment.header();
+                if header.partition != partition(0) {
+                    others += 1;
+                    continue;
+                }
+                assert_eq!(header.first_seq, last.next(), "{header:?}");
+                last = header.last_seq();
+            }
+            at = chunk.next;
+        }
+        assert_eq!(last, source.author.last_seq(partition(0)));
+        assert_eq!(others, 1, "what is of others is read");
+    };
+    check(&copy);
+    copy.close().unwrap();
+    drop(copy);
+    let (copy, _) = open(&disk);
+    check(&copy);
+}
+
 /// The engine keeps the first batches only, the machine ends: the cells are filled again.
 #[test]
 fn cells_that_were_half_filled_are_filled_again() {

@@ -18,7 +18,14 @@ use crate::scene::Scene;
 impl Process {
     pub(super) fn serve(&mut self, call: Call, scene: &mut Scene) {
         let Some(slot) = self.slots.get(&call.op.partition) else {
-            return self.answer(call, Answer::Unavailable("no such partition"));
+            let map = &self.host.map;
+            let assignment = map.assignment(call.op.partition);
+            let home = assignment.and_then(|it| map.node(it.home));
+            let answer = match home.filter(|it| it.region != self.host.region) {
+                Some(home) => Answer::WrongHome(home.region),
+                None => Answer::Unavailable("no such partition"),
+            };
+            return self.answer(call, answer);
         };
         let (is_home, home) = (slot.is_home, slot.home);
         let follows = slot
