@@ -194,6 +194,8 @@ fn of_operators_who_act_at_once_each_is_told_what_became_of_their_word() {
     assert!(lost + handed_on >= 16, "{lost} {handed_on}");
     let ended = scene.conclude(Vec::new());
     for it in ended.orphaned {
-        assert_eq!(it.reign.0, 1, "{it:?}");
+        // The second reign is the planned one's, which an operator's word ended before the map had
+        // heard that it began.
+        assert!(it.reign.0 <= 2, "{it:?}");
     }
 }

@@ -166,7 +166,7 @@ fn obstacle_of(
 }
 
 /// Whether those who vote now could decide anything if a region were lost. One that was added
-/// counts once its node votes.
+/// counts once its node votes: while members change, a majority of the former ones is needed, too.
 fn has_majority_without(plane: &Plane, region: RegionId) -> bool {
     let members = plane.consensus.members();
     let is_left = |voter: &&NodeId| {
@@ -174,7 +174,7 @@ fn has_majority_without(plane: &Plane, region: RegionId) -> bool {
         member.is_none_or(|member| member.region != region)
     };
     let left = members.voters.iter().filter(is_left).count();
-    2 * left > members.voters.len()
+    2 * left > members.voters.len() && !members.changing
 }
 
 /// The longest that a takeover by a leader leaves a partition without a home.
