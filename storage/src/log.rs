@@ -24,8 +24,8 @@ impl Store {
     }
 
     /// Reads whole segments from `from` up to `upto`, at most the durable end: about `bytes_max`,
-    /// one segment at least; none of them was cut, or is of a log that began anew since. Nothing more is there if the result's `next` has
-    /// reached `upto`.
+    /// one segment at least; none of them was cut, or is of a log that began anew since. Nothing
+    /// more is there if the result's `next` has reached `upto`.
     ///
     /// # Errors
     /// [`StoreError::NoSuchPlace`] for a cursor that is no place, [`StoreError::Corrupt`] for

@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use domicile_proto::PartitionId;
 use domicile_storage::MemoryDisk;
 use domicile_storage::engine::MemoryEngine;
 
@@ -354,11 +355,21 @@ impl World {
                 self.at_each(|it, scene| it.alter(keyspace, alteration, scene));
             }
             Fault::Damage(node, partition) => {
-                self.at(node, |it, scene| it.find_damage(partition, scene));
+                // A home that shows nothing has no snapshot for whoever lost everything.
+                if self.all_show_something(partition) {
+                    self.at(node, |it, scene| it.find_damage(partition, scene));
+                }
             }
             Fault::AskAgain => self.ask_again(),
             Fault::Calm => self.calm(),
         }
+    }
+
+    fn all_show_something(&self, partition: PartitionId) -> bool {
+        self.machines.iter().all(|machine| match machine {
+            Machine::On(process) => process.has_applied(partition),
+            Machine::Off(_) | Machine::Nowhere => false,
+        })
     }
 
     /// Something happens at a machine that runs.

@@ -287,9 +287,9 @@ impl Copy {
 
     fn raise_visible(&mut self, effects: &mut Vec<Effect>) {
         // An asynchronous home ships only what its readers see already, so on arrival its level is
-        // known to be met.
+        // known to be met. What other reigns left here may have gone by another level.
         let newest = self.shipped_by.max(self.epoch);
-        let is_known = self.config.reign.is_none() || newest <= self.config.reign;
+        let is_known = self.config.reign.is_none() || newest == self.config.reign;
         let (limit, known_upto) = match self.config.ack {
             AckLevel::Async if is_known => (self.received, self.received.upto()),
             _ if is_planted(Bug::ShowReceived) => (self.received, self.received.upto()),

@@ -124,8 +124,8 @@ impl JournalIndex {
         entries.get(behind.checked_sub(1)?).map(|entry| entry.place)
     }
 
-    /// Before where nothing in the files that are left is of a partition's log: it began anew there,
-    /// or they begin there.
+    /// Before where nothing that is left is of a partition's log: it began anew there, or the
+    /// files begin there.
     pub(crate) fn begins_at(&self, partition: PartitionId) -> Option<Place> {
         let entries = self.partitions.get(&partition)?;
         entries.first().map(|entry| entry.place)

@@ -150,17 +150,21 @@ impl Process {
         }
     }
 
+    /// Whether its readers see any record.
+    pub(crate) fn has_applied(&self, partition: PartitionId) -> bool {
+        self.store.cells(partition).applied_upto() > Seq::NONE
+    }
+
     /// What was written long ago cannot be read any more: a copy that follows fetches it again.
     pub(crate) fn find_damage(&mut self, partition: PartitionId, scene: &mut Scene) {
         let reign = self.reign_of(partition);
-        let has_applied = self.store.cells(partition).applied_upto() > Seq::NONE;
         let is_sound = self.slots.get(&partition).is_some_and(|slot| {
             let follows = slot.core.epoch() == reign && slot.is_quiet();
             !slot.is_home && !slot.installing && follows
         });
         // What it has promised to a leader, which may choose it, stays as it is.
         let has_promised = self.store.promised(partition) > reign;
-        if is_sound && has_applied && !has_promised && self.store.wound(partition).is_none() {
+        if is_sound && !has_promised && self.store.wound(partition).is_none() {
             self.quarantine(partition, scene);
             self.wanted.insert(partition, Seq::FIRST);
             self.say_hello_again(partition);
