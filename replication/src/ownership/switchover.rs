@@ -72,13 +72,13 @@ pub(crate) async fn run_switchovers(node: Arc<NodeCore>, plane: Arc<Plane>) {
 }
 
 /// What makes the map speak again of switchovers that must be finished: the end of the reign is
-/// written. They were called off before, and the map heard of it only now.
+/// written. They were called off before, or stand behind another one, and the map hears of it now.
 fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
     let own = node.store.node_id();
     let begins = node.driver.slots().filter_map(|slot| {
         let partition = slot.partition;
         let assignment = map.assignment(partition)?;
-        if assignment.moving_to.is_some() || assignment.lost.is_some() {
+        if assignment.lost.is_some() {
             return None;
         }
         let from = assignment.epoch;
@@ -95,11 +95,16 @@ fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
         let ended = ended.filter(|(epoch, _)| is_over && *epoch == from);
         let ended = ended.map(|(_, to)| to);
         let to = next.map(|next| next.node).or(ended)?;
-        Some(Command::BeginSwitchover {
-            partition,
-            from,
-            to,
-        })
+        match assignment.moving_to {
+            None => Some(Command::BeginSwitchover {
+                partition,
+                from,
+                to,
+            }),
+            Some(moving_to) if moving_to == to => None,
+            // Another one was begun meanwhile, which cannot come to its end.
+            Some(_) => Some(Command::AbortSwitchover { partition, from }),
+        }
     });
     begins.collect()
 }

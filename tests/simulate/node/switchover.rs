@@ -82,7 +82,7 @@ impl Process {
         let own = self.host.id;
         let begins = self.slots.iter().filter_map(|(id, slot)| {
             let (partition, assignment) = (*id, self.host.map.assignment(*id)?);
-            if assignment.moving_to.is_some() || assignment.lost.is_some() {
+            if assignment.lost.is_some() {
                 return None;
             }
             let from = assignment.epoch;
@@ -97,11 +97,16 @@ impl Process {
                 _ => slot.core.handed_to().filter(|_| is_over),
             };
             let to = next.map(|next| next.node).or(ended)?;
-            Some(Command::BeginSwitchover {
-                partition,
-                from,
-                to,
-            })
+            match assignment.moving_to {
+                None => Some(Command::BeginSwitchover {
+                    partition,
+                    from,
+                    to,
+                }),
+                Some(moving_to) if moving_to == to => None,
+                // Another one was begun meanwhile, which cannot come to its end.
+                Some(_) => Some(Command::AbortSwitchover { partition, from }),
+            }
         });
         begins.collect()
     }
