@@ -286,7 +286,8 @@ fn account(doors: &[Door; 3], space: &str, acked: &[&Acked]) -> Vec<Acked> {
             orphans.extend(found.into_iter().map(|(key, _)| key));
         }
         let rows = doors.each_ref().map(|door| {
-            let rows = door.rows_here(space).unwrap().into_iter();
+            // A copy that waits to be healed answers no reads: then the rows differ.
+            let rows = door.rows_here(space).unwrap_or_default().into_iter();
             rows.map(|row| (row.key.clone(), row))
                 .collect::<BTreeMap<Bytes, Entry>>()
         });

@@ -128,6 +128,15 @@ fn home_lost_behind_an_alteration(scene: &mut Scene) {
     cut(scene, (home, lagging), 0, 3_000_000);
     after(scene, 0, alter(Alteration::Level(quorum, OnTimeout::Fail)));
     let us = scene.chance.between(300_000, 900_000);
+    if scene.chance.percent(40) {
+        // It never hears of the weaker one, and is to be fenced by the stronger one.
+        after(scene, us, Fault::SlowDisk(late, 4_000_000));
+        let lost_us = us + scene.chance.below(100_000);
+        after(scene, lost_us, Fault::Power(home));
+        let us = lost_us + scene.chance.below(150_000);
+        let weaker = Alteration::Level(AckLevel::Async, OnTimeout::Fail);
+        return after(scene, us, alter(weaker));
+    }
     let next = match scene.chance.percent(30) {
         true => Alteration::AddRegion(region(lagging)),
         false => Alteration::Level(AckLevel::SYNC, OnTimeout::Fail),

@@ -28,6 +28,11 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 /// Doubled, an alteration of many partitions is through sooner, and more of them pause at once.
 const RENEWED_AT_ONCE: usize = 64;
 
+/// How long a home that called a planned change off is left alone before it is to renew its reign:
+/// it may have ended that in favour of another node, and says so within this. Twice the time in
+/// which it looks; a renewal that comes first stands in the way of the other one.
+const CALLED_OFF_REST: Duration = Duration::from_secs(4);
+
 /// How long a home may take to call a switchover off, and twice as long as it does take: by then
 /// it has ended its reign, or it goes on.
 pub const SWITCH_PATIENCE: Duration = Duration::from_secs(20);
@@ -101,6 +106,8 @@ pub struct Supervisor {
     given_up: BTreeMap<PartitionId, Moment>,
     /// When a new reign of its home was last proposed.
     renewed: BTreeMap<PartitionId, Moment>,
+    /// When a planned change of a partition was last seen to be under way.
+    moving: BTreeMap<PartitionId, Moment>,
     map_version: u64,
     seen: Seen,
 }
@@ -151,6 +158,7 @@ impl Supervisor {
             takeovers: BTreeMap::new(),
             given_up: BTreeMap::new(),
             renewed: BTreeMap::new(),
+            moving: BTreeMap::new(),
             map_version: 0,
             seen: Seen::default(),
         }
@@ -267,8 +275,11 @@ impl Supervisor {
     /// Homes that are heard of begin a new reign where their keyspace was altered.
     fn renew_reigns(&mut self, now: Moment, map: &ControlMap, effects: &mut Vec<SupervisorEffect>) {
         if !self.seen.is_any_outdated {
+            self.moving.clear();
             return;
         }
+        let moving = map.assignments().filter(|(_, it)| it.moving_to.is_some());
+        self.moving.extend(moving.map(|(id, _)| (id, now)));
         let (watchman, times) = (&self.watchman, &self.times);
         let retry = self.retry();
         let due = map.assignments().filter_map(|(partition, assignment)| {
@@ -276,7 +287,9 @@ impl Supervisor {
             let is_asked = self.renewed.get(&partition);
             let is_asked = is_asked.is_some_and(|asked| now.since(*asked) < retry);
             let is_heard = !watchman.is_lost(assignment.home, now, times);
-            (is_heard && !is_asked).then_some((partition, renewal))
+            let moved = self.moving.get(&partition);
+            let has_rested = moved.is_none_or(|at| now.since(*at) >= CALLED_OFF_REST);
+            (is_heard && has_rested && !is_asked).then_some((partition, renewal))
         });
         let due: Vec<(PartitionId, Command)> = due.take(RENEWED_AT_ONCE).collect();
         self.renewed.retain(|_, asked| now.since(*asked) < retry);
