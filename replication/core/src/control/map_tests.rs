@@ -753,3 +753,27 @@ fn a_new_reign_of_the_same_home_keeps_the_record_of_its_stretch() {
     assert!(found.epoch > epoch);
     assert_eq!(found.degraded_ms, Some(70));
 }
+
+/// It is back, and the node that it was handing on to is not: enough copies refuse that one. By
+/// their promises it could not go on, and nobody else had as much: no home for ever.
+#[test]
+fn a_home_that_is_back_goes_on_by_the_promises_of_copies() {
+    let mut map = cluster(false);
+    let partition = create(&mut map, keyspace("users", &[1, 2, 3], AckLevel::SYNC));
+    let from = map.assignment(partition).unwrap().epoch;
+    map.apply(&Command::BeginSwitchover {
+        partition,
+        from,
+        to: node(12),
+    })
+    .unwrap();
+    let by = vec![region(3)];
+    let revoked = Evidence::AcksRevoked { by };
+    let away = take_over(&mut map, partition, 12, revoked.clone());
+    let refused = refusal(&mut map, &away);
+    assert!(refused.contains("has promised nothing"), "{refused}");
+    let back = take_over(&mut map, partition, 11, revoked);
+    map.apply(&back).unwrap();
+    let found = map.assignment(partition).unwrap();
+    assert_eq!((found.home, found.epoch.counter), (node(11), 3));
+}

@@ -121,7 +121,8 @@ impl ControlMap {
                 format!("{promised} of {copies} copies have promised, and {level} needs fewer");
             return not_fenced(partition, Fencing::AckRevocation, problem);
         }
-        if !by.contains(&successor) {
+        // The old home may go on, if it is back and the node that it was handing on to is not.
+        if Some(successor) != home_region && !by.contains(&successor) {
             let problem = format!("region {successor} has promised nothing");
             return not_fenced(partition, Fencing::AckRevocation, problem);
         }
