@@ -381,7 +381,9 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
         let is_wounded = node.store.wound(slot.partition).is_some();
         let is_closed = taken.is_some() || is_wounded;
         let is_quiet = is_closed && wait_quiet(&slot).await;
-        match is_quiet {
+        // What came meanwhile may be of a later reign than the map that the seat is of.
+        let is_outrun = seat.is_here && last_reign(node, slot.partition) > seat.epoch;
+        match is_quiet && !is_outrun {
             true => rested.push((slot, seat)),
             false => applied = Applied::InPart,
         }

@@ -307,7 +307,10 @@ impl Process {
             if is_closed && !is_rested && scene.now_us < self.seating.deadline_us {
                 return self.poll(scene);
             }
-            self.seating.moves[self.seating.at].is_rested = is_rested;
+            // What came meanwhile may be of a later reign than the map that the seat is of.
+            let last = self.store.tail(next.partition).map(|tail| tail.epoch);
+            let is_outrun = next.seat.is_here && last > Some(next.seat.epoch);
+            self.seating.moves[self.seating.at].is_rested = is_rested && !is_outrun;
             self.seating.at += 1;
             self.seating.deadline_us = scene.now_us + RETRY_US;
             self.close_next();
