@@ -205,7 +205,8 @@ async fn fetch(
         }
         checked_bytes(&chunk)?;
         if is_first {
-            incoming = Some(begin(node, slot, incoming.take(), &chunk).await?);
+            let begun = incoming.take();
+            incoming = Some(begin(node, slot, source, begun, &chunk).await?);
             is_first = false;
         }
         let mut writer = incoming.take().ok_or("no first chunk")?;
@@ -235,6 +236,7 @@ async fn fetch(
 async fn begin(
     node: &Arc<NodeCore>,
     slot: &Slot,
+    source: RegionId,
     begun: Option<IncomingSnapshot>,
     chunk: &v1::SnapshotChunk,
 ) -> Result<IncomingSnapshot, Failure> {
@@ -242,6 +244,15 @@ async fn begin(
     if header.partition != slot.partition {
         let (actual, expected) = (header.partition, slot.partition);
         return Err(format!("snapshot of {actual}, asked for {expected}").into());
+    }
+    // What this copy acknowledged in a reign that it has promised may be nowhere else but at a home
+    // that is away: another copy of before that reign does not stand for it.
+    let promised = node.store.promised(slot.partition);
+    if let Some(promised) = promised.filter(|promised| header.epoch < *promised)
+        && source != slot.home()
+    {
+        let actual = header.epoch;
+        return Err(format!("a copy's snapshot of {actual}, {promised} was promised here").into());
     }
     match begun {
         Some(begun) if *begun.header() == header && begun.offset() == chunk.offset => Ok(begun),

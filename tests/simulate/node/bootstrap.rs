@@ -133,6 +133,12 @@ impl Process {
             }
             return;
         };
+        // Another copy of before a reign that was promised does not stand for what was
+        // acknowledged in it here.
+        let promised = self.store.promised(partition);
+        if from != index_of(slot.home) && Some(header.epoch) < promised {
+            return;
+        }
         let write = || {
             let mut incoming = self.store.begin_incoming(header)?;
             incoming.write(&bytes)?;
