@@ -20,6 +20,7 @@ use std::time::Instant;
 use domicile_proto::{NodeId, PartitionId};
 
 use crate::backup::{self, RESTORING_FILE};
+use crate::buffered::BUFFER_DIR;
 use crate::cells::CellStore;
 use crate::checkpoint;
 use crate::commit::{Published, Stalls, WatchedEngine};
@@ -35,11 +36,11 @@ use crate::journal::writer::JournalWriter;
 use crate::journal::{FileNumber, Place};
 use crate::lock::{LOCK_FILE, lock};
 use crate::options::{OnDamage, StoreOptions};
-use crate::orphans::{self, Ledger, WoundKind};
+use crate::orphans::{self, Ledger, ORPHAN_DIR, WoundKind};
 use crate::promises::Promises;
 use crate::quarantine::{ENGINE_DIR, open_engine, quarantine};
 use crate::recovery::{Recovery, Replayed, replay};
-use crate::snapshot::{SnapshotSet, restore};
+use crate::snapshot::{SNAPSHOT_DIR, SnapshotSet, restore};
 
 /// The journal's directory in a data directory.
 pub(crate) const JOURNAL_DIR: &str = "journal";
@@ -81,6 +82,20 @@ pub(crate) struct Opened {
     pub(crate) recovery: Recovery,
 }
 
+/// Makes the names durable that are there: a process may have ended after it renamed a file and
+/// before its directory was synced. What is read now is counted on, and a loss of power would bring
+/// the file of before back.
+fn settle(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    let parts = [JOURNAL_DIR, SNAPSHOT_DIR, ORPHAN_DIR, BUFFER_DIR].map(|part| dir.join(part));
+    for part in parts.iter().map(PathBuf::as_path).chain([dir]) {
+        if disk.exists(part) {
+            let synced = disk.sync_dir(part);
+            synced.map_err(|error| StoreError::io("sync", part, error))?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens a directory.
 ///
 /// # Errors
@@ -96,6 +111,7 @@ pub(crate) fn open(
     made.map_err(|error| StoreError::io("create", dir, error))?;
     let lock = lock(&**disk, dir)?;
     purpose.check(&**disk, dir)?;
+    settle(&**disk, dir)?;
     let known = identity::read(&**disk, dir)?;
     let node = known_or_new(disk, dir, known, options)?;
     let promises = Promises::read(&**disk, dir, node)?;

@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::store::Store;
 
 /// The directory below the data directory.
-const BUFFER_DIR: &str = "buffer";
+pub(crate) const BUFFER_DIR: &str = "buffer";
 const FILE: &str = "writes";
 const UNFINISHED: &str = "writes.new";
 

@@ -26,4 +26,5 @@ mod scan;
 mod tests;
 
 pub use entry::{BufferEvent, BufferNumber, BufferedWrite, NewBuffered, RefusedWrite};
+pub(crate) use file::BUFFER_DIR;
 pub use file::WriteBuffer;

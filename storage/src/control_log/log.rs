@@ -77,6 +77,9 @@ impl ControlLog {
                 Expected::Known => return Err(StoreError::ControlLogMissing { path, node }),
             }
         }
+        // So must the name of a vote that it had just replaced.
+        let synced = disk.sync_dir(dir);
+        synced.map_err(|error| StoreError::io("sync", dir, error))?;
         let vote = vote::read(&**disk, dir, node)?;
         let io = |operation| {
             let path = &path;

@@ -34,6 +34,7 @@ mod wound;
 pub use cut::{AfterCut, CutPlan, CutReport};
 pub use decisions::OrphanState;
 pub use files::{Orphan, OrphanCounts, OrphanFileId, OrphanList, OrphanScan};
+pub(crate) use format::ORPHAN_DIR;
 pub use format::{OrphanFile, OrphanFork};
 pub(crate) use found::{Found, check_cut, find, rows_without_orphans};
 pub use heal::{HealProgress, WoundReport};

@@ -32,5 +32,5 @@ pub use incoming::IncomingSnapshot;
 pub(crate) use install::fill_again;
 pub use outgoing::OutgoingSnapshot;
 pub(crate) use restore::restore;
-pub(crate) use set::SnapshotSet;
+pub(crate) use set::{SNAPSHOT_DIR, SnapshotSet};
 pub use take::SnapshotPlan;
