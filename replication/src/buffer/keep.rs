@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use domicile_proto::record::RecordBody;
@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::call::Accepted;
 use super::standing::{BufferStanding, Standing};
 use crate::clock::Clock;
+use crate::driver::lock;
 use crate::error::Error;
 use crate::node::NodeCore;
 use crate::ownership::blocking;
@@ -119,10 +120,7 @@ impl Buffer {
     }
 
     fn out_of_service(&self) -> Option<(Reason, String)> {
-        let out_of_service = self.out_of_service.lock();
-        out_of_service
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.out_of_service).clone()
     }
 
     /// Whether writes of the partition wait here: later ones wait behind them.
@@ -155,7 +153,7 @@ impl Buffer {
     }
 
     pub(super) fn set_draining(&self, partition: PartitionId, draining: Draining) {
-        let mut all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.draining);
         match draining {
             Draining::GoesOn => all.insert(partition),
             Draining::Stands => all.remove(&partition),
@@ -165,7 +163,7 @@ impl Buffer {
     }
 
     fn is_draining(&self, partition: PartitionId) -> bool {
-        let all = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = lock(&self.draining);
         all.contains(&partition)
     }
 
@@ -194,7 +192,7 @@ impl Buffer {
     }
 
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.standing)
     }
 
     /// What writes that are kept do, read from the disk.
@@ -203,7 +201,7 @@ impl Buffer {
         &self,
         numbers: &[BufferNumber],
     ) -> Vec<Result<Option<RecordBody>, StoreError>> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = lock(&self.file);
         let Some(file) = &*file else {
             return Vec::new();
         };
@@ -256,7 +254,7 @@ impl Buffer {
     }
 
     fn add(&self, events: &[BufferEvent]) -> Result<(), StoreError> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = lock(&self.file);
         let added = match &mut *file {
             Some(file) => file.add(events),
             None => return Err(StoreError::Closed),
@@ -264,22 +262,18 @@ impl Buffer {
         if let Err(error) = &added {
             tracing::error!(%error, "the buffer of writes is out of service until a restart");
             let why = (Reason::StorePoisoned, error.to_string());
-            let mut out_of_service = self
-                .out_of_service
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            out_of_service.get_or_insert(why);
+            lock(&self.out_of_service).get_or_insert(why);
         }
         added
     }
 
     /// Nothing is added from now on, nor on its way to the disk.
     pub(crate) fn shut(&self) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.file) = None;
     }
 
     fn next_number(&self) -> BufferNumber {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = lock(&self.file);
         let next = file.as_ref().map(WriteBuffer::next_number);
         next.unwrap_or(BufferNumber::FIRST)
     }
@@ -289,16 +283,9 @@ impl Buffer {
         let mut standing = self.standing();
         for (event, bytes) in events.iter().zip(bytes) {
             match event {
-                BufferEvent::Accepted(number, write) => standing.insert(BufferedWrite {
-                    number: *number,
-                    partition: write.partition,
-                    request_id: write.request_id,
-                    accepted_at_ms: write.accepted_at_ms,
-                    log_end: write.log_end,
-                    fingerprint: write.body.fingerprint(),
-                    bytes: *bytes,
-                    refused: None,
-                }),
+                BufferEvent::Accepted(number, write) => {
+                    standing.insert(write.kept_as(*number, *bytes));
+                }
                 other => standing.apply(other),
             }
         }

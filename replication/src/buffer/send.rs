@@ -8,7 +8,7 @@
 //! it wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domicile_core::{EarlierTries, Purpose};
@@ -18,7 +18,7 @@ use futures::StreamExt;
 
 use super::keep::Draining;
 use super::search::{Findings, Searched, search};
-use crate::driver::PreparedWrite;
+use crate::driver::{PreparedWrite, lock};
 use crate::error::Error;
 use crate::node::NodeCore;
 use crate::ownership::blocking;
@@ -125,10 +125,6 @@ impl Sending {
             None => searches.remove(&partition),
         };
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What comes after one message.

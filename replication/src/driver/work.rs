@@ -335,8 +335,9 @@ impl Driver {
     }
 
     pub(super) fn deliver(&self, mut outbox: Outbox) {
-        let peers = self.peers.all();
-        let signals = || peers.values().map(|peer| &peer.ship);
+        let has_news = outbox.ship.is_some() || outbox.watermarks;
+        let peers = has_news.then(|| self.peers.all());
+        let signals = || peers.iter().flat_map(|it| it.values()).map(|it| &it.ship);
         if outbox.ship == Some(Urgency::Now) {
             signals().for_each(|signal| signal.ship(Urgency::Now));
         }

@@ -155,12 +155,12 @@ impl NodeCore {
             let message = format!("{partition}: its home is gone and has no successor so far");
             return Err(Error::new(Reason::NoHome, message));
         }
-        let name = self
-            .topology
-            .region(home)
-            .map_or(String::new(), |r| r.name.to_string());
+        let name = || {
+            let spec = self.topology.region(home);
+            spec.map_or(String::new(), |spec| spec.name.to_string())
+        };
         if forwarding == crate::call::Forwarding::LocalOnly {
-            let own = &self.topology.own.name;
+            let (name, own) = (name(), &self.topology.own.name);
             let error = Error::new(
                 Reason::WrongHome,
                 format!("the home of this key is region {name}, this is {own}"),
@@ -175,6 +175,7 @@ impl NodeCore {
         match self.link(home) {
             Some(link) => Ok(Route::There(link)),
             None => {
+                let name = name();
                 let message = format!("no link to home region {name}");
                 Err(Error::new(Reason::NoHome, message).with("home", name))
             }

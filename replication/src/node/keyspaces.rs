@@ -44,7 +44,7 @@ impl NodeCore {
     ) -> Result<(), Error> {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
         let is_known = |map: &ControlMap| map.keyspace(id).is_some();
-        let map = self.decide(Command::CreateKeyspace, keyspace, is_known, deadline);
+        let map = self.decide_on(Command::CreateKeyspace, keyspace, is_known, deadline);
         let map = map.await?;
         let own = self.topology.own.id;
         let is_here = map.keyspace(id).is_some_and(|it| it.regions.contains(&own));
@@ -71,7 +71,7 @@ impl NodeCore {
         let (id, deadline) = (keyspace.id(), Instant::now() + within);
         let alter = |keyspace| Command::AlterKeyspace { keyspace, from };
         let is_later = |map: &ControlMap| map.keyspace_version(id) > Some(from);
-        let map = self.decide(alter, keyspace, is_later, deadline).await;
+        let map = self.decide_on(alter, keyspace, is_later, deadline).await;
         let map = map.map_err(|error| self.altered_since(id, from, error))?;
         let mut found = alteration(&map, id);
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
@@ -109,37 +109,18 @@ impl NodeCore {
         }
     }
 
-    /// Puts a command about a keyspace before the map; the map once it is done, as it is known
-    /// here.
-    async fn decide(
+    /// Puts a command about a keyspace before the map.
+    async fn decide_on(
         &self,
         command: impl FnOnce(Box<Keyspace>) -> Command,
         keyspace: Keyspace,
-        is_known: impl Fn(&ControlMap) -> bool,
+        is_overtaken: impl Fn(&ControlMap) -> bool,
         deadline: Instant,
     ) -> Result<Arc<ControlMap>, Error> {
         let meant = checked(keyspace)?;
-        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
-        let (id, command) = (meant.id(), command(Box::new(meant.clone())));
-        let left = deadline.saturating_duration_since(Instant::now());
-        let refused = plane.propose(&[command], left).await?;
-        // Asked for again as its answer was lost, it is done already.
-        let is_done = plane.map().keyspace(id) == Some(&meant);
-        if let Some(why) = refused.into_iter().find(|why| !why.is_empty())
-            && !is_done
-        {
-            return Err(Error::new(Reason::InvalidArgument, why));
-        }
-        let mut maps = plane.maps.clone();
-        let is_known = |map: &Arc<ControlMap>| map.keyspace(id) == Some(&meant) || is_known(map);
-        let known = tokio::time::timeout_at(deadline, maps.wait_for(is_known)).await;
-        match known {
-            Ok(Ok(map)) => Ok(Arc::clone(&map)),
-            _ => {
-                let message = "done, and not known at this node so far".to_owned();
-                Err(Error::new(Reason::Recovering, message))
-            }
-        }
+        let command = command(Box::new(meant.clone()));
+        let is_done = |map: &ControlMap| map.keyspace(meant.id()) == Some(&meant);
+        self.decide(command, is_done, is_overtaken, deadline).await
     }
 }
 

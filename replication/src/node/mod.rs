@@ -3,6 +3,7 @@
 mod builder;
 mod chase;
 mod close;
+mod decide;
 mod digest_round;
 mod digests;
 mod embedded;

@@ -1,10 +1,8 @@
 //! Regions are added and removed while the cluster runs.
 //!
-//! **Owns**: proposing it, waiting until it is known here and, for one that leaves, nobody of it
-//! votes.
+//! **Owns**: the commands, and that of a region that leaves nobody votes any more.
 //! **Does not own**: what the map refuses (core), what nodes do about it (ownership).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::control::{Command, ControlMap};
@@ -39,7 +37,8 @@ impl NodeCore {
             peer_address: added.peer_address.clone(),
             is_return: true,
         };
-        self.decide_on_regions(command, is_there, deadline).await
+        self.decide(command, is_there, |_| false, deadline).await?;
+        Ok(())
     }
 
     pub(super) async fn remove_region(
@@ -50,7 +49,7 @@ impl NodeCore {
         let deadline = Instant::now() + within;
         let command = Command::RemoveRegion { region };
         let is_gone = |map: &ControlMap| map.has_left(region);
-        self.decide_on_regions(command, is_gone, deadline).await?;
+        self.decide(command, is_gone, |_| false, deadline).await?;
         let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
         let votes = || {
             let members = plane.consensus.members();
@@ -66,32 +65,5 @@ impl NodeCore {
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
-    }
-
-    /// Puts a command before the map, and waits until it is done there as far as this node knows.
-    async fn decide_on_regions(
-        &self,
-        command: Command,
-        is_done: impl Fn(&ControlMap) -> bool,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        let plane = self.plane.as_ref().ok_or_else(homes_are_static)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let refused = plane.propose(&[command], left).await?;
-        // Asked for again as its answer was lost, it is done already.
-        if let Some(why) = refused.into_iter().find(|why| !why.is_empty())
-            && !is_done(&plane.map())
-        {
-            return Err(Error::new(Reason::InvalidArgument, why));
-        }
-        let mut maps = plane.maps.clone();
-        let known = maps.wait_for(|map: &Arc<ControlMap>| is_done(map));
-        match tokio::time::timeout_at(deadline, known).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => {
-                let message = "done, and not known at this node so far".to_owned();
-                Err(Error::new(Reason::Recovering, message))
-            }
-        }
     }
 }

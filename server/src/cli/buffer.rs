@@ -4,14 +4,14 @@
 //! list has values.
 //! **Does not own**: keeping and sending them (the node).
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
 use domicile_client::v1;
-use domicile_proto::{ErrorKind, PartitionId, RequestId};
+use domicile_proto::ErrorKind;
 
 use super::cell::Cell;
 use super::connect::ConnectFlags;
 use super::failure::Failure;
+use super::ids;
 use super::output::{Layout, Output, OutputFlags, say};
 use crate::backup::show_time;
 
@@ -107,26 +107,18 @@ fn row(kept_in: &str, write: &v1::BufferedWrite) -> Vec<Cell> {
         write.number.into(),
         kept_in.into(),
         text(&write.keyspace).into(),
-        partition(&write.partition).into(),
-        request_id(&write.request_id).into(),
+        ids::partition(&write.partition)
+            .map(|id| id.to_string())
+            .into(),
+        ids::request_id(&write.request_id)
+            .map(|id| id.to_string())
+            .into(),
         show_time(write.accepted_at_ms).into(),
         write.bytes.into(),
         if is_refused { "refused" } else { "waits" }.into(),
         text(&write.refused_reason).into(),
         text(&write.refused_message).into(),
     ]
-}
-
-fn partition(bytes: &Bytes) -> Option<String> {
-    let exact = <[u8; PartitionId::BYTES]>::try_from(&bytes[..]).ok()?;
-    let partition = PartitionId::from_bytes(exact).ok()?;
-    Some(partition.to_string())
-}
-
-fn request_id(bytes: &Bytes) -> Option<String> {
-    let exact = <[u8; 16]>::try_from(&bytes[..]).ok()?;
-    let id = RequestId::new(u128::from_be_bytes(exact)).ok()?;
-    Some(id.to_string())
 }
 
 /// Prints the rows of what is kept, as far as they are `meant`; how many that are.

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use domicile_client::{Client, v1};
-use domicile_proto::{ErrorKind, PartitionId};
+use domicile_proto::ErrorKind;
 
 use super::cell::Cell;
 use super::connect::ConnectFlags;
 use super::failure::Failure;
+use super::ids;
 use super::output::{Layout, Output, OutputFlags, say};
 use crate::backup::show_time;
 
@@ -121,8 +122,7 @@ impl FailoverCommand {
 }
 
 fn name_of(partition: &[u8]) -> String {
-    let bytes = <[u8; 8]>::try_from(partition).ok();
-    let partition = bytes.and_then(|bytes| PartitionId::from_bytes(bytes).ok());
+    let partition = ids::partition(partition);
     partition.map_or_else(|| "?".to_owned(), |partition| partition.to_string())
 }
 

@@ -21,6 +21,7 @@ mod entries;
 mod export;
 mod failover;
 mod failure;
+mod ids;
 mod import;
 mod import_checkpoint;
 mod import_rows;

@@ -5,11 +5,12 @@
 
 use clap::{Args, Subcommand};
 use domicile_client::v1;
-use domicile_proto::{Epoch, ErrorKind, NodeId, PartitionId, RequestId};
+use domicile_proto::{Epoch, ErrorKind, NodeId};
 
 use super::cell::Cell;
 use super::connect::ConnectFlags;
 use super::failure::Failure;
+use super::ids;
 use super::orphans_export::ExportFlags;
 use super::output::{Layout, Output, OutputFlags, say};
 use crate::backup::show_time;
@@ -174,15 +175,11 @@ fn epoch(counter: u64, node: u64) -> Option<String> {
 }
 
 fn partition(bytes: &[u8]) -> Option<String> {
-    let bytes = <[u8; PartitionId::BYTES]>::try_from(bytes).ok()?;
-    let partition = PartitionId::from_bytes(bytes).ok()?;
-    Some(partition.keyspace.to_string())
+    Some(ids::partition(bytes)?.keyspace.to_string())
 }
 
 pub(super) fn request_id(bytes: &[u8]) -> Option<String> {
-    let bytes = <[u8; 16]>::try_from(bytes).ok()?;
-    let id = RequestId::new(u128::from_be_bytes(bytes)).ok()?;
-    Some(id.to_string())
+    Some(ids::request_id(bytes)?.to_string())
 }
 
 pub(super) fn state(state: i32) -> &'static str {

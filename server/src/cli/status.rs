@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use domicile_client::{Client, Retry, v1};
-use domicile_proto::{ErrorKind, PartitionId};
+use domicile_proto::ErrorKind;
 
 use super::cell::Cell;
 use super::connect::ConnectFlags;
 use super::failure::Failure;
+use super::ids;
 use super::output::{Layout, Output, OutputFlags};
 
 /// `status`
@@ -284,8 +285,7 @@ fn keyspace_rows(status: &v1::StatusResponse) -> Vec<Vec<Cell>> {
 
 fn partition_rows(status: &v1::StatusResponse) -> Vec<Vec<Cell>> {
     let row = |partition: &v1::PartitionStatus| {
-        let id = <[u8; PartitionId::BYTES]>::try_from(&partition.partition[..]).ok();
-        let id = id.and_then(|bytes| PartitionId::from_bytes(bytes).ok());
+        let id = ids::partition(&partition.partition);
         let copy = |copy: &v1::CopyStatus| {
             let mark = if copy.connected { "" } else { "!" };
             format!(

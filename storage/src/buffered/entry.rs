@@ -79,6 +79,21 @@ impl NewBuffered {
     pub fn disk_bytes(&self) -> u64 {
         (ACCEPTED_HEAD_BYTES + self.body.bytes().len()) as u64
     }
+
+    /// What is held in memory of it once it is kept.
+    #[must_use]
+    pub fn kept_as(&self, number: BufferNumber, bytes: u64) -> BufferedWrite {
+        BufferedWrite {
+            number,
+            partition: self.partition,
+            request_id: self.request_id,
+            accepted_at_ms: self.accepted_at_ms,
+            log_end: self.log_end,
+            fingerprint: self.body.fingerprint(),
+            bytes,
+            refused: None,
+        }
+    }
 }
 
 /// Why a home refused a write for good.

@@ -129,11 +129,6 @@ impl WriteBuffer {
         self.kept.values().map(|kept| &kept.write)
     }
 
-    /// What is kept from `number` on.
-    pub fn writes_from(&self, number: BufferNumber) -> impl Iterator<Item = &BufferedWrite> {
-        self.kept.range(number..).map(|(_, kept)| &kept.write)
-    }
-
     /// A write that is kept.
     #[must_use]
     pub fn write(&self, number: BufferNumber) -> Option<&BufferedWrite> {
@@ -332,16 +327,7 @@ enum Shown {
 
 fn shown(event: BufferEvent) -> Shown {
     match event {
-        BufferEvent::Accepted(number, write) => Shown::Accepted(BufferedWrite {
-            number,
-            partition: write.partition,
-            request_id: write.request_id,
-            accepted_at_ms: write.accepted_at_ms,
-            log_end: write.log_end,
-            fingerprint: write.body.fingerprint(),
-            bytes: 0,
-            refused: None,
-        }),
+        BufferEvent::Accepted(number, write) => Shown::Accepted(write.kept_as(number, 0)),
         other => Shown::Other(other),
     }
 }

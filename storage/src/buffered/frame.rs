@@ -18,14 +18,20 @@ use bytes::{Buf, BufMut, Bytes};
 use domicile_proto::NodeId;
 
 use super::entry::{BufferEvent, BufferNumber};
+use crate::envelope::{ENVELOPE_BYTES, Envelope};
 use crate::error::StoreError;
 
-const FILE_MAGIC: [u8; 4] = *b"DOBF";
 pub(super) const FRAME_MAGIC: [u8; 4] = *b"DOBW";
-const VERSION: u16 = 1;
+
+/// Around the header of the file.
+const ENVELOPE: Envelope = Envelope {
+    what: "buffer of writes",
+    magic: *b"DOBF",
+    version: 1,
+};
 
 /// Bytes of the file's header: the layout above.
-pub(super) const FILE_HEAD_BYTES: usize = 36;
+pub(super) const FILE_HEAD_BYTES: usize = ENVELOPE_BYTES + 16;
 /// Bytes of a frame before its events.
 pub(super) const FRAME_HEAD_BYTES: usize = 12;
 /// Bytes of a frame behind them.
@@ -48,16 +54,10 @@ pub(super) struct FileHead {
 
 impl FileHead {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FILE_HEAD_BYTES);
-        bytes.put_slice(&FILE_MAGIC);
-        bytes.put_u16_le(VERSION);
-        bytes.put_u16_le(0);
-        bytes.put_u64_le(self.node.get());
-        bytes.put_u64_le(self.file_number);
-        bytes.put_u64_le(self.next_write.get());
-        let crc = crc32fast::hash(&bytes);
-        bytes.put_u32_le(crc);
-        bytes
+        let mut content = Vec::with_capacity(FILE_HEAD_BYTES - ENVELOPE_BYTES);
+        content.put_u64_le(self.file_number);
+        content.put_u64_le(self.next_write.get());
+        ENVELOPE.seal(self.node, &content)
     }
 
     /// The header of a file that is `node`'s.
@@ -65,41 +65,12 @@ impl FileHead {
     /// # Errors
     /// [`StoreError::Corrupt`], [`StoreError::UnknownFormat`], [`StoreError::ForeignNode`].
     pub(super) fn decode(bytes: &[u8], node: NodeId, path: &Path) -> Result<Self, StoreError> {
-        let corrupt = |problem: String| StoreError::corrupt(path, 0, problem);
         if bytes.len() < FILE_HEAD_BYTES {
             let actual = bytes.len();
-            return Err(corrupt(format!("{actual} bytes, {FILE_HEAD_BYTES} needed")));
+            let problem = format!("{actual} bytes, {FILE_HEAD_BYTES} needed");
+            return Err(StoreError::corrupt(path, 0, problem));
         }
-        let (mut fields, mut crc) = bytes[..FILE_HEAD_BYTES].split_at(FILE_HEAD_BYTES - 4);
-        let (stored, computed) = (crc.get_u32_le(), crc32fast::hash(fields));
-        if fields[..4] != FILE_MAGIC {
-            return Err(corrupt(format!("bad magic {:02x?}", &fields[..4])));
-        }
-        if stored != computed {
-            return Err(corrupt(format!(
-                "checksum mismatch: stored {stored:#010x}, computed {computed:#010x}"
-            )));
-        }
-        fields.advance(4);
-        let version = fields.get_u16_le();
-        if version != VERSION {
-            return Err(StoreError::UnknownFormat {
-                what: "buffer of writes",
-                path: path.to_owned(),
-                actual: version.into(),
-                supported: VERSION.into(),
-            });
-        }
-        fields.advance(2);
-        let actual = NodeId::new(fields.get_u64_le());
-        let actual = actual.map_err(|_| corrupt("written by node 0".to_owned()))?;
-        if actual != node {
-            return Err(StoreError::ForeignNode {
-                path: path.to_owned(),
-                actual,
-                expected: node,
-            });
-        }
+        let mut fields = ENVELOPE.open(&bytes[..FILE_HEAD_BYTES], node, path)?;
         Ok(Self {
             node,
             file_number: fields.get_u64_le(),
