@@ -14,8 +14,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
-use domicile_proto::{NodeId, PartitionId};
+use domicile_proto::{NodeId, PartitionId, Position};
 
+use crate::cells::refilled_row;
 use crate::disk::{self, Disk};
 use crate::envelope::Envelope;
 use crate::error::StoreError;
@@ -112,6 +113,44 @@ impl Store {
         }
         let mut condemned = self.condemned();
         condemned.change(&*self.disk(), |ids| ids.extend(partitions))
+    }
+
+    /// Notes that a partition which has lost something here is about to be filled anew, or to begin
+    /// with nothing, and up to where it may have had records: it may have acknowledged them, and
+    /// what it had alone nobody can tell any more. An engine that is lost forgets it.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn note_refilled(&self, partition: PartitionId, had: Position) -> Result<(), StoreError> {
+        let had = self
+            .refilled(partition)
+            .map_or(had, |before| before.max(had));
+        let engine = self.cell_store().engine();
+        engine.apply(vec![refilled_row(partition, had)])?;
+        engine.sync()?;
+        self.refills().insert(partition, had);
+        Ok(())
+    }
+
+    /// Up to where a partition may have had records when it was last filled anew after a loss.
+    #[must_use]
+    pub fn refilled(&self, partition: PartitionId) -> Option<Position> {
+        self.refills().get(&partition).copied()
+    }
+
+    /// Whether a partition that was filled anew has not come as far again as it may have been: what
+    /// it acknowledged may be missing here.
+    #[must_use]
+    pub fn is_short(&self, partition: PartitionId) -> bool {
+        let Some(had) = self.refilled(partition) else {
+            return false;
+        };
+        let tail = self.tail(partition);
+        let has = tail.map(|tail| Position {
+            epoch: tail.epoch,
+            seq: tail.last_seq,
+        });
+        has < Some(had)
     }
 
     /// A partition has nothing to miss, or was filled anew.

@@ -96,6 +96,16 @@ fn settle(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Takes a directory, and makes the names in it durable.
+fn enter(disk: &dyn Disk, dir: &Path, purpose: Purpose) -> Result<Box<dyn DiskLock>, StoreError> {
+    let made = disk.create_dir_all(dir);
+    made.map_err(|error| StoreError::io("create", dir, error))?;
+    let lock = lock(disk, dir)?;
+    purpose.check(disk, dir)?;
+    settle(disk, dir)?;
+    Ok(lock)
+}
+
 /// Opens a directory.
 ///
 /// # Errors
@@ -107,11 +117,7 @@ pub(crate) fn open(
     purpose: Purpose,
 ) -> Result<Opened, StoreError> {
     let began = Instant::now();
-    let made = disk.create_dir_all(dir);
-    made.map_err(|error| StoreError::io("create", dir, error))?;
-    let lock = lock(&**disk, dir)?;
-    purpose.check(&**disk, dir)?;
-    settle(&**disk, dir)?;
+    let lock = enter(&**disk, dir, purpose)?;
     let known = identity::read(&**disk, dir)?;
     let node = known_or_new(disk, dir, known, options)?;
     let promises = Promises::read(&**disk, dir, node)?;
@@ -136,7 +142,8 @@ pub(crate) fn open(
     } = replayed;
     let writer = end_journal(&files, &end)?;
     // Only now is a cut that an ended process wrote known to be durable.
-    orphans::settle_all(&**disk, &files, &mut snapshots, &mut ledger, &published)?;
+    let of = (&files, &**cells.engine());
+    orphans::settle_all(&**disk, of, &mut snapshots, &mut ledger, &published)?;
     let wounded = wounded_of(&published, &condemned);
     let recovery = Recovery {
         node_id: node,

@@ -29,6 +29,8 @@ pub enum Bug {
     SkipHeal,
     /// A snapshot that holds orphans stays.
     KeepOrphanSnapshot,
+    /// The requests in a snapshot that a cut takes away go with it.
+    ForgetCutRequests,
     /// An open does not know of cuts.
     IgnoreCut,
     /// A vote of the control plane is told before it is synced.

@@ -15,14 +15,17 @@
 //! <data>/engine.quarantined-<n>/   engines that failed
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_proto::{Epoch, NodeId, PartitionId, Record, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Position, Record, Seq};
 
-use crate::cells::{CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord};
+use crate::cells::{
+    CellStats, CellStore, FlushReport, PartitionCells, UnappliedRecord, read_refilled,
+};
 use crate::checkpoint;
 use crate::commit::{
     CommitQueue, CommitStatistic, CommitStats, CommitUrgency, Committed, Committer, Health,
@@ -65,6 +68,8 @@ pub struct Store {
     replay_place: Mutex<Place>,
     statistic: CommitStatistic,
     condemned: Mutex<Condemned>,
+    /// Up to where partitions may have had records when they were last filled after a loss.
+    refills: Mutex<BTreeMap<PartitionId, Position>>,
     promises: Mutex<Promises>,
     ledger: Mutex<Ledger>,
     stalls: Arc<Stalls>,
@@ -132,6 +137,7 @@ impl Store {
             writer,
             recovery,
         } = opening::open(&disk, dir, &options, purpose)?;
+        let refills = read_refilled(&**cells.engine())?;
         let ends = published
             .tails
             .iter()
@@ -151,6 +157,7 @@ impl Store {
             replay_place: Mutex::new(replay_from),
             statistic: CommitStatistic::default(),
             condemned: Mutex::new(condemned),
+            refills: Mutex::new(refills),
             promises: Mutex::new(promises),
             ledger: Mutex::new(ledger),
             stalls,
@@ -484,6 +491,10 @@ impl Store {
     /// Partitions that have lost something here.
     pub(crate) fn condemned(&self) -> MutexGuard<'_, Condemned> {
         lock(&self.condemned)
+    }
+
+    pub(crate) fn refills(&self) -> MutexGuard<'_, BTreeMap<PartitionId, Position>> {
+        lock(&self.refills)
     }
 
     /// What was promised here.

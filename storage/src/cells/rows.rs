@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use domicile_proto::{PartitionId, Seq};
+use domicile_proto::{Epoch, NodeId, PartitionId, Position, Seq};
 
 use crate::engine::{Direction, Engine, EngineError, RowChange};
 use crate::journal::Place;
@@ -33,6 +33,7 @@ const SUFFIX_APPLIED: u8 = b'a';
 const SUFFIX_INTENT: u8 = b'i';
 const SUFFIX_FILLED: u8 = b'f';
 const SUFFIX_HEALED: u8 = b'h';
+const SUFFIX_REFILLED: u8 = b'r';
 const FORMAT_ROW: &[u8] = b"mcells-format";
 /// With 2 came the index of expiries: rows of 1 lack it and are rebuilt. With 3 came packed cells,
 /// which older versions do not read; this one reads theirs.
@@ -255,11 +256,7 @@ pub(crate) fn read_filled(
     let mut filled = BTreeMap::new();
     visit_marks(engine, &mut |partition, suffix, value| {
         if suffix == SUFFIX_FILLED {
-            let place = Place::from_bytes(value).ok_or_else(|| EngineError::Corrupt {
-                what: "place",
-                detail: format!("{} bytes of {partition}", value.len()),
-            })?;
-            filled.insert(partition, place);
+            filled.insert(partition, decode_place(partition, value)?);
         }
         Ok(())
     })?;
@@ -293,21 +290,91 @@ pub(crate) fn read_healed(
     let mut healed = BTreeMap::new();
     visit_marks(engine, &mut |partition, suffix, value| {
         if suffix == SUFFIX_HEALED {
-            let split = value.split_at_checked(Place::BYTES);
-            let found = split.and_then(|(place, upto)| {
-                let place = Place::from_bytes(place)?;
-                let upto = read_mark(upto).ok()?;
-                Some(Healed { place, upto })
-            });
-            let found = found.ok_or_else(|| EngineError::Corrupt {
-                what: "healed mark",
-                detail: format!("{value:02x?} of {partition}"),
-            })?;
-            healed.insert(partition, found);
+            healed.insert(partition, decode_healed(partition, value)?);
         }
         Ok(())
     })?;
     Ok(healed)
+}
+
+/// The row that says that a partition which had lost something was filled anew, and up to where it
+/// may have had records before.
+pub(crate) fn refilled_row(partition: PartitionId, had: Position) -> RowChange {
+    let Position { epoch, seq } = had;
+    let numbers = [epoch.counter, epoch.node.get(), seq.get()];
+    let value: Vec<u8> = numbers.iter().flat_map(|it| it.to_le_bytes()).collect();
+    RowChange::Set {
+        row: mark_row(partition, SUFFIX_REFILLED),
+        value: value.into(),
+    }
+}
+
+/// Up to where partitions had records when they were last filled anew after a loss.
+pub(crate) fn read_refilled(
+    engine: &dyn Engine,
+) -> Result<BTreeMap<PartitionId, Position>, EngineError> {
+    let mut refilled = BTreeMap::new();
+    visit_marks(engine, &mut |partition, suffix, value| {
+        if suffix == SUFFIX_REFILLED {
+            let had = decode_refilled(value).ok_or_else(|| EngineError::Corrupt {
+                what: "mark of a refill",
+                detail: format!("{value:02x?} of {partition}"),
+            })?;
+            refilled.insert(partition, had);
+        }
+        Ok(())
+    })?;
+    Ok(refilled)
+}
+
+fn decode_refilled(value: &[u8]) -> Option<Position> {
+    let (numbers, rest) = value.as_chunks::<8>();
+    let [counter, node, seq] = <[[u8; 8]; 3]>::try_from(numbers)
+        .ok()?
+        .map(u64::from_le_bytes);
+    let node = NodeId::new(node).ok().filter(|_| rest.is_empty())?;
+    Some(Position {
+        epoch: Epoch { counter, node },
+        seq: Seq::new(seq),
+    })
+}
+
+/// The last cut of which the cells of one partition hold no orphan.
+pub(crate) fn healed_of(
+    engine: &dyn Engine,
+    partition: PartitionId,
+) -> Result<Option<Healed>, EngineError> {
+    let value = engine.get(&mark_row(partition, SUFFIX_HEALED))?;
+    value.map(|it| decode_healed(partition, &it)).transpose()
+}
+
+fn decode_healed(partition: PartitionId, value: &[u8]) -> Result<Healed, EngineError> {
+    let split = value.split_at_checked(Place::BYTES);
+    let found = split.and_then(|(place, upto)| {
+        let place = Place::from_bytes(place)?;
+        let upto = read_mark(upto).ok()?;
+        Some(Healed { place, upto })
+    });
+    found.ok_or_else(|| EngineError::Corrupt {
+        what: "healed mark",
+        detail: format!("{value:02x?} of {partition}"),
+    })
+}
+
+/// The place of the last rebase for which the cells of one partition were filled.
+pub(crate) fn filled_of(
+    engine: &dyn Engine,
+    partition: PartitionId,
+) -> Result<Option<Place>, EngineError> {
+    let value = engine.get(&mark_row(partition, SUFFIX_FILLED))?;
+    value.map(|it| decode_place(partition, &it)).transpose()
+}
+
+fn decode_place(partition: PartitionId, value: &[u8]) -> Result<Place, EngineError> {
+    Place::from_bytes(value).ok_or_else(|| EngineError::Corrupt {
+        what: "place",
+        detail: format!("{} bytes of {partition}", value.len()),
+    })
 }
 
 /// Checks that the rows are of this layout or one that is read as well; marks the engine as having
@@ -410,7 +477,10 @@ fn split_mark(row: &[u8]) -> Result<Option<(PartitionId, u8)>, EngineError> {
         return Ok(None);
     };
     let suffix = match suffix {
-        [suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT | SUFFIX_FILLED | SUFFIX_HEALED)] => *suffix,
+        [
+            suffix @ (SUFFIX_APPLIED | SUFFIX_INTENT | SUFFIX_FILLED | SUFFIX_HEALED
+            | SUFFIX_REFILLED),
+        ] => *suffix,
         _ => return Ok(None),
     };
     let mut partition = [0; PartitionId::BYTES];

@@ -52,7 +52,8 @@ pub enum AfterCut {
 pub struct CutReport {
     /// Where the log ends now.
     pub fork: OrphanFork,
-    /// What was cut; `None` if the log ended there already.
+    /// What was cut, by this call or by one before that came to an error after it; `None` if the
+    /// log ended there already.
     pub orphans: Option<OrphanFile>,
     /// How the cells are.
     pub cells: AfterCut,
@@ -66,9 +67,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::BadFork`] if the log has no such fork, [`StoreError::Unfilled`] while a
-    /// snapshot is half installed, [`StoreError::Corrupt`] if the tail is damaged, what the
-    /// operating system says: nothing is cut then, unless the store is poisoned.
-    /// [`StoreError::Engine`]: the log is cut, the cells are not mended yet.
+    /// snapshot is half installed, [`StoreError::Corrupt`] if the tail is damaged: nothing is cut
+    /// then. What the operating system or the engine says: where the log ends says whether it is
+    /// cut, and the next call does what is left.
     pub fn cut(
         &self,
         partition: PartitionId,
@@ -77,7 +78,7 @@ impl Store {
     ) -> Result<CutReport, StoreError> {
         let _one = self.hold_snapshots();
         self.check_open()?;
-        self.settle_cuts(partition)?;
+        let settled = self.settle_cuts(partition)?;
         self.commit_before_flush()?;
         if self.published().unfilled.contains_key(&partition) {
             return Err(StoreError::Unfilled { partition });
@@ -85,20 +86,7 @@ impl Store {
         let tail = self.tail(partition);
         let last_seq = tail.as_ref().map_or(Seq::NONE, |tail| tail.last_seq);
         if fork == last_seq {
-            let chain = tail.as_ref().map_or(ChainHash::START, |tail| tail.chain);
-            let epoch = tail.map(|tail| tail.epoch);
-            let fork = OrphanFork {
-                epoch,
-                seq: fork,
-                chain,
-            };
-            let cells = self.mend_after_cut(partition)?;
-            let orphans = None;
-            return Ok(CutReport {
-                fork,
-                orphans,
-                cells,
-            });
+            return self.report_cut(partition, settled);
         }
         let Some(tail) = tail.filter(|tail| fork < tail.last_seq) else {
             let problem = format!("its log ends at {last_seq}");
@@ -114,6 +102,40 @@ impl Store {
         Ok(CutReport {
             fork: orphans.fork,
             orphans: Some(orphans),
+            cells,
+        })
+    }
+
+    /// Does what [`Store::cut`] has left after an error, and reports that; cuts nothing.
+    ///
+    /// # Errors
+    /// As there. It may be called again.
+    pub fn finish_cut(&self, partition: PartitionId) -> Result<CutReport, StoreError> {
+        let _one = self.hold_snapshots();
+        self.check_open()?;
+        let settled = self.settle_cuts(partition)?;
+        self.report_cut(partition, settled)
+    }
+
+    /// A log that ends where it is to end, `settled` now or before.
+    fn report_cut(
+        &self,
+        partition: PartitionId,
+        settled: Option<CutMark>,
+    ) -> Result<CutReport, StoreError> {
+        let cells = self.mend_after_cut(partition)?;
+        let tail = self.tail(partition);
+        let fork = OrphanFork {
+            epoch: tail.as_ref().map(|tail| tail.epoch),
+            seq: tail.as_ref().map_or(Seq::NONE, |tail| tail.last_seq),
+            chain: tail.map_or(ChainHash::START, |tail| tail.chain),
+        };
+        // A call before this one cut the log and could not bring that to its end.
+        let settled = settled.filter(|mark| mark.seq == fork.seq);
+        let reader = settled.and_then(|it| self.open_orphans(Self::orphans_of(&it)).ok());
+        Ok(CutReport {
+            fork,
+            orphans: reader.map(|reader| *reader.header()),
             cells,
         })
     }
@@ -209,23 +231,26 @@ impl Store {
         self.ledger().written(mark);
     }
 
-    /// Does what is left to be done of the cuts of a partition.
-    fn settle_cuts(&self, partition: PartitionId) -> Result<(), StoreError> {
+    /// Does what is left to be done of the cuts of a partition; the last of which it was.
+    fn settle_cuts(&self, partition: PartitionId) -> Result<Option<CutMark>, StoreError> {
         let mut ledger = self.ledger();
         let unsettled = ledger.unsettled().into_iter();
+        let mut last = None;
         for mark in unsettled.filter(|mark| mark.partition == partition) {
             let log_start = log_start(&self.published(), partition);
             let (disk, snapshots) = (self.disk(), &mut self.snapshots());
             settle(
                 &*disk,
                 self.files(),
+                &**self.cell_store().engine(),
                 snapshots,
                 &mut ledger,
                 mark,
                 log_start,
             )?;
+            last = Some(mark);
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Mends what needs nobody's help; how the cells are then.

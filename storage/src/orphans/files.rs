@@ -220,7 +220,7 @@ impl Store {
         })
     }
 
-    fn open_orphans(&self, id: OrphanFileId) -> Result<OrphanReader, StoreError> {
+    pub(super) fn open_orphans(&self, id: OrphanFileId) -> Result<OrphanReader, StoreError> {
         let OrphanFileId { partition, number } = id;
         let (disk, dir) = (self.disk(), self.dir().join(ORPHAN_DIR));
         let path = path_of(&dir, partition, number);

@@ -64,7 +64,7 @@ impl Store {
         let wound = self.open_wound_of(partition).ok()?;
         Some(WoundReport {
             fork: wound.fork(),
-            ask_from: wound.last().seq,
+            ask_from: wound.ask_from(),
             orphans: wound.cuts().iter().map(Self::orphans_of).collect(),
         })
     }
@@ -152,7 +152,7 @@ impl Store {
     }
 
     /// The next keys that were cut, at most `limit`: only they are held, however many there are.
-    fn keys_of(&self, wound: &Wound, limit: usize) -> Result<Vec<Bytes>, StoreError> {
+    pub(super) fn keys_of(&self, wound: &Wound, limit: usize) -> Result<Vec<Bytes>, StoreError> {
         let mut keys: BTreeSet<Bytes> = BTreeSet::new();
         for mark in wound.cuts() {
             for orphan in self.orphan_records(Self::orphans_of(mark))? {
@@ -190,9 +190,9 @@ impl Store {
         cells: &[(Bytes, Option<Cell>)],
         at: Seq,
     ) -> Result<(), StoreError> {
-        let fork = wound.last().seq;
-        if at < fork || at == Seq::new(u64::MAX) {
-            let problem = format!("the home was asked at {at}, the fork is {fork}");
+        let least = wound.ask_from();
+        if at < least || at == Seq::new(u64::MAX) {
+            let problem = format!("the home was asked at {at}, {least} is the least");
             return Err(bad(partition, problem));
         }
         let expected = self.keys_of(wound, cells.len().max(1))?;
@@ -268,6 +268,6 @@ impl Store {
     }
 }
 
-fn bad(partition: PartitionId, problem: String) -> StoreError {
+pub(super) fn bad(partition: PartitionId, problem: String) -> StoreError {
     StoreError::BadHeal { partition, problem }
 }

@@ -186,12 +186,17 @@ impl Ledger {
     /// # Errors
     /// What the operating system says: it is then settled again.
     pub(super) fn settle(&mut self, disk: &dyn Disk, mark: CutMark) -> Result<(), StoreError> {
-        for (it, stage) in &mut self.cuts {
-            if *it == mark {
-                *stage = Stage::Settled;
-            }
+        self.set_stage(mark, Stage::Settled);
+        let written = self.write(disk);
+        if written.is_err() {
+            self.set_stage(mark, Stage::Written);
         }
-        self.write(disk)
+        written
+    }
+
+    fn set_stage(&mut self, mark: CutMark, now: Stage) {
+        let own = self.cuts.iter_mut().filter(|(it, _)| *it == mark);
+        own.for_each(|(_, stage)| *stage = now);
     }
 
     /// Forgets cuts in files before `first`; they leave the file when it is written next.

@@ -18,6 +18,7 @@
 //! A tail that is sealed again before it is cut replaces what was sealed: its records are in the
 //! log or in one orphan file, never in two.
 
+mod again;
 mod cut;
 mod decisions;
 mod files;

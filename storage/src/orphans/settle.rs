@@ -18,6 +18,7 @@ use super::ledger::Ledger;
 use super::reader::OrphanReader;
 use crate::commit::Published;
 use crate::disk::Disk;
+use crate::engine::Engine;
 use crate::error::StoreError;
 use crate::journal::cuts::CutMark;
 use crate::journal::files::FileSet;
@@ -26,17 +27,17 @@ use crate::snapshot::SnapshotSet;
 /// Does what is left to be done of every cut that is in the journal.
 ///
 /// # Errors
-/// What the operating system says: the next call goes on.
+/// What the operating system or the engine says: the next call goes on.
 pub(crate) fn settle_all(
     disk: &dyn Disk,
-    files: &FileSet,
+    (files, engine): (&FileSet, &dyn Engine),
     snapshots: &mut SnapshotSet,
     ledger: &mut Ledger,
     published: &Published,
 ) -> Result<(), StoreError> {
     for mark in ledger.unsettled() {
         let log_start = log_start(published, mark.partition);
-        settle(disk, files, snapshots, ledger, mark, log_start)?;
+        settle(disk, files, engine, snapshots, ledger, mark, log_start)?;
     }
     Ok(())
 }
@@ -51,6 +52,7 @@ pub(super) fn log_start(published: &Published, partition: PartitionId) -> Seq {
 pub(super) fn settle(
     disk: &dyn Disk,
     files: &FileSet,
+    engine: &dyn Engine,
     snapshots: &mut SnapshotSet,
     ledger: &mut Ledger,
     mark: CutMark,
@@ -58,10 +60,12 @@ pub(super) fn settle(
 ) -> Result<(), StoreError> {
     let (partition, data) = (mark.partition, data_of(files));
     if snapshots.set_aside(partition, mark.seq) {
+        // From now on it is the engine that stands for what the journal has not.
+        engine.sync()?;
         // What the journal has needs no snapshot; what it has not, the next one must have.
         let before = Seq::new(log_start.get().saturating_sub(1));
         files.lower_covered(partition, before.min(mark.seq))?;
-        snapshots.remove_aside(partition)?;
+        snapshots.remove_aside(partition, before.min(mark.seq))?;
     }
     promote(disk, &data.join(ORPHAN_DIR), mark)?;
     ledger.forget_before(files.start().file);

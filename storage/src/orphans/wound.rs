@@ -30,12 +30,15 @@ pub(crate) enum WoundKind {
     Lost,
 }
 
-/// The cuts that the cells do not follow yet, and how far they are.
+/// The cuts that the cells do not follow yet, or followed by a word that does not hold any more,
+/// and how far they are.
 #[derive(Debug, Clone)]
 pub(crate) struct Wound {
     /// In the order of their places; at least one.
     cuts: Vec<CutMark>,
     marks: PartitionMarks,
+    /// What the cells lack are the keys of these cuts, however new the engine is.
+    is_again: bool,
     /// Up to where records that stay were visible.
     pub(crate) visible_upto: Seq,
     /// The last key that was healed by this process.
@@ -50,7 +53,25 @@ impl Wound {
         Self {
             cuts: vec![cut],
             marks,
+            is_again: false,
             visible_upto: visible_upto.min(cut.seq),
+            healed_after: None,
+            healed_upto: Seq::NONE,
+        }
+    }
+
+    /// Cells with these marks that were healed after `cuts`, by the word of a home whose log did
+    /// not come: the present one is to be asked of the same keys.
+    pub(crate) fn again(cuts: Vec<CutMark>, marks: PartitionMarks, last_seq: Seq) -> Self {
+        let applied_upto = marks.applied_upto.min(last_seq);
+        Self {
+            cuts,
+            marks: PartitionMarks {
+                applied_upto,
+                ..marks
+            },
+            is_again: true,
+            visible_upto: applied_upto,
             healed_after: None,
             healed_upto: Seq::NONE,
         }
@@ -59,6 +80,9 @@ impl Wound {
     /// A further cut: what was healed for the one before is to be healed again.
     pub(crate) fn add(&mut self, cut: CutMark) {
         self.cuts.push(cut);
+        if self.is_again {
+            self.marks.applied_upto = self.marks.applied_upto.min(cut.seq);
+        }
         self.visible_upto = self.visible_upto.min(cut.seq);
         (self.healed_after, self.healed_upto) = (None, Seq::NONE);
     }
@@ -83,9 +107,17 @@ impl Wound {
         forks.min().expect("at least one cut")
     }
 
+    /// The home is to be asked at this record or later.
+    pub(crate) fn ask_from(&self) -> Seq {
+        self.last().seq.max(self.base())
+    }
+
     /// Every record up to here is in the engine and stays.
     pub(crate) fn base(&self) -> Seq {
-        self.marks.applied_upto.min(self.fork())
+        match self.is_again {
+            true => self.marks.applied_upto,
+            false => self.marks.applied_upto.min(self.fork()),
+        }
     }
 
     /// The engine's intent mark.
@@ -97,7 +129,9 @@ impl Wound {
         let intent = self.marks.intent_upto;
         // The engine is as it was before the first of them.
         let known_upto = self.cuts.first().expect("at least one cut").end;
-        if intent <= self.fork() || is_planted(Bug::SkipHeal) {
+        if self.is_again {
+            WoundKind::Open
+        } else if intent <= self.fork() || is_planted(Bug::SkipHeal) {
             WoundKind::Clean
         } else if intent > known_upto {
             WoundKind::Lost

@@ -23,6 +23,8 @@ const SUFFIX: &str = ".snapshot";
 pub(crate) const INCOMING_SUFFIX: &str = ".incoming";
 /// What the name of a file ends with that was received and is to be installed.
 pub(crate) const RECEIVED_SUFFIX: &str = ".received";
+/// What the name of a file ends with that has the requests of a snapshot which a cut took away.
+pub(crate) const REQUESTS_SUFFIX: &str = ".requests";
 
 /// Bytes written between two syncs: a commit meanwhile queues behind no more. Doubled, it may wait
 /// twice as long; halved, a snapshot syncs twice as often.
@@ -125,7 +127,20 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// What the operating system says.
-    pub(crate) fn finish(mut self, header: SnapshotHeader) -> Result<SnapshotHeader, StoreError> {
+    pub(crate) fn finish(self, header: SnapshotHeader) -> Result<SnapshotHeader, StoreError> {
+        let path = path_of(&self.dir, header.partition, header.seq);
+        self.finish_as(&path, header)
+    }
+
+    /// As [`SnapshotWriter::finish`], under this name of the same directory.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn finish_as(
+        mut self,
+        path: &Path,
+        header: SnapshotHeader,
+    ) -> Result<SnapshotHeader, StoreError> {
         if !self.block.is_empty() {
             let block = self.block.finish();
             self.write_block(&block)?;
@@ -136,16 +151,15 @@ impl SnapshotWriter {
             file_bytes: self.at,
             ..header
         };
-        let path = path_of(&self.dir, header.partition, header.seq);
         let finish = || {
             // The blocks are durable before a header says that they are all there.
             self.file.sync_data()?;
             self.file.write_at(&header.encode(), 0)?;
             self.file.sync_all()?;
-            self.disk.rename(&self.unfinished, &path)?;
+            self.disk.rename(&self.unfinished, path)?;
             self.disk.sync_dir(&self.dir)
         };
-        finish().map_err(|error| StoreError::io("finish", &path, error))?;
+        finish().map_err(|error| StoreError::io("finish", path, error))?;
         self.is_finished = true;
         Ok(header)
     }

@@ -3,17 +3,17 @@
 //! **Owns**: finding them at open, adding one, removing those that a newer one replaces.
 //! **Does not own**: their content (`file`), what they allow to be deleted (`retention`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domicile_proto::{NodeId, PartitionId, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, PartitionId, Seq};
 
 use super::file::{
-    RECEIVED_SUFFIX, SnapshotReader, UNFINISHED_SUFFIX, foreign_path_of, is_snapshot, path_of,
-    remove,
+    RECEIVED_SUFFIX, REQUESTS_SUFFIX, SnapshotReader, SnapshotWriter, UNFINISHED_SUFFIX,
+    foreign_path_of, is_snapshot, path_of, remove,
 };
-use super::format::{Block, KeptRequest, SnapshotHeader};
+use super::format::{Block, KeptRequest, SnapshotHeader, SnapshotOrigin};
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::options::OnDamage;
@@ -34,6 +34,8 @@ pub(crate) struct SnapshotSet {
     newest: BTreeMap<PartitionId, SnapshotHeader>,
     /// From elsewhere, whole, not installed yet.
     received: BTreeMap<PartitionId, SnapshotHeader>,
+    /// Partitions whose snapshot a cut took away and of which the requests are left.
+    requests_left: BTreeSet<PartitionId>,
     /// Those that hold what was cut from their partition's log: files to be removed.
     aside: BTreeMap<PartitionId, Vec<PathBuf>>,
 }
@@ -80,7 +82,7 @@ impl SnapshotSet {
         };
         let mut superfluous = Vec::new();
         let mut newest: BTreeMap<PartitionId, SnapshotHeader> = BTreeMap::new();
-        let mut received = BTreeMap::new();
+        let (mut received, mut requests_left) = (BTreeMap::new(), BTreeSet::new());
         for name in names {
             let path = dir.join(&name);
             if name.ends_with(UNFINISHED_SUFFIX) {
@@ -92,6 +94,10 @@ impl SnapshotSet {
                 if let Ok(reader) = SnapshotReader::open(&*disk, &path, node) {
                     received.insert(reader.header().partition, *reader.header());
                 }
+                continue;
+            }
+            if name.ends_with(REQUESTS_SUFFIX) {
+                requests_left.extend(partition_of_requests(&*disk, &path, node));
                 continue;
             }
             if !is_snapshot(&name) {
@@ -117,12 +123,16 @@ impl SnapshotSet {
                 }
             }
         }
+        for partition in newest.keys().filter(|id| requests_left.remove(id)) {
+            superfluous.push(foreign_path_of(&dir, *partition, REQUESTS_SUFFIX));
+        }
         let set = Self {
             disk,
             dir,
             node,
             newest,
             received,
+            requests_left,
             aside: BTreeMap::new(),
         };
         Ok((set, superfluous))
@@ -192,7 +202,7 @@ impl SnapshotSet {
             .map_err(|error| StoreError::io("rename", &received, error))?;
         self.received.remove(&partition);
         self.newest.insert(partition, header);
-        Ok(())
+        self.drop_requests(partition)
     }
 
     /// No longer counts on what holds records above `fork` of a partition, whose log was cut there;
@@ -215,11 +225,27 @@ impl SnapshotSet {
         !aside.is_empty()
     }
 
-    /// Removes, durably, what was set aside of a partition.
+    /// Removes, durably, what was set aside of a partition, but for the requests up to `upto`: they
+    /// are those of the log that stays, and nothing else may have them.
     ///
     /// # Errors
     /// What the operating system says; it stays set aside.
-    pub(crate) fn remove_aside(&mut self, partition: PartitionId) -> Result<(), StoreError> {
+    pub(crate) fn remove_aside(
+        &mut self,
+        partition: PartitionId,
+        upto: Seq,
+    ) -> Result<(), StoreError> {
+        if let Some(path) = self.own_aside(partition)
+            && !is_planted(Bug::ForgetCutRequests)
+        {
+            match self.leave_requests(&path, upto) {
+                // What it had cannot be had from anywhere.
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(%error, "requests are lost with a damaged snapshot");
+                }
+                left => left?,
+            }
+        }
         for path in self.aside.get(&partition).into_iter().flatten() {
             remove(&*self.disk, path)?;
         }
@@ -227,6 +253,53 @@ impl SnapshotSet {
         synced.map_err(|error| StoreError::io("sync", &self.dir, error))?;
         self.aside.remove(&partition);
         Ok(())
+    }
+
+    /// The own snapshot that was set aside of a partition, if it is still there.
+    fn own_aside(&self, partition: PartitionId) -> Option<PathBuf> {
+        let mut paths = self.aside.get(&partition)?.iter();
+        let is_own = |path: &&PathBuf| is_snapshot(&path.to_string_lossy());
+        let path = paths.find(is_own)?;
+        self.disk.exists(path).then(|| path.clone())
+    }
+
+    /// Writes the requests up to `upto` of a snapshot to a file of their own, durably.
+    fn leave_requests(&mut self, path: &Path, upto: Seq) -> Result<(), StoreError> {
+        let reader = SnapshotReader::open(&*self.disk, path, self.node)?;
+        let header = *reader.header();
+        let (mut reigns, mut requests) = front(reader)?;
+        requests.retain(|request| request.seq <= upto);
+        reigns.retain(|(_, first)| *first <= upto);
+        let (Some(last), Some((epoch, _))) = (requests.last(), reigns.last()) else {
+            return Ok(());
+        };
+        let left = SnapshotHeader {
+            node: self.node,
+            origin: SnapshotOrigin::Taken,
+            epoch: *epoch,
+            seq: last.seq,
+            newest_seq: last.seq,
+            chain: ChainHash::START,
+            ..header
+        };
+        let partition = header.partition;
+        let disk = Arc::clone(&self.disk);
+        let writer = SnapshotWriter::begin(disk, &self.dir, partition, &reigns, &requests)?;
+        writer.finish_as(
+            &foreign_path_of(&self.dir, partition, REQUESTS_SUFFIX),
+            left,
+        )?;
+        self.requests_left.insert(partition);
+        Ok(())
+    }
+
+    /// Removes the requests that were left of a partition: its snapshot has them.
+    fn drop_requests(&mut self, partition: PartitionId) -> Result<(), StoreError> {
+        if !self.requests_left.remove(&partition) {
+            return Ok(());
+        }
+        let path = foreign_path_of(&self.dir, partition, REQUESTS_SUFFIX);
+        remove(&*self.disk, &path)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -271,30 +344,27 @@ impl SnapshotSet {
         SnapshotReader::open(&*self.disk, &path, self.node)
     }
 
-    /// The requests in the last snapshot of a partition, in order; none without one.
+    /// The requests in the last snapshot of a partition, in order, or what a cut has left of them;
+    /// none without either.
     ///
     /// # Errors
     /// As [`SnapshotReader::open`].
     pub(crate) fn requests(&self, partition: PartitionId) -> Result<Vec<KeptRequest>, StoreError> {
-        let Some(header) = self.get(partition) else {
-            return Ok(Vec::new());
-        };
-        let mut reader = self.read(header)?;
-        let mut requests = Vec::new();
-        while let Some(block) = reader.next()? {
-            match block {
-                Block::Reigns(_) => {}
-                Block::Requests(more) => requests.extend(more),
-                // They come last.
-                Block::Cells(_) => break,
+        let reader = match self.get(partition) {
+            Some(header) => self.read(header)?,
+            None if self.requests_left.contains(&partition) => {
+                let path = foreign_path_of(&self.dir, partition, REQUESTS_SUFFIX);
+                SnapshotReader::open(&*self.disk, &path, self.node)?
             }
-        }
-        Ok(requests)
+            None => return Ok(Vec::new()),
+        };
+        front(reader).map(|(_, requests)| requests)
     }
 
     /// No longer counts on a snapshot, which is damaged: it is put aside under another name, so
     /// that no later open counts on it.
     pub(crate) fn forget(&mut self, partition: PartitionId) {
+        self.requests_left.remove(&partition);
         let Some(header) = self.newest.remove(&partition) else {
             return;
         };
@@ -315,9 +385,35 @@ impl SnapshotSet {
         match self.newest.insert(header.partition, header) {
             Some(older) if older.seq != header.seq => {
                 let path = path_of(&self.dir, older.partition, older.seq);
-                remove(&*self.disk, &path)
+                remove(&*self.disk, &path)?;
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        self.drop_requests(header.partition)
+    }
+}
+
+/// Of which partition requests are left there; `None` if the file is damaged.
+fn partition_of_requests(disk: &dyn Disk, path: &Path, node: NodeId) -> Option<PartitionId> {
+    let opened = SnapshotReader::open(disk, path, node);
+    let opened = opened.inspect_err(|error| {
+        tracing::error!(%error, "requests that are left are damaged");
+    });
+    Some(opened.ok()?.header().partition)
+}
+
+/// What a snapshot has before its cells: reigns and requests, in order.
+type Front = (Vec<(Epoch, Seq)>, Vec<KeptRequest>);
+
+fn front(mut reader: SnapshotReader) -> Result<Front, StoreError> {
+    let (mut reigns, mut requests) = (Vec::new(), Vec::new());
+    while let Some(block) = reader.next()? {
+        match block {
+            Block::Reigns(more) => reigns.extend(more),
+            Block::Requests(more) => requests.extend(more),
+            // They come last.
+            Block::Cells(_) => break,
         }
     }
+    Ok((reigns, requests))
 }

@@ -4,7 +4,7 @@
 //! **Owns**: a scripted return, ended everywhere.
 //! **Does not own**: what may be cut and what may not (`orphans_rules`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ const VALUE_BYTES: usize = 12_000;
 
 pub(super) const SNAPSHOT: SnapshotPlan = SnapshotPlan {
     now_ms: 1,
-    requests_max: 5,
+    requests_max: 100,
 };
 
 /// What the old home has done with its records before it is told of the fork.
@@ -196,6 +196,11 @@ impl Home {
         let records = &self.author.written[&partition(0)][from.get() as usize - 1..];
         let found: Vec<_> = found.map(|(_, _, record)| record).collect();
         assert_eq!(found, records, "{what}");
+        let kept = copy.snapshot_requests(partition(0)).unwrap().into_iter();
+        let mut remembered: BTreeSet<Seq> = kept.map(|request| request.seq).collect();
+        remembered.extend((from.get()..=last.get()).map(Seq::new));
+        let all: BTreeSet<Seq> = (1..=last.get()).map(Seq::new).collect();
+        assert_eq!(remembered, all, "{what}: requests");
         let scrubbed = copy.scrub_journal(&mut |_| true).unwrap();
         assert!(scrubbed.damage.is_empty(), "{what}: {scrubbed:?}");
     }

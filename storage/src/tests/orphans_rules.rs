@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use domicile_proto::Seq;
+use domicile_proto::{Position, Seq};
 
 use super::fixture::*;
 use super::orphans::{FORK, Home, Old, Past, is_damaged, new_home, segments};
@@ -100,7 +100,7 @@ fn a_wounded_partition_answers_nothing_and_takes_nothing_until_it_is_healed() {
     };
     assert!(bad(&[], home.asked_at).ends_with("0 cells given, not those of the next 1 keys"));
     assert!(bad(&keys[1..], home.asked_at).contains("3 cells given"));
-    assert!(bad(&keys, Seq::new(5)).ends_with("the home was asked at 5, the fork is 6"));
+    assert!(bad(&keys, Seq::new(5)).ends_with("the home was asked at 5, 6 is the least"));
     assert!(bad(&keys[..1], FORK).contains("newer than position 6"));
     home.heal(&store).unwrap();
     let error = store.heal(partition(0), &[], home.asked_at).unwrap_err();
@@ -234,6 +234,74 @@ fn a_log_of_which_nothing_is_shared_goes_back_to_nothing() {
     }
 }
 
+/// What it acknowledged may be missing until it has come so far again.
+#[test]
+fn a_partition_that_was_filled_anew_is_short_until_it_is_where_it_was() {
+    let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
+    let given = || options_with(EngineChoice::Given(Arc::clone(&engine) as _));
+    let (store, _) = try_open(&disk, given()).unwrap();
+    let mut old = Old::default();
+    old.reign(&store, Past::Flushed).unwrap();
+    let had = |seq| Position {
+        epoch: epoch(1),
+        seq: Seq::new(seq),
+    };
+    assert_eq!(store.refilled(partition(0)), None);
+    store.note_refilled(partition(0), had(10)).unwrap();
+    assert!(!store.is_short(partition(0)));
+    store.note_refilled(partition(0), had(12)).unwrap();
+    // An earlier place does not take that back.
+    store.note_refilled(partition(0), had(3)).unwrap();
+    assert!(store.is_short(partition(0)));
+    drop(store);
+    let (store, _) = try_open(&disk, given()).unwrap();
+    assert_eq!(store.refilled(partition(0)), Some(had(12)));
+    for is_short in [true, false] {
+        old.author.write(&store, partition(0), b"more").unwrap();
+        old.author.commit(&store).unwrap();
+        assert_eq!(store.is_short(partition(0)), is_short);
+    }
+    // A later reign has what was acknowledged before it.
+    store.note_refilled(partition(0), had(99)).unwrap();
+    assert!(store.is_short(partition(0)));
+    old.author.new_epoch();
+    old.author.write(&store, partition(0), b"more").unwrap();
+    old.author.commit(&store).unwrap();
+    assert!(!store.is_short(partition(0)));
+}
+
+/// Once the log is cut, that is told by whichever call gets to the end.
+#[test]
+fn a_cut_that_came_to_an_error_after_it_is_reported_by_the_next_call() {
+    let home = new_home();
+    let whole = MemoryDisk::new();
+    let (store, _) = reigned(&whole, Past::Flushed);
+    let before = whole.syncs();
+    store.cut(partition(0), FORK, home.plan()).unwrap();
+    let mut told_later = 0;
+    for nth in 1..=whole.syncs() - before {
+        let disk = MemoryDisk::new();
+        let (store, _) = reigned(&disk, Past::Flushed);
+        disk.fail_sync(nth);
+        let first = store.cut(partition(0), FORK, home.plan());
+        if first.is_ok() || store.poison_cause().is_some() {
+            continue;
+        }
+        let is_cut = store.tail(partition(0)).unwrap().last_seq == FORK;
+        told_later += usize::from(is_cut);
+        let report = match is_cut && nth % 2 == 0 {
+            true => store.finish_cut(partition(0)).unwrap(),
+            false => store.cut(partition(0), FORK, home.plan()).unwrap(),
+        };
+        assert_eq!(report.orphans.unwrap().records, 4, "sync {nth} failed");
+        assert_eq!(report.cells, AfterCut::Wounded);
+        home.heal(&store).unwrap();
+        let again = store.cut(partition(0), FORK, home.plan()).unwrap();
+        assert_eq!(again.orphans, None);
+    }
+    assert!(told_later > 1, "{told_later} syncs failed after the cut");
+}
+
 /// What cells were healed with is newer than the log, and the log goes back again: nobody can tell
 /// which of them are wrong.
 #[test]
@@ -275,6 +343,44 @@ fn cells_that_nobody_can_heal_are_replaced_by_a_snapshot() {
     second.bootstrap(&store).unwrap();
     second.ship(&store, NOTHING).unwrap();
     second.check(&store, "in the same process");
+}
+
+/// The home that healed them is lost before its log came, and the next one says something else.
+#[test]
+fn cells_healed_by_a_home_whose_log_did_not_come_are_healed_by_the_next_one() {
+    for is_reopened in [false, true] {
+        let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
+        let given = || options_with(EngineChoice::Given(Arc::clone(&engine) as _));
+        let (mut store, _) = try_open(&disk, given()).unwrap();
+        let mut old = Old::default();
+        old.reign(&store, Past::Flushed).unwrap();
+        assert!(!store.wound_again(partition(0)).unwrap(), "never cut");
+        let first = new_home();
+        store.cut(partition(0), FORK, first.plan()).unwrap();
+        assert!(!store.wound_again(partition(0)).unwrap(), "wounded already");
+        // It says that it wrote one key that the next one never does.
+        let keys = store.wounded_keys(partition(0), 100).unwrap();
+        let mut cells = first.answer(keys);
+        let (known, lost) = (cells[1].1.clone(), cells.last_mut().unwrap());
+        assert_eq!((lost.0.as_ref(), &lost.1), (&b"lost"[..], &None));
+        lost.1 = Some(known.unwrap());
+        store.heal(partition(0), &cells, first.asked_at).unwrap();
+        if is_reopened {
+            drop(store);
+            (store, _) = try_open(&disk, given()).unwrap();
+        }
+        assert_eq!(store.wound(partition(0)), None);
+        // Of the first home's log one record has come.
+        first.ship(&store, FORK.next()).unwrap();
+        let second = Home::new(&store, &first.author, FORK.next(), 2);
+        assert!(store.wound_again(partition(0)).unwrap());
+        let wound = store.wound(partition(0)).unwrap();
+        assert_eq!(wound.orphans.len(), 1);
+        second.heal(&store).unwrap();
+        second.ship(&store, NOTHING).unwrap();
+        second.check(&store, "healed by the next home");
+        assert!(!store.wound_again(partition(0)).unwrap(), "not ahead");
+    }
 }
 
 #[test]

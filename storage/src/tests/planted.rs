@@ -63,6 +63,12 @@ fn a_snapshot_that_keeps_orphans_is_caught() {
 }
 
 #[test]
+fn requests_that_go_with_a_snapshot_are_caught() {
+    let test = orphans::a_cut_survives_an_end_at_every_operation;
+    assert!(is_caught(Bug::ForgetCutRequests, test));
+}
+
+#[test]
 fn a_cut_that_an_open_ignores_is_caught() {
     let test = orphans::a_cut_survives_an_end_at_every_operation;
     assert!(is_caught(Bug::IgnoreCut, test));

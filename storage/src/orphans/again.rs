@@ -1,0 +1,88 @@
+//! Cells that were healed by the word of a home whose log did not come, wounded once more.
+//!
+//! **Owns**: whether that is all that is wrong with them, and which keys it is.
+//! **Does not own**: healing (`heal`), who notices (the node).
+//!
+//! ```text
+//! log cut after 7 | keys that were cut: as home A has them at 12 | A is lost before 8 to 12 came
+//! only those keys may be wrong: they are in orphan files, and B is asked of them
+//! ```
+//! Nothing is written: what the last heal left in the engine says the same at the next open, until
+//! the next heal takes its place.
+
+use domicile_proto::{PartitionId, Seq};
+
+use super::files::list_files;
+use super::format::ORPHAN_DIR;
+use super::wound::Wound;
+use crate::cells::{Freeze, filled_of, healed_of};
+use crate::error::StoreError;
+use crate::journal::OrphanNumber;
+use crate::journal::cuts::CutMark;
+use crate::store::Store;
+
+impl Store {
+    /// Wounds a partition once more whose cells are newer than its log as they were healed: its
+    /// home is to be asked of the same keys again ([`Store::wounded_keys`], [`Store::heal`]).
+    /// Whether that mends them: if not, a snapshot has to take their place. Nothing of the
+    /// partition may be submitted meanwhile.
+    ///
+    /// # Errors
+    /// What the operating system says; [`StoreError::Engine`]. Nothing is changed then.
+    pub fn wound_again(&self, partition: PartitionId) -> Result<bool, StoreError> {
+        let _one = self.hold_snapshots();
+        self.check_open()?;
+        let is_wounded = self.published().wounds.contains_key(&partition);
+        let is_unfilled = self.published().unfilled.contains_key(&partition);
+        if is_wounded || is_unfilled || self.condemned().partitions().contains(&partition) {
+            return Ok(false);
+        }
+        let Some(cuts) = self.cuts_again(partition)? else {
+            return Ok(false);
+        };
+        let _order = self.hold_flushing();
+        // Nothing is left frozen; what is not frozen does not get there any more.
+        self.commit_before_flush()?;
+        self.cell_store().write_frozen(Freeze::Earlier)?;
+        let marks = self.cell_store().stored_marks(partition)?;
+        let healed = healed_of(&**self.cell_store().engine(), partition)?;
+        let last_seq = self.tail(partition).map_or(Seq::NONE, |it| it.last_seq);
+        let by_heal = healed.is_some_and(|it| marks.intent_upto <= it.upto);
+        if !by_heal || marks.intent_upto <= last_seq {
+            return Ok(false);
+        }
+        let wound = Wound::again(cuts, marks, last_seq);
+        if let Err(error) = self.keys_of(&wound, 1) {
+            tracing::warn!(%partition, %error, "what was healed cannot be healed again");
+            return Ok(false);
+        }
+        let cells = self.cells(partition);
+        cells.close();
+        cells.wound();
+        cells.rebase(wound.base(), wound.intent_upto());
+        self.published().wounds.insert(partition, wound);
+        Ok(true)
+    }
+
+    /// All cuts of a partition, if its cells were last healed after the last of them and the keys
+    /// of each are still known. Which of them were healed at once is not: all are taken.
+    fn cuts_again(&self, partition: PartitionId) -> Result<Option<Vec<CutMark>>, StoreError> {
+        let engine = self.cell_store().engine();
+        let last = self.published().cuts.of(partition).last().copied();
+        let healed = healed_of(&**engine, partition)?;
+        let filled = filled_of(&**engine, partition)?;
+        let is_healed = |last: &CutMark| healed.is_some_and(|it| it.place == last.place);
+        let is_newest = |last: &CutMark| filled.is_none_or(|it| it < last.place);
+        let Some(last) = last.filter(is_healed).filter(is_newest) else {
+            return Ok(None);
+        };
+        let files = list_files(&*self.disk(), &self.dir().join(ORPHAN_DIR))?;
+        let numbers = files.iter().filter(|(id, _)| *id == partition);
+        let numbers: Vec<OrphanNumber> = numbers.map(|(_, number)| *number).collect();
+        let expected = std::iter::successors(Some(OrphanNumber::FIRST), |it| Some(it.next()));
+        let is_whole = numbers.last() == Some(&last.number)
+            && numbers.iter().zip(expected).all(|(it, each)| *it == each);
+        let mark = |number| CutMark { number, ..last };
+        Ok(is_whole.then(|| numbers.into_iter().map(mark).collect()))
+    }
+}
