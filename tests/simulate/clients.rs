@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use domicile_core::{Receipt, Refusal};
-use domicile_proto::{AckLevel, Epoch, PartitionId, RegionId, RequestId, Seq, Version};
+use domicile_proto::{AckLevel, Epoch, PartitionId, Position, RegionId, RequestId, Seq, Version};
 
 use crate::network::REGIONS;
 use crate::packets::{Body, Place};
@@ -63,6 +63,8 @@ pub(crate) struct Seen {
     pub(crate) node: usize,
     pub(crate) is_home: bool,
     pub(crate) epoch: Option<Epoch>,
+    /// What the caller's session remembers of it.
+    pub(crate) position: Option<Position>,
     pub(crate) applied_upto: Seq,
     pub(crate) version: Option<Version>,
     pub(crate) value: Option<Bytes>,
@@ -264,6 +266,13 @@ impl Client {
         self.sleep(think_us, scene);
     }
 
+    /// What its session has seen, which never goes back.
+    fn saw(&mut self, partition: PartitionId, position: Position) {
+        let seen = (position.epoch, position.seq);
+        let token = self.tokens.entry(partition).or_insert(seen);
+        *token = (*token).max(seen);
+    }
+
     pub(crate) fn hear(&mut self, call: Call, answer: Answer, scene: &mut Scene) {
         let is_current = call.attempt == self.attempt;
         let Some(current) = self.current.as_mut().filter(|_| is_current) else {
@@ -272,12 +281,7 @@ impl Client {
         let partition = call.op.partition;
         match answer {
             Answer::Write(Ok(receipt)) => {
-                let position = receipt.position;
-                let token = self
-                    .tokens
-                    .entry(partition)
-                    .or_insert((position.epoch, Seq::NONE));
-                *token = (*token).max((position.epoch, position.seq));
+                self.saw(partition, receipt.position);
                 let is_deleted = call.op.kind == Kind::Delete;
                 let version = (!is_deleted).then_some(receipt.version);
                 self.versions.insert((partition, call.op.key), version);
@@ -285,6 +289,9 @@ impl Client {
             }
             Answer::Write(Err(refusal)) => self.refused(partition, refusal, scene),
             Answer::Read(seen) => {
+                if let Some(position) = seen.position {
+                    self.saw(partition, position);
+                }
                 self.versions.insert((partition, call.op.key), seen.version);
                 self.end(Outcome::Read(seen), scene);
             }
@@ -302,7 +309,7 @@ impl Client {
                 self.tokens.remove(&partition);
                 let outcome = match current.is_unknown {
                     true => Outcome::Unknown,
-                    false => Outcome::Refused,
+                    false => Outcome::SessionLost,
                 };
                 self.end(outcome, scene);
             }

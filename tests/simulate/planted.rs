@@ -38,6 +38,10 @@ pub(crate) enum NodeBug {
     ForgetRequests,
     /// A home that has promised still answers reads while its lease lasts.
     ReadsOpenWhenFenced,
+    /// A copy that was filled anew counts as one that has what it acknowledged.
+    TrustRefilled,
+    /// A log is cut without a promise that outlives what is cut.
+    CutWithoutPromise,
     /// Cells that are newer than the log do not matter to a new home.
     IgnoreAhead,
     /// The node that follows begins as soon as the map says that it is to.

@@ -256,9 +256,11 @@ impl World {
 
     /// A process ends, and is started again later.
     fn stop(&mut self, node: usize, is_power: bool) {
+        let mut may_lose_engine = false;
         let mut host = match std::mem::replace(&mut self.machines[node], Machine::Nowhere) {
             Machine::On(process) => {
                 let process = *process;
+                may_lose_engine = !process.needs_engine(&mut self.scene);
                 process.host
             }
             Machine::Off(host) => *host,
@@ -273,7 +275,7 @@ impl World {
             true => host.disk.power_loss(seed),
             false => host.disk.crash(),
         };
-        let is_engine_lost = is_power && self.scene.chance.percent(50);
+        let is_engine_lost = is_power && self.scene.chance.percent(50) && may_lose_engine;
         host.engine = match is_engine_lost {
             true => Arc::new(MemoryEngine::new()),
             false => Arc::new(host.engine.image()),

@@ -7,6 +7,7 @@ use domicile_proto::{AckLevel, ChainHash, Epoch, SegmentHeader, Seq};
 
 use crate::config::PartitionConfig;
 use crate::effect::{Effect, RejectCause, Urgency};
+use crate::epochs::EPOCHS_MAX;
 use crate::event::Event;
 use crate::home::Phase;
 use crate::input::{Awaited, Input};
@@ -24,6 +25,8 @@ pub(crate) struct Copy {
     config: PartitionConfig,
     /// The reign of the last record, below which no segment is taken.
     epoch: Option<Epoch>,
+    /// Every reign with its first record, oldest first; what was only received included.
+    reigns: Vec<(Epoch, Seq)>,
     /// The highest reign that was promised, below which no segment is taken either.
     promised: Option<Epoch>,
     /// The reign that shipped the last segment.
@@ -53,12 +56,18 @@ impl Copy {
             promised,
             last_seq,
             chain,
+            mut epoch_history,
+            visible_upto,
             ..
         } = recovered;
-        let visible = Mark::at(recovered.visible_upto.min(last_seq));
+        let visible = Mark::at(visible_upto.min(last_seq));
+        if epoch_history.is_empty() {
+            epoch_history.extend(epoch.map(|epoch| (epoch, Seq::FIRST)));
+        }
         Self {
             config,
             epoch,
+            reigns: epoch_history,
             promised,
             shipped_by: None,
             chain,
@@ -114,7 +123,15 @@ impl Copy {
             } => {
                 self.on_watermark(epoch, visible_upto, effects);
             }
-            Input::Installed { epoch, seq, chain } => self.install(epoch, seq, chain, effects),
+            Input::Installed {
+                epoch,
+                seq,
+                chain,
+                reigns,
+            } => {
+                self.install(epoch, seq, chain, effects);
+                self.reigns = reigns;
+            }
             Input::Promised { epoch } => self.promised = self.promised.max(Some(epoch)),
             Input::Poisoned => {
                 self.phase = Phase::Poisoned;
@@ -176,6 +193,12 @@ impl Copy {
             "{epoch} taken after {:?}",
             self.epoch
         );
+        if self.epoch != Some(epoch) {
+            if self.reigns.len() >= EPOCHS_MAX {
+                self.reigns.remove(0);
+            }
+            self.reigns.push((epoch, header.first_seq));
+        }
         self.epoch = Some(epoch);
         self.promised = self.promised.max(Some(reign));
         self.shipped_by = self.shipped_by.max(Some(reign));
@@ -318,6 +341,11 @@ impl Copy {
             durable_upto: self.durable.upto(),
             urgency,
         });
+    }
+
+    /// Every reign with its first record, oldest first.
+    pub(crate) fn reigns(&self) -> &[(Epoch, Seq)] {
+        &self.reigns
     }
 
     /// The reign of the last record.

@@ -13,7 +13,7 @@ use crate::planted::{Bug, is_planted};
 
 /// Reigns remembered: a thousand changes of home. A copy whose log ends in an older one is taken
 /// for diverged and reseeded; doubling it moves that further away for 32 bytes an entry.
-const EPOCHS_MAX: usize = 1024;
+pub(crate) const EPOCHS_MAX: usize = 1024;
 
 /// The reigns of a log, oldest first; the last is the present one.
 #[derive(Debug, Clone)]
@@ -52,6 +52,11 @@ impl Epochs {
         let excess = firsts.len().saturating_sub(EPOCHS_MAX);
         firsts.drain(..excess);
         Ok(Self { firsts })
+    }
+
+    /// Every reign with its first record, oldest first.
+    pub(crate) fn firsts(&self) -> &[(Epoch, Seq)] {
+        &self.firsts
     }
 
     /// The present reign.

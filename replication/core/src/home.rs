@@ -169,7 +169,9 @@ impl Home {
                 return self.stop(Phase::Fenced(epoch), effects);
             }
             Input::Promised { .. } => {}
-            Input::HandOn { to } => self.hand_on(to, now, effects),
+            Input::HandOn { to, revision } => {
+                self.hand_on(Handover { to, revision }, now, effects);
+            }
             Input::DegradeRecorded => self.degrade.recorded(),
             Input::Lease { until } => self.lease_until = self.lease_until.max(Some(until)),
             Input::Durable { upto } => self.on_durable(upto, effects),
@@ -225,10 +227,11 @@ impl Home {
     }
 
     /// Ends the reign, if it goes on: whoever has its last record may begin the next one.
-    fn hand_on(&mut self, to: NodeId, now: Moment, effects: &mut Vec<Effect>) {
-        let has_lease = self.check_lease(LeaseNeed::Everything, now).is_ok();
+    fn hand_on(&mut self, handover: Handover, now: Moment, effects: &mut Vec<Effect>) {
+        let has_lease = self.check_lease(LeaseNeed::Reads, now).is_ok();
         if self.phase == Phase::Running && has_lease {
-            let at = self.append_mark_of(RecordKind::ReignEnd, to, now, effects);
+            let (id, to) = (handover.mark_id(), handover.to);
+            let at = self.append_mark_of(RecordKind::ReignEnd, id, now, effects);
             self.phase = Phase::HandedOn(to);
             effects.push(Effect::Event(Event::HandedOn { at, to }));
         }
@@ -375,13 +378,14 @@ impl Home {
         effects: &mut Vec<Effect>,
     ) -> Seq {
         let node = self.epochs.present().node;
-        self.append_mark_of(kind, node, now, effects)
+        let id = mark_id(node, self.appended.upto().next().get());
+        self.append_mark_of(kind, id, now, effects)
     }
 
     fn append_mark_of(
         &mut self,
         kind: RecordKind,
-        node: NodeId,
+        request_id: RequestId,
         now: Moment,
         effects: &mut Vec<Effect>,
     ) -> Seq {
@@ -394,7 +398,7 @@ impl Home {
             level: self.config.ack,
             hlc: self.requests.newest(),
             generation: 0,
-            request_id: mark_id(node, seq),
+            request_id,
         };
         effects.push(Effect::AppendMark {
             seq,
@@ -453,15 +457,33 @@ pub(crate) enum Origin {
 
 /// A mark is nobody's request, yet a record has an id: a node and its place, which no client
 /// library makes.
-fn mark_id(node: NodeId, seq: Seq) -> RequestId {
-    let id = u128::from(node.get()) << 64 | u128::from(seq.get());
+fn mark_id(node: NodeId, number: u64) -> RequestId {
+    let id = u128::from(node.get()) << 64 | u128::from(number);
     RequestId::new(id).expect("a node id is not zero")
 }
 
-/// The node that follows as home, if this is the last record of a reign that was handed on.
+/// What follows on a reign that is handed on, as its last record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handover {
+    /// The node that follows as home.
+    pub to: NodeId,
+    /// The policy of the keyspace that its reign goes by: whoever begins it goes by that, whatever
+    /// it knows of the map.
+    pub revision: u64,
+}
+
+impl Handover {
+    fn mark_id(self) -> RequestId {
+        mark_id(self.to, self.revision)
+    }
+}
+
+/// What follows, if this is the last record of a reign that was handed on.
 #[must_use]
-pub fn handed_to(head: &RecordHead) -> Option<NodeId> {
-    let node = (head.request_id.get() >> 64) as u64;
+pub fn handed_to(head: &RecordHead) -> Option<Handover> {
+    let id = head.request_id.get();
     let is_end = head.kind == RecordKind::ReignEnd;
-    NodeId::new(node).ok().filter(|_| is_end)
+    let to = NodeId::new((id >> 64) as u64).ok().filter(|_| is_end)?;
+    let revision = id as u64;
+    Some(Handover { to, revision })
 }

@@ -78,6 +78,8 @@ pub enum Input {
         seq: Seq,
         /// The chain hash after it.
         chain: ChainHash,
+        /// Every reign up to it with its first record, oldest first.
+        reigns: Vec<(Epoch, Seq)>,
     },
     /// Sent by the driver, to both roles: it is on disk here that nothing of a lower reign is
     /// taken. A home of a lower one has been succeeded.
@@ -100,10 +102,12 @@ pub enum Input {
     },
     /// Sent by whoever moves the partition, to a home: it ends its reign with a mark, and `to`
     /// begins the next one once it has that. Nothing happens where the reign is over already or the
-    /// lease has run out.
+    /// lease has run out: whoever has none may not know what was decided.
     HandOn {
         /// The node that follows.
         to: NodeId,
+        /// The policy of the keyspace that its reign goes by.
+        revision: u64,
     },
     /// Sent by the driver, to a home that wants it: the control plane has on record that it
     /// acknowledges with less than its level from now on.

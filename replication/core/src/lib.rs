@@ -36,6 +36,7 @@
 //! - `copy`: the copy
 //! - `mark`: the one type of a watermark
 //! - `epochs`: which reign wrote what, and where two logs part
+//! - `session`: whether a log has what a session has seen
 //! - `ack_tracker`: who holds what
 //! - `waiters`, `delayed`: callers that wait for a level, replies that are held
 //! - `in_flight`, `requests`: the window, the table of request ids
@@ -77,6 +78,7 @@ mod planted;
 pub mod planted;
 mod requests;
 mod rpo_guard;
+mod session;
 mod settlement;
 mod waiters;
 
@@ -84,7 +86,7 @@ pub use config::{ConfigError, LeaseNeed, PartitionConfig, Window};
 pub use effect::{Effect, RejectCause, Urgency};
 pub use epochs::fork;
 pub use event::{AckFault, Event};
-pub use home::handed_to;
+pub use home::{Handover, handed_to};
 pub use input::{Awaited, Input};
 pub use moment::Moment;
 pub use partition::Partition;
@@ -93,6 +95,7 @@ pub use recovered::{Recovered, RememberedRequest};
 pub use refusal::{Bound, Refusal, RpoMeasure};
 pub use region_set::RegionSet;
 pub use requests::{REQUEST_AGE_MAX, REQUESTS_MAX};
+pub use session::SessionStanding;
 pub use status::{
     CopyStatus, Counters, DegradedRange, PartitionStatus, Role, Rpo, RpoPressure, Standing,
 };

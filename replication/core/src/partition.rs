@@ -3,7 +3,7 @@
 //! **Owns**: the entrance to both roles, the rule that time does not go back.
 //! **Does not own**: what the roles do (`home`, `copy`).
 
-use domicile_proto::{ChainHash, Epoch, NodeId, RegionId, RequestId, Seq};
+use domicile_proto::{ChainHash, Epoch, NodeId, Position, RegionId, RequestId, Seq};
 
 use crate::config::{ConfigError, PartitionConfig};
 use crate::copy::Copy;
@@ -14,6 +14,7 @@ use crate::moment::Moment;
 use crate::receipt::Outcome;
 use crate::recovered::Recovered;
 use crate::refusal::Refusal;
+use crate::session::{SessionStanding, reign_at, session_standing};
 use crate::status::{PartitionStatus, Role, Standing};
 
 /// One partition, as a pure state machine: no clock, no disk, no network, no chance.
@@ -168,6 +169,30 @@ impl Partition {
             State::Home(home) => Some(home.epochs.present()),
             State::Copy(copy) => copy.epoch(),
         }
+    }
+
+    /// Every reign of the log with its first record, oldest first; at a home the last is its own,
+    /// which may have no record yet. What is not on disk so far is included.
+    #[must_use]
+    pub fn reigns(&self) -> &[(Epoch, Seq)] {
+        match &self.state {
+            State::Home(home) => home.epochs.firsts(),
+            State::Copy(copy) => copy.reigns(),
+        }
+    }
+
+    /// The place of a record in the history, by which a session remembers it.
+    #[must_use]
+    pub fn position(&self, seq: Seq) -> Option<Position> {
+        let epoch = reign_at(self.reigns(), seq).or_else(|| self.epoch());
+        let epoch = epoch.filter(|_| seq > Seq::NONE)?;
+        Some(Position { epoch, seq })
+    }
+
+    /// How the log stands to what a session has seen.
+    #[must_use]
+    pub fn session_standing(&self, seen: Position) -> SessionStanding {
+        session_standing(self.reigns(), self.appended_upto(), seen)
     }
 
     /// The last record appended (home) or received (copy).

@@ -59,6 +59,8 @@ pub enum Bug {
     TrustUnbegun,
     /// A takeover does not keep clear of the reign that a planned change may have begun.
     MintBesideSwitchover,
+    /// A planned change is ended by the word about another one of the same reign.
+    EndAnySwitchover,
 }
 
 #[cfg(not(all(feature = "planted", debug_assertions)))]

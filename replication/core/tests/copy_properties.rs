@@ -248,6 +248,7 @@ impl Model {
             epoch: header.epoch,
             seq: header.last_seq(),
             chain,
+            reigns: vec![(header.epoch, header.last_seq())],
         });
     }
 

@@ -236,6 +236,7 @@ impl World {
                     epoch: epoch(counter()),
                     seq: Seq::new(seq),
                     chain,
+                    reigns: Vec::new(),
                 }
             }
             "promise" => Input::Promised {
@@ -246,6 +247,7 @@ impl World {
             },
             "hand_on" => Input::HandOn {
                 to: NodeId::new(command.number(1)).unwrap(),
+                revision: 1,
             },
             "degrade_recorded" => Input::DegradeRecorded,
             "tick" => Input::Tick,
@@ -491,7 +493,7 @@ impl World {
                 head,
                 visible_upto,
             } => {
-                let to = handed_to(head).map_or(String::new(), |to| format!(" to={to}"));
+                let to = handed_to(head).map_or(String::new(), |it| format!(" to={}", it.to));
                 let kind = head.kind;
                 writeln!(output, "mark {kind:?} at {seq} visible={visible_upto}{to}").unwrap();
             }

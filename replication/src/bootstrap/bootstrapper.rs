@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use domicile_proto::{PartitionId, RegionId, Seq, v1};
+use domicile_proto::{PartitionId, Position, RegionId, Seq, v1};
 use domicile_storage::{IncomingSnapshot, SnapshotHeader, StoreError};
 use tokio::sync::Notify;
 
@@ -112,12 +112,39 @@ pub(crate) async fn run(node: Arc<NodeCore>) {
 /// Whom to ask: the home first, then in turn every region that holds the keyspace. What is taken
 /// from another copy is compared with the home's log before anything is shipped upon it.
 fn source_of(node: &NodeCore, slot: &Slot, attempt: usize) -> Option<RegionId> {
-    let keyspace = slot.keyspace();
+    let (keyspace, home) = (slot.keyspace(), home_of(node, slot));
     let others = keyspace.regions.iter().copied();
-    let others = others.filter(|id| *id != slot.home() && *id != node.topology.own.id);
-    let home = (slot.home() != node.topology.own.id).then_some(slot.home());
+    let others = others.filter(|id| *id != home && *id != node.topology.own.id);
+    let home = (home != node.topology.own.id).then_some(home);
     let all: Vec<RegionId> = home.into_iter().chain(others).collect();
     (!all.is_empty()).then(|| all[attempt % all.len()])
+}
+
+/// The region of its home, as the map says: a damaged partition keeps the place that it was opened
+/// for.
+fn home_of(node: &NodeCore, slot: &Slot) -> RegionId {
+    let map = node.plane.as_ref().map(|plane| plane.map());
+    let home = map.and_then(|map| {
+        let assignment = map.assignment(slot.partition)?;
+        Some(map.node(assignment.home)?.region)
+    });
+    home.unwrap_or_else(|| slot.home())
+}
+
+/// What a damaged partition had alone nobody can tell once it is filled anew, and what it had
+/// acknowledged it may lack for a while.
+async fn note_refilled(node: &NodeCore, slot: &Slot) -> Result<(), Failure> {
+    let (store, partition) = (Arc::clone(&node.store), slot.partition);
+    let tail = store.tail(partition);
+    let last_seq = tail.as_ref().map_or(Seq::NONE, |tail| tail.last_seq);
+    let seq = last_seq.max(slot.home_upto());
+    match tail.map(|tail| tail.epoch).or(store.promised(partition)) {
+        Some(epoch) if slot.is_damaged() => {
+            let had = Position { epoch, seq };
+            blocking(move || store.note_refilled(partition, had)).await
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn bootstrap(
@@ -134,15 +161,16 @@ async fn bootstrap(
     }
     let reign = reign_of(node, slot.partition);
     let Some(incoming) = fetch(node, slot, source, seq_min).await? else {
-        if node.store.tail(slot.partition).is_some() || source != slot.home() {
+        if node.store.tail(slot.partition).is_some() || source != home_of(node, slot) {
             return Err("the source has no record of it".into());
         }
+        note_refilled(node, slot).await?;
         node.driver.found_empty(slot);
         return Ok(None);
     };
     let store = Arc::clone(&node.store);
     blocking(move || store.finish_incoming(incoming)).await?;
-    let is_its_word = source == slot.home() && reign_of(node, slot.partition) == reign;
+    let is_its_word = source == home_of(node, slot) && reign_of(node, slot.partition) == reign;
     slot.set_ahead_by(reign.filter(|_| is_its_word));
     install(node, slot).await.map(Some)
 }
@@ -155,6 +183,7 @@ async fn install(node: &Arc<NodeCore>, slot: &Arc<Slot>) -> Result<SnapshotHeade
     while !slot.is_quiet() {
         tokio::time::sleep(QUIESCE_POLL).await;
     }
+    note_refilled(node, slot).await?;
     let (store, partition) = (Arc::clone(&node.store), slot.partition);
     let installed = blocking(move || store.install_received(partition)).await;
     let header = installed.inspect_err(|error| {
@@ -246,13 +275,16 @@ async fn begin(
         return Err(format!("snapshot of {actual}, asked for {expected}").into());
     }
     // What this copy acknowledged in a reign that it has promised may be nowhere else but at a home
-    // that is away: another copy of before that reign does not stand for it.
+    // that is away: another copy of before that reign does not stand for it, nor does whoever was
+    // home by a map of before it.
     let promised = node.store.promised(slot.partition);
+    let is_present = node.plane.is_none() || reign_of(node, slot.partition) >= promised;
+    let has_all = source == home_of(node, slot) && is_present;
     if let Some(promised) = promised.filter(|promised| header.epoch < *promised)
-        && source != slot.home()
+        && !has_all
     {
         let actual = header.epoch;
-        return Err(format!("a copy's snapshot of {actual}, {promised} was promised here").into());
+        return Err(format!("a snapshot of {actual}, {promised} was promised here").into());
     }
     match begun {
         Some(begun) if *begun.header() == header && begun.offset() == chunk.offset => Ok(begun),

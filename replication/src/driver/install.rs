@@ -53,7 +53,14 @@ impl Driver {
         let SnapshotHeader {
             epoch, seq, chain, ..
         } = *header;
-        self.input(slot, Input::Installed { epoch, seq, chain });
+        let tail = self.store.tail(slot.partition);
+        let installed = Input::Installed {
+            epoch,
+            seq,
+            chain,
+            reigns: tail.map_or_else(Vec::new, |tail| tail.epoch_history),
+        };
+        self.input(slot, installed);
         // Not before: a hello meanwhile would claim what the core had before.
         slot.clear_damage();
         // Who watched from before finds what it lacks cut; who waits may find enough.
@@ -88,6 +95,14 @@ pub(crate) struct ClosedIntake {
 }
 
 impl ClosedIntake {
+    /// Of a partition that is closed already, by a wound.
+    pub(crate) fn of(slot: &Arc<Slot>) -> Self {
+        Self {
+            slot: Arc::clone(slot),
+            stays: false,
+        }
+    }
+
     /// It stays closed until somebody opens it.
     pub(crate) fn stay(mut self) {
         self.stays = true;

@@ -27,6 +27,7 @@ mod timers;
 mod watchers;
 mod work;
 
+pub(crate) use install::ClosedIntake;
 pub(crate) use outbox::ReplyTo;
 pub(crate) use requests::remembered_requests;
 pub(crate) use signals::{HeldMark, PartitionDigest, ShipSignal, SourceSignal, StreamState, lock};

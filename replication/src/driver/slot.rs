@@ -11,7 +11,7 @@ use std::time::Duration;
 use domicile_core::control::Unheard;
 use domicile_core::{
     CopyStatus, Effect, LeaseNeed, Moment, Partition, PartitionConfig, PartitionStatus, Role,
-    Standing, Ticket,
+    SessionStanding, Standing, Ticket,
 };
 use domicile_proto::{Epoch, Hlc, Keyspace, NodeId, PartitionId, Position, Reason, RegionId, Seq};
 use domicile_storage::cells::PartitionCells;
@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     is_home: AtomicBool,
     /// The region that follows on this home, which has ended its reign; 0: it has not.
     handed_on: AtomicU16,
+    /// Held by whoever cuts its log or heals its cells.
+    pub(crate) mending: tokio::sync::Mutex<()>,
     /// When this core acknowledged its first write, in ms since 1970; 0: it has not.
     served_ms: AtomicU64,
     lease: Arc<NodeLease>,
@@ -176,6 +178,7 @@ impl Slot {
             home: AtomicU16::new(home.get()),
             is_home: AtomicBool::new(is_home),
             handed_on: AtomicU16::new(0),
+            mending: tokio::sync::Mutex::default(),
             served_ms: AtomicU64::new(0),
             lease,
             needs_lease: AtomicBool::new(need > LeaseNeed::Nothing),
@@ -345,13 +348,12 @@ impl Slot {
 
     /// The place up to which a read of `applied_upto` has seen the history.
     pub(crate) fn position(&self, applied_upto: Seq) -> Option<Position> {
-        let epoch: Option<Epoch> = self.lock().core.epoch();
-        epoch
-            .filter(|_| applied_upto > Seq::NONE)
-            .map(|epoch| Position {
-                epoch,
-                seq: applied_upto,
-            })
+        self.lock().core.position(applied_upto)
+    }
+
+    /// How the log here stands to what a session has seen.
+    pub(crate) fn session_standing(&self, seen: Position) -> SessionStanding {
+        self.lock().core.session_standing(seen)
     }
 
     pub(crate) fn held_mark(&self) -> HeldMark {

@@ -29,8 +29,8 @@ use crate::options::NodeOptions;
 use crate::orphans::OrphanTally;
 use crate::ownership::{
     LeadInput, Ownership, Plane, Seat, Seats, blocking, config_of, handed_on, link_of, open_core,
-    run_degrading, run_enrolment, run_lead, run_leases, run_mender, run_regions, run_seating,
-    run_switchovers,
+    run_accounts, run_degrading, run_enrolment, run_lead, run_leases, run_mender, run_regions,
+    run_seating, run_switchovers, was_wounded_again,
 };
 use crate::peers::{Links, PeerListener};
 use crate::shipping::run_shipper;
@@ -161,6 +161,7 @@ fn start_ownership(core: &Arc<NodeCore>, plane: Arc<Plane>, inputs: mpsc::Receiv
     tokio::spawn(run_lead(Arc::clone(core), Arc::clone(&plane), inputs));
     tokio::spawn(run_enrolment(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_degrading(Arc::clone(core), Arc::clone(&plane)));
+    tokio::spawn(run_accounts(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_regions(Arc::clone(core), Arc::clone(&plane)));
     tokio::spawn(run_leases(Arc::clone(core), plane));
 }
@@ -294,7 +295,7 @@ fn recover(
         let core = open_core(config, recovered, &seat, Moment::START)?;
         let slot = driver.add(Arc::clone(&seat.keyspace), core);
         let is_ahead = !seat.is_here && seat.epoch.is_some() && slot.is_ahead_of(None);
-        if is_ahead {
+        if is_ahead && damage.is_none() && !was_wounded_again(&driver.store, partition) {
             driver.quarantine(&slot, AHEAD);
         }
         if let Some(damage) = damage {

@@ -10,8 +10,10 @@
 //!   switchover: the home's last record --shipped--> the node that follows begins; the map is told
 //!   degrading: on record before a home acknowledges alone, and off it once copies have all
 //!   a new home finds a copy forked --> rejoin: seal, cut, heal, go on
+//!   account: what changes of home have cost here, by orphan files and map --commands--> plane
 //! ```
 
+mod account;
 mod degrading;
 mod enrolment;
 mod lead;
@@ -26,13 +28,16 @@ mod state;
 mod switchover;
 mod wire;
 
+pub(crate) use account::run_accounts;
 pub(crate) use degrading::run_degrading;
 pub(crate) use enrolment::{GIVEN_UP_AT_ONCE, given_up, run_enrolment};
 pub(crate) use lead::{LeadInput, answer_promises, run_lead};
 pub(crate) use leases::{answer_renewal, run_leases};
 pub(crate) use plane::{Plane, region_of};
 pub(crate) use regions::{link_of, run_regions};
-pub(crate) use rejoin::{HEAL_KEYS_MAX, note_intact, reign_of, rejoin, run_mender};
+pub(crate) use rejoin::{
+    HEAL_KEYS_MAX, ask_again, reign_of, rejoin, run_mender, was_wounded_again,
+};
 pub(crate) use seating::{Seat, Seats, blocking, config_of, handed_on, open_core, run_seating};
 pub(crate) use state::Ownership;
 pub(crate) use switchover::run_switchovers;

@@ -61,7 +61,8 @@ pub(crate) async fn promise(
             epoch: tail.map(|tail| tail.epoch),
             upto,
             known_upto: slot.home_upto().max(upto),
-            is_sound: true,
+            // It was filled anew, and may lack what it acknowledged before.
+            is_sound: !node.store.is_short(partition),
             unheard: match slot.is_home() {
                 true => Some(Unheard::default()),
                 false => slot.unheard(node.clock.now(), node.stream_of(&slot)),

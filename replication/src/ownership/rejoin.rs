@@ -11,19 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::control::{Change, Command, Note, Why};
-use domicile_core::{Partition, Standing, fork};
-use domicile_proto::{
-    Epoch, NodeId, OnTimeout, PartitionId, Record, RecordKind, RegionId, Seq, v1,
-};
+use domicile_core::{Partition, fork};
+use domicile_proto::{Epoch, PartitionId, Seq, v1};
 use domicile_storage::cells::Cell;
-use domicile_storage::{AfterCut, CutPlan, CutReport, HealProgress, OrphanFile};
+use domicile_storage::{AfterCut, CutPlan, HealProgress, OrphanFile, PartitionTail, Store};
 
-use super::plane::tell;
 use super::seating::{blocking, recovered_copy, wait_quiet};
 use crate::clock::Clock;
-use crate::driver::Slot;
-use crate::node::NodeCore;
+use crate::driver::{ClosedIntake, Slot};
+use crate::node::{AHEAD, NodeCore};
 use crate::peers::HomeLog;
 
 /// Keys asked for at once: with values of usual size some hundred KiB. Doubled, half as many round
@@ -38,18 +34,24 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What is said while the two logs differ.
 const ALARM: &str = "its log has left its home's";
 
-/// Notes told in one command: some tens of bytes each.
-const NOTES_AT_ONCE: usize = 512;
-
 /// A partition that was not healed is tried again this much later.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Brings a partition's log back to its home's.
 pub(crate) async fn rejoin(node: Arc<NodeCore>, slot: Arc<Slot>, home: HomeLog) {
     let partition = slot.partition;
-    // Whoever is at it already, or a snapshot on its way, comes first.
-    let Some(closed) = node.driver.close_intake(&slot) else {
-        return;
+    // One after the other: the fork is that of the log as it is then.
+    let _one = tokio::select! {
+        () = node.closed() => return,
+        one = slot.mending.lock() => one,
+    };
+    // A snapshot on its way comes first. What is wounded is closed, and its log may be longer than
+    // that of the home which is to heal it now.
+    let is_wounded = || node.store.wound(partition).is_some();
+    let closed = match node.driver.close_intake(&slot) {
+        Some(closed) => closed,
+        None if is_wounded() => ClosedIntake::of(&slot),
+        None => return,
     };
     slot.set_alarm(Some(ALARM.to_owned()));
     let outcome = tokio::select! {
@@ -71,10 +73,78 @@ pub(crate) async fn rejoin(node: Arc<NodeCore>, slot: Arc<Slot>, home: HomeLog) 
         Err(error) => {
             tracing::error!(%partition, %error, "a log that has left its home's was not mended");
             slot.set_alarm(Some(format!("{ALARM}: {error}")));
+            if is_wounded() {
+                closed.stay();
+                // The home tells of the fork once a stream begins.
+                tokio::select! {
+                    () = node.closed() => return,
+                    () = tokio::time::sleep(RETRY) => {}
+                }
+                say_hello_again(&node, &slot);
+                return;
+            }
         }
     }
     drop(closed);
     say_hello_again(&node, &slot);
+}
+
+/// The cells of a copy are newer than its log by the word of a home that is succeeded: the present
+/// one is asked of the same keys, or a snapshot takes their place.
+pub(crate) async fn ask_again(node: Arc<NodeCore>, slot: Arc<Slot>) {
+    let _one = tokio::select! {
+        () = node.closed() => return,
+        one = slot.mending.lock() => one,
+    };
+    let Some(closed) = node.driver.close_intake(&slot) else {
+        return;
+    };
+    let is_wounded = tokio::select! {
+        () = node.closed() => return,
+        is_wounded = wound_again(&node, &slot) => is_wounded,
+    };
+    match is_wounded {
+        Ok(true) => {
+            closed.stay();
+            node.ownership.wounds.notify_one();
+        }
+        Ok(false) => {
+            closed.stay();
+            node.driver.quarantine(&slot, AHEAD);
+            node.wanted.want(slot.partition, Seq::FIRST);
+        }
+        Err(error) => {
+            let partition = slot.partition;
+            tracing::warn!(%partition, %error, "{AHEAD}, and that was not mended so far");
+            tokio::select! {
+                () = node.closed() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+            drop(closed);
+            say_hello_again(&node, &slot);
+        }
+    }
+}
+
+/// Whether a copy that is about to be opened is to be healed once more; if it is not ahead, or only
+/// a snapshot mends it, it is not.
+pub(crate) fn was_wounded_again(store: &Store, partition: PartitionId) -> bool {
+    let outcome = store.wound_again(partition);
+    outcome.unwrap_or_else(|error| {
+        tracing::warn!(%partition, %error, "{AHEAD}, and that cannot be healed");
+        false
+    })
+}
+
+async fn wound_again(node: &Arc<NodeCore>, slot: &Slot) -> Result<bool, Failure> {
+    if slot.is_home() || !wait_quiet(slot).await {
+        return Err("it is not at rest".into());
+    }
+    if !slot.is_ahead_of(reign_of(node, slot.partition)) {
+        return Err("its log has come meanwhile".into());
+    }
+    let (store, partition) = (Arc::clone(&node.store), slot.partition);
+    Ok(blocking(move || store.wound_again(partition)).await?)
 }
 
 /// The home ships a partition from its hello on, and no more once something of it was refused.
@@ -107,18 +177,54 @@ async fn cut(node: &Arc<NodeCore>, slot: &Arc<Slot>, home: &HomeLog) -> Result<A
         superseded_by,
         now_ms: Clock::wall_ms(),
     };
+    // Without its tail the log does not say any more that this node led in a later reign than a map
+    // of before this one, as it may have after a restart, knows of.
+    let driver = Arc::clone(&node.driver);
+    blocking(move || driver.promise(&[(partition, superseded_by)])).await?;
     // What a snapshot of an older home stands for cannot be taken out of it again.
     let base = node.store.log_start(partition).previous();
     let store = Arc::clone(&node.store);
-    let report = blocking(move || store.cut(partition, at.max(base), plan)).await;
+    let mut report = blocking(move || store.cut(partition, at.max(base), plan)).await;
+    while let Err(error) = &report
+        && is_cut(node, &tail, partition)
+    {
+        // What is left to be done of it is not left to the next hello, which finds no fork.
+        tracing::warn!(%partition, %error, "a log is cut, and that not settled so far");
+        slot.set_alarm(Some(format!("{ALARM}, cut and not settled: {error}")));
+        tokio::time::sleep(RETRY).await;
+        let store = Arc::clone(&node.store);
+        report = blocking(move || store.finish_cut(partition)).await;
+    }
     node.orphan_tally.changed();
     let report = report?;
-    note(node, partition, tail.epoch, &report);
+    if slot.is_home() {
+        return Err("it has become home meanwhile".into());
+    }
+    if let Some(OrphanFile {
+        records,
+        file_bytes: bytes,
+        ..
+    }) = report.orphans
+    {
+        let fork = report.fork.seq;
+        tracing::warn!(
+            %partition, %fork, records, bytes,
+            "records that the new home never had were sealed as orphans"
+        );
+        node.ownership.cuts.notify_one();
+    }
     reopen(node, slot)?;
     match base > at {
         true => Ok(AfterCut::NeedsSnapshot),
         false => Ok(report.cells),
     }
+}
+
+/// Whether a log that ended in `tail` has been cut, and what is left of it can be done.
+fn is_cut(node: &NodeCore, tail: &PartitionTail, partition: PartitionId) -> bool {
+    let left = node.store.tail(partition);
+    let last_seq = left.map_or(Seq::NONE, |left| left.last_seq);
+    last_seq < tail.last_seq && node.store.poison_cause().is_none()
 }
 
 /// The core believed in the log and the cells as they were.
@@ -139,6 +245,11 @@ pub(crate) async fn run_mender(node: Arc<NodeCore>) {
         let wounded = copies.filter(|slot| node.store.wound(slot.partition).is_some());
         let mut is_done = true;
         for slot in wounded {
+            // Its log is being cut: that comes first.
+            let Ok(_one) = slot.mending.try_lock() else {
+                is_done = false;
+                continue;
+            };
             let outcome = tokio::select! {
                 () = node.closed() => return,
                 outcome = heal(&node, &slot) => outcome,
@@ -163,121 +274,6 @@ pub(crate) async fn run_mender(node: Arc<NodeCore>) {
             () = tokio::time::sleep(RETRY), if !is_done => {}
         }
     }
-}
-
-/// Tells the map what the change of home that ended `reign` has cost.
-fn note(node: &Arc<NodeCore>, partition: PartitionId, reign: Epoch, report: &CutReport) {
-    let Some(orphans) = &report.orphans else {
-        return;
-    };
-    let (fork, records, bytes) = (report.fork.seq, orphans.records, orphans.file_bytes);
-    tracing::warn!(
-        %partition, %fork, records, bytes,
-        "records that the new home never had were sealed as orphans"
-    );
-    let Some(plane) = node.plane.clone() else {
-        return;
-    };
-    let map = plane.map();
-    // The change that ended the reign. One that was handed on and lost before the map knew of it is
-    // ended by the next change that the map does know.
-    let changes = map.history().iter();
-    let mut changes = changes.filter(|it| it.partition == partition && it.to > reign);
-    let change = changes.next();
-    let Some((epoch, old)) = change.map(|change| (change.to, change.from.node)) else {
-        return;
-    };
-    let (node, file) = (Arc::clone(node), *orphans);
-    tokio::spawn(async move {
-        let own = node.store.node_id();
-        let lost = match own == old {
-            true => lost(&node, file).await,
-            false => None,
-        };
-        let note = Note::Orphaned {
-            node: own,
-            records,
-            bytes,
-            lost,
-        };
-        let command = Command::Note {
-            partition,
-            epoch,
-            note,
-        };
-        if let Err(error) = tell(&plane, command).await {
-            tracing::warn!(%partition, %error, "the report of a takeover lacks these orphans");
-        }
-    });
-}
-
-/// Of a home's orphans, the writes that it may have acknowledged, and their bytes: those that
-/// needed nobody else. A copy that had one of the others would have been chosen, or have had it
-/// from whoever was.
-async fn lost(node: &Arc<NodeCore>, file: OrphanFile) -> Option<(u64, u64)> {
-    let keyspace = node.topology.keyspace(file.partition.keyspace)?;
-    // While it is degraded a home acknowledges alone.
-    let may_degrade = keyspace.on_timeout == OnTimeout::Degrade;
-    let copies = keyspace.copies();
-    let store = Arc::clone(&node.store);
-    let counted = blocking(move || {
-        let (mut writes, mut bytes) = (0, 0);
-        for orphan in store.orphan_records(file.id())? {
-            let record = orphan?.record;
-            let is_write = record.head.kind == RecordKind::Write;
-            let is_alone = record.head.level.received_needed(copies) == 0;
-            if is_write && (is_alone || may_degrade) {
-                writes += 1;
-                bytes += Record::encoded_len(&record.body) as u64;
-            }
-        }
-        Ok((writes, bytes))
-    });
-    let counted = counted.await;
-    counted
-        .inspect_err(|error| tracing::warn!(%error, "what was lost cannot be counted"))
-        .ok()
-}
-
-/// Tells the map of changes of home that cost nothing: the old home is back, and its log is a
-/// prefix of the new one's.
-pub(crate) fn note_intact(node: &Arc<NodeCore>, region: RegionId, peer: NodeId) {
-    let Some(plane) = node.plane.clone() else {
-        return;
-    };
-    let map = plane.map();
-    let is_open = |it: &&Change| {
-        let is_lost = matches!(it.why, Why::Lost(..));
-        is_lost && it.actual.is_none() && it.from.node == peer
-    };
-    let open = map.history().iter().filter(is_open);
-    let intact = open.filter(|it| {
-        let slot = node.driver.slot(it.partition);
-        slot.is_some_and(|slot| {
-            slot.epoch() == Some(it.to) && slot.standing(region) == Some(Standing::Attached)
-        })
-    });
-    let note = |it: &Change| Command::Note {
-        partition: it.partition,
-        epoch: it.to,
-        note: Note::Orphaned {
-            node: peer,
-            records: 0,
-            bytes: 0,
-            lost: Some((0, 0)),
-        },
-    };
-    let commands: Vec<Command> = intact.map(note).collect();
-    if commands.is_empty() {
-        return;
-    }
-    tokio::spawn(async move {
-        for chunk in commands.chunks(NOTES_AT_ONCE) {
-            if let Err(error) = plane.propose(chunk, ANSWER_MAX).await {
-                tracing::warn!(%error, "the report of a takeover lacks that it cost nothing");
-            }
-        }
-    });
 }
 
 /// Gives every key that the cut records touched what the home has of it.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::plane::Plane;
 use super::plane::tell;
+use super::rejoin::was_wounded_again;
 use super::switchover::reign_end;
 use crate::clock::Clock;
 use crate::driver::{Slot, remembered_requests};
@@ -215,8 +216,13 @@ fn followed(node: &NodeCore, seats: &Seats, slot: &Slot, seat: &Seat) -> Option<
     // Given up, both reigns are over.
     let is_lost = seat.floor > seat.epoch;
     let handed = node.ownership.handed(slot.partition);
-    let epoch = handed.filter(|epoch| Some(*epoch) > seat.epoch && !is_lost)?;
-    let policy = map.present_policy(slot.partition)?;
+    let handed = handed.filter(|it| Some(it.epoch) > seat.epoch && !is_lost)?;
+    let epoch = handed.epoch;
+    // A map that does not know it is behind: a newer one is on its way.
+    let policy = match handed.revision {
+        Some(revision) => map.policy_of(slot.partition, revision)?,
+        None => map.present_policy(slot.partition)?,
+    };
     Some(Seat {
         keyspace: Arc::clone(&policy.keyspace),
         home: map.node(epoch.node)?.region,
@@ -293,8 +299,18 @@ async fn learn_keyspaces(
         let core = open_core(config, recovered, &seat, node.clock.now())?;
         let slot = node.driver.add(Arc::clone(&seat.keyspace), core);
         if !seat.is_here && slot.is_ahead_of(None) {
-            node.driver.quarantine(&slot, AHEAD);
-            node.wanted.want(partition, Seq::FIRST);
+            let store = Arc::clone(&node.store);
+            let again = blocking(move || Ok(was_wounded_again(&store, partition)));
+            if !again.await? {
+                node.driver.quarantine(&slot, AHEAD);
+                node.wanted.want(partition, Seq::FIRST);
+            }
+        }
+        if node.store.wound(partition).is_some()
+            && let Some(closed) = node.driver.close_intake(&slot)
+        {
+            closed.stay();
+            node.ownership.wounds.notify_one();
         }
         if let Some(damage) = node.damage.of(partition, is_found) {
             tracing::error!(%partition, damage, "a partition is damaged");
@@ -366,7 +382,7 @@ pub(crate) fn handed_on(
     }
     let end = reign_end(store, partition)?;
     let end = end.filter(|(epoch, _)| Some(*epoch) == seat.epoch);
-    Ok(end.map(|(_, to)| to))
+    Ok(end.map(|(_, handover)| handover.to))
 }
 
 /// Exchanges the cores of these partitions, and lets the streams begin anew.

@@ -20,6 +20,8 @@ pub(crate) struct Ownership {
     state: Mutex<State>,
     /// A log was cut whose cells have to be healed.
     pub(crate) wounds: Notify,
+    /// A log was cut: what that has cost is to be told.
+    pub(crate) cuts: Notify,
     switches: Mutex<Switches>,
     pub(crate) switch_ended: Notify,
     /// A partition was handed on, here or to here.
@@ -31,8 +33,16 @@ pub(crate) struct Ownership {
 struct Switches {
     /// Under way, each with the reign that it ends.
     running: BTreeMap<PartitionId, Epoch>,
-    /// The reign that has followed, though the map may not know so far.
-    handed: BTreeMap<PartitionId, Epoch>,
+    /// What has followed, though the map may not know so far.
+    handed: BTreeMap<PartitionId, Handed>,
+}
+
+/// A reign that follows on one that was handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Handed {
+    pub(crate) epoch: Epoch,
+    /// The policy that it goes by, where the log still says so.
+    pub(crate) revision: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -63,13 +73,13 @@ impl Ownership {
     }
 
     /// Whoever minted this reign has followed as home.
-    pub(crate) fn hand(&self, partition: PartitionId, epoch: Epoch) {
-        lock(&self.switches).handed.insert(partition, epoch);
+    pub(crate) fn hand(&self, partition: PartitionId, handed: Handed) {
+        lock(&self.switches).handed.insert(partition, handed);
         self.handed.notify_one();
     }
 
     /// The reign that has followed on one that the map may still speak of.
-    pub(crate) fn handed(&self, partition: PartitionId) -> Option<Epoch> {
+    pub(crate) fn handed(&self, partition: PartitionId) -> Option<Handed> {
         lock(&self.switches).handed.get(&partition).copied()
     }
 

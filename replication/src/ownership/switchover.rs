@@ -21,13 +21,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domicile_core::control::{Assignment, Command, ControlMap, SWITCH_PATIENCE};
-use domicile_core::{Input, Standing, handed_to};
+use domicile_core::{Handover, Input, Standing, handed_to};
 use domicile_proto::{Epoch, NodeId, PartitionId, RegionId, Seq};
 use domicile_storage::{Store, StoreError};
 
 use super::plane::Plane;
 use super::plane::tell;
 use super::seating::wait_quiet;
+use super::state::Handed;
 use crate::driver::Slot;
 use crate::node::NodeCore;
 
@@ -85,14 +86,19 @@ fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
         let follows = |epoch: &Epoch| epoch.counter == from.counter.saturating_add(1);
         let begun = node.store.tail(partition).map(|tail| tail.epoch);
         let begun = begun.filter(|epoch| epoch.node == own);
-        let next = node.ownership.handed(partition).or(begun).filter(follows);
-        let is_over = slot.is_home() && slot.epoch() == Some(from);
+        let handed = node.ownership.handed(partition).map(|it| it.epoch);
+        let next = handed.or(begun).filter(follows);
+        let is_home = slot.is_home() && slot.epoch() == Some(from);
         let ended = match node.store.promised(partition) > Some(from) {
-            // Its core is fenced, by its own promise when it began to follow.
-            true if is_over => reign_end(&node.store, partition).ok().flatten(),
-            _ => slot.handed_to().map(|to| (from, to)),
+            _ if assignment.home != own => None,
+            // Its core is fenced, by its own promise when it began to follow, or is a copy's.
+            true => {
+                let end = reign_end(&node.store, partition).ok().flatten();
+                end.map(|(epoch, handover)| (epoch, handover.to))
+            }
+            false => slot.handed_to().filter(|_| is_home).map(|to| (from, to)),
         };
-        let ended = ended.filter(|(epoch, _)| is_over && *epoch == from);
+        let ended = ended.filter(|(epoch, _)| *epoch == from);
         let ended = ended.map(|(_, to)| to);
         let to = next.map(|next| next.node).or(ended)?;
         match assignment.moving_to {
@@ -103,7 +109,11 @@ fn unfinished(node: &NodeCore, map: &ControlMap) -> Vec<Command> {
             }),
             Some(moving_to) if moving_to == to => None,
             // Another one was begun meanwhile, which cannot come to its end.
-            Some(_) => Some(Command::AbortSwitchover { partition, from }),
+            Some(to) => Some(Command::AbortSwitchover {
+                partition,
+                from,
+                to,
+            }),
         }
     });
     begins.collect()
@@ -230,7 +240,7 @@ impl Switch {
             return true;
         }
         match reign_end(store, partition) {
-            Ok(end) => end == Some((self.from, self.to)),
+            Ok(end) => end.is_some_and(|(epoch, it)| (epoch, it.to) == (self.from, self.to)),
             Err(error) => {
                 tracing::error!(%partition, %error, "its log's end cannot be read");
                 false
@@ -249,8 +259,26 @@ impl Switch {
 
     /// From here on this node takes the one that follows for the home.
     fn begin(&self) {
-        let partition = self.slot.partition;
-        self.node.ownership.hand(partition, self.next());
+        let handed = Handed {
+            epoch: self.next(),
+            revision: self.revision(),
+        };
+        self.node.ownership.hand(self.slot.partition, handed);
+    }
+
+    /// The policy that the reign which follows goes by, if the log here still says so.
+    fn revision(&self) -> Option<u64> {
+        let (store, partition) = (&self.node.store, self.slot.partition);
+        let tail = store.tail(partition)?;
+        let mut later = tail.epoch_history.iter().rev();
+        let next = later.find(|(epoch, _)| *epoch == self.next());
+        let mark = next.map_or(tail.last_seq, |(_, first)| first.previous());
+        if mark < store.log_start(partition) {
+            return None;
+        }
+        let (epoch, _, record) = store.records(partition, mark).next()?.ok()?;
+        let handover = handed_to(&record.head)?;
+        ((epoch, handover.to) == (self.from, self.to)).then_some(handover.revision)
     }
 }
 
@@ -312,7 +340,10 @@ async fn end_reign(switch: &Switch) -> bool {
             Progress::Behind => last_there = Instant::now(),
             Progress::KeepsUp(_) => {
                 last_there = Instant::now();
-                node.driver.input(slot, Input::HandOn { to: *to });
+                if let Some(policy) = switch.plane.map().present_policy(slot.partition) {
+                    let (to, revision) = (*to, policy.revision);
+                    node.driver.input(slot, Input::HandOn { to, revision });
+                }
                 if slot.handed_to() == Some(*to) {
                     break;
                 }
@@ -336,6 +367,7 @@ async fn call_off(switch: &Switch) {
     let command = Command::AbortSwitchover {
         partition,
         from: switch.from,
+        to: switch.to,
     };
     if let Err(error) = tell(&switch.plane, command).await {
         tracing::warn!(%partition, %error, "a switchover that was called off stays in the map");
@@ -380,6 +412,8 @@ async fn tell_committed(switch: &Switch) {
     let command = Command::CommitSwitchover {
         partition,
         from: switch.from,
+        to: switch.to,
+        revision: switch.revision(),
     };
     if let Err(error) = tell(&switch.plane, command).await {
         tracing::debug!(%partition, %error, "the map does not know its new home so far");
@@ -390,7 +424,7 @@ async fn tell_committed(switch: &Switch) {
 pub(super) fn reign_end(
     store: &Store,
     partition: PartitionId,
-) -> Result<Option<(Epoch, NodeId)>, StoreError> {
+) -> Result<Option<(Epoch, Handover)>, StoreError> {
     let Some(tail) = store.tail(partition) else {
         return Ok(None);
     };

@@ -310,6 +310,7 @@ fn put_switch(partition: PartitionId, from: Epoch, to: u64) -> v1::MapSwitch {
         partition: put_partition(partition),
         from: put_epoch(from),
         to,
+        revision: None,
     }
 }
 
@@ -367,19 +368,47 @@ fn put_command(command: &Command) -> v1::MapCommand {
         }),
         Command::BeginDegraded(stretch) => Put::BeginDegraded(put_degraded(*stretch)),
         Command::EndDegraded(stretch) => Put::EndDegraded(put_degraded(*stretch)),
+        Command::BeginSwitchover { .. }
+        | Command::CommitSwitchover { .. }
+        | Command::AbortSwitchover { .. } => return put_planned(command),
+    };
+    let command = Some(command);
+    v1::MapCommand { command }
+}
+
+/// Of a planned change; any other command is put down as none.
+fn put_planned(command: &Command) -> v1::MapCommand {
+    use map_command::Command as Put;
+    let command = match command {
         Command::BeginSwitchover {
             partition,
             from,
             to,
-        } => Put::BeginSwitchover(put_switch(*partition, *from, to.get())),
-        Command::CommitSwitchover { partition, from } => {
-            Put::CommitSwitchover(put_switch(*partition, *from, 0))
-        }
-        Command::AbortSwitchover { partition, from } => {
-            Put::AbortSwitchover(put_switch(*partition, *from, 0))
-        }
+        } => Some(Put::BeginSwitchover(put_switch(
+            *partition,
+            *from,
+            to.get(),
+        ))),
+        Command::CommitSwitchover {
+            partition,
+            from,
+            to,
+            revision,
+        } => Some(Put::CommitSwitchover(v1::MapSwitch {
+            revision: *revision,
+            ..put_switch(*partition, *from, to.get())
+        })),
+        Command::AbortSwitchover {
+            partition,
+            from,
+            to,
+        } => Some(Put::AbortSwitchover(put_switch(
+            *partition,
+            *from,
+            to.get(),
+        ))),
+        _ => None,
     };
-    let command = Some(command);
     v1::MapCommand { command }
 }
 
@@ -437,10 +466,13 @@ fn take_command(message: v1::MapCommand) -> Read<Command> {
         Put::CommitSwitchover(it) => Command::CommitSwitchover {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,
+            to: take_node(it.to)?,
+            revision: it.revision,
         },
         Put::AbortSwitchover(it) => Command::AbortSwitchover {
             partition: take_partition(&it.partition)?,
             from: take_epoch(it.from)?,
+            to: take_node(it.to)?,
         },
     })
 }

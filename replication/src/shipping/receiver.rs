@@ -19,9 +19,9 @@ use super::compression::plain_bytes;
 use super::shipper::{INSTALLING, PROTOCOL};
 use crate::clock::Clock;
 use crate::driver::{Refused, Slot, SourceSignal, lock};
-use crate::node::NodeCore;
+use crate::node::{AHEAD, NodeCore};
 use crate::options::RegionSpec;
-use crate::ownership::rejoin;
+use crate::ownership::{ask_again, reign_of, rejoin};
 use crate::peers::{
     digest_message, mark_message, partition_of_bytes, read_digest, read_epoch, read_forked,
 };
@@ -269,10 +269,13 @@ impl Receiver {
                 .await;
         };
         if self.node.plane.is_some() && slot.is_ahead_of(Some(reign)) {
-            let damage =
-                "its cells are newer than its log, by the word of a home that is succeeded";
-            self.node.driver.quarantine(&slot, damage);
-            self.node.wanted.want(slot.partition, Seq::FIRST);
+            let partition = header.partition;
+            // A map that does not know the reign is behind: with a newer one streams begin anew.
+            if reign_of(&self.node, partition) >= Some(reign) {
+                tokio::spawn(ask_again(Arc::clone(&self.node), slot));
+            }
+            let message = format!("{AHEAD}, by the word of a home that is succeeded");
+            return self.reject(partition, INSTALLING, message, Seq::NONE).await;
         }
         let cause = match self.node.driver.receive(&slot, segment, reign) {
             Ok(()) | Err(Refused::ByCore(RejectCause::Duplicate { .. })) => return Ok(()),

@@ -22,7 +22,6 @@ use super::cursor::{READ_BYTES, ShipCursor, Shipped};
 use super::pace::ShipPace;
 use crate::driver::{Slot, lock};
 use crate::node::NodeCore;
-use crate::ownership::note_intact;
 use crate::peers::{PeerLink, digest_message, partition_of_bytes, read_digest, read_mark};
 
 /// Frames between the reader and the connection. A frame is at most about [`READ_BYTES`] unless a
@@ -167,9 +166,6 @@ async fn connect_and_ship(node: &Arc<NodeCore>, link: &PeerLink) -> Result<Ended
     } = attach(node, link, &slots, &marks, &chains)?;
     let peer = NodeId::new(hello.node).ok();
     link.update(|status| status.node = peer);
-    if let Some(peer) = peer {
-        note_intact(node, link.region(), peer);
-    }
     tracing::info!(peer = %link.spec.name, "shipping to peer");
     if !behind.is_empty() {
         let bytes = |id: &PartitionId| bytes::Bytes::copy_from_slice(&id.to_bytes());

@@ -100,11 +100,7 @@ impl NodeCore {
     /// The last record that reads see here.
     fn visible_end(&self, slot: &Slot) -> Option<Position> {
         let seq = slot.cells.applied_upto();
-        let known = self.store.reach(slot.partition, seq.next()).epoch_before;
-        // What a copy shows before it is durable is of the reign that it follows.
-        let epoch = known.or_else(|| slot.epoch());
-        let epoch = epoch.filter(|_| seq > Seq::NONE)?;
-        Some(Position { epoch, seq })
+        slot.position(seq)
     }
 
     /// The record before the first that the journal still has.

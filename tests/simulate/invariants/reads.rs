@@ -13,6 +13,12 @@ use crate::truth::{Called, Outcome, TakenOver};
 pub(crate) fn check(scene: &mut Scene) {
     let mut problem = None;
     for read in &scene.truth.calls {
+        if let (Outcome::SessionLost, Kind::Read(Freshness::Session(epoch, seq))) =
+            (&read.outcome, &read.op.kind)
+        {
+            problem = problem.or(falsely_lost((*epoch, *seq), read, scene));
+            continue;
+        }
         let (Outcome::Read(seen), Kind::Read(freshness)) = (&read.outcome, &read.op.kind) else {
             continue;
         };
@@ -122,4 +128,12 @@ fn session(
     let log = scene.truth.logs.get(&(seen.node, read.op.partition))?;
     let had = log.had(epoch, seq) || log.base >= seq || seen.is_home && seen.epoch == Some(epoch);
     (!had).then(|| format!("{read:?} of a node that never had {epoch} {seq}"))
+}
+
+/// What was said to be lost was not there in some later reign.
+fn falsely_lost(at: (Epoch, Seq), read: &Called, scene: &Scene) -> Option<String> {
+    let partition = read.op.partition;
+    let mut later = scene.truth.takeovers.iter();
+    let is_lost = later.any(|it| it.partition == partition && it.to > at.0 && !it.has(at.0, at.1));
+    (!is_lost).then(|| format!("{read:?} was told of a loss, and every home had it"))
 }

@@ -5,13 +5,13 @@
 
 use bytes::Bytes;
 use domicile_core::Input;
-use domicile_proto::{PartitionId, RegionId, Seq};
+use domicile_proto::{PartitionId, Position, Seq};
 use domicile_storage::{SnapshotHeader, SnapshotPlan, StoreError};
 
 use super::process::Process;
 use crate::network::REGIONS;
 use crate::packets::Body;
-use crate::plan::index_of;
+use crate::plan::{index_of, index_of_node};
 use crate::scene::Scene;
 
 /// Requests that a snapshot keeps: all of a run.
@@ -23,10 +23,11 @@ impl Process {
             let Some(slot) = self.slots.get(&partition).filter(|slot| !slot.is_home) else {
                 continue;
             };
-            let source = self.source_of(slot.home);
-            let is_home = source == index_of(slot.home);
-            let received = self.store.received_snapshot(partition);
             let is_damaged = slot.is_damaged;
+            let home = self.home_by_map(partition);
+            let source = self.source_of(home);
+            let is_home = source == home;
+            let received = self.store.received_snapshot(partition);
             if received.is_some_and(|it| it.seq >= seq_min || is_damaged) {
                 self.install(partition, scene);
                 continue;
@@ -48,12 +49,20 @@ impl Process {
     }
 
     /// Who is asked for a snapshot: the home, then whoever else holds the partition, in turn.
-    fn source_of(&self, home: RegionId) -> usize {
-        let (own, home) = (self.host.index, index_of(home));
+    fn source_of(&self, home: usize) -> usize {
+        let own = self.host.index;
         let others = (0..REGIONS).filter(|it| *it != home);
         let all = std::iter::once(home).chain(others);
         let all: Vec<usize> = all.filter(|it| *it != own).collect();
         all[(self.fetches % all.len() as u64) as usize]
+    }
+
+    /// Where its home is, as the map says: a damaged partition keeps the place that it was opened
+    /// for.
+    fn home_by_map(&self, partition: PartitionId) -> usize {
+        let assignment = self.host.map.assignment(partition);
+        let home = assignment.map(|it| index_of_node(it.home));
+        home.unwrap_or_else(|| index_of(self.slots[&partition].home))
     }
 
     pub(super) fn send_snapshot(
@@ -118,14 +127,18 @@ impl Process {
         found: Option<(SnapshotHeader, Bytes)>,
         scene: &mut Scene,
     ) {
-        let Some(slot) = self.slots.get_mut(&partition).filter(|slot| !slot.is_home) else {
+        let home = match self.slots.get(&partition) {
+            Some(slot) if !slot.is_home => self.home_by_map(partition),
+            _ => return,
+        };
+        let Some(slot) = self.slots.get_mut(&partition) else {
             return;
         };
         if !self.wanted.contains_key(&partition) {
             return;
         }
         let Some((header, bytes)) = found else {
-            if self.store.tail(partition).is_none() && from == index_of(slot.home) {
+            if self.store.tail(partition).is_none() && from == home {
                 // A copy that may have lost records has lost none: there are none.
                 (slot.is_damaged, slot.installing) = (false, false);
                 self.wanted.remove(&partition);
@@ -136,7 +149,8 @@ impl Process {
         // Another copy of before a reign that was promised does not stand for what was
         // acknowledged in it here.
         let promised = self.store.promised(partition);
-        if from != index_of(slot.home) && Some(header.epoch) < promised {
+        let is_present = from == home && self.reign_of(partition) >= promised;
+        if Some(header.epoch) < promised && !is_present {
             return;
         }
         let write = || {
@@ -166,6 +180,15 @@ impl Process {
             // It is tried again; until then nothing is taken.
             return;
         }
+        if slot.is_damaged
+            && let (Some(epoch), seq) = (slot.core.epoch(), slot.core.appended_upto())
+            && self
+                .store
+                .note_refilled(partition, Position { epoch, seq })
+                .is_err()
+        {
+            return;
+        }
         let node = self.host.index;
         if let Some(received) = self.store.received_snapshot(partition) {
             scene.truth.log(node, partition).installing = Some(received.seq);
@@ -180,7 +203,14 @@ impl Process {
             epoch, seq, chain, ..
         } = header;
         scene.truth.installed(node, partition, &self.store);
-        self.installed(partition, Input::Installed { epoch, seq, chain }, scene);
+        let tail = self.store.tail(partition);
+        let installed = Input::Installed {
+            epoch,
+            seq,
+            chain,
+            reigns: tail.map_or_else(Vec::new, |tail| tail.epoch_history),
+        };
+        self.installed(partition, installed, scene);
         self.wanted.remove(&partition);
         self.say_hello_again(partition);
     }

@@ -101,6 +101,7 @@ impl Process {
             let is_wounded = self.store.wound(partition).is_some();
             let last_seq = self.last_seq(partition);
             let is_ahead = self.is_ahead_of(partition, None);
+            let is_short = self.store.is_short(partition) && !is_planted(NodeBug::TrustRefilled);
             let Some(slot) = self.slots.get_mut(&partition) else {
                 promising.at += 1;
                 continue;
@@ -131,7 +132,8 @@ impl Process {
                     epoch: tail.map(|tail| tail.epoch),
                     upto: last_seq,
                     known_upto: home_upto.max(last_seq),
-                    is_sound: true,
+                    // It was filled anew, and may lack what it acknowledged before.
+                    is_sound: !is_short,
                     unheard: None,
                 };
                 promising.answers.push((partition, floor, end));

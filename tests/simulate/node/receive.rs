@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use domicile_core::{Awaited, Input, RejectCause, Urgency};
-use domicile_proto::{Epoch, PartitionId, Segment, Seq};
+use domicile_proto::{Epoch, PartitionId, Segment};
 use domicile_storage::CheckedSegment;
 
 use super::process::Process;
@@ -199,8 +199,7 @@ impl Process {
             return self.send_frame(peer, conn, rejection(Rejected::LeaveOut));
         }
         if self.is_ahead_of(partition, Some(reign)) {
-            self.quarantine(partition, scene);
-            self.wanted.insert(partition, Seq::FIRST);
+            self.ask_again(partition, scene);
             return self.send_frame(peer, conn, rejection(Rejected::LeaveOut));
         }
         let bytes = segment.bytes().len();

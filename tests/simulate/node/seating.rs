@@ -67,17 +67,24 @@ impl Process {
         let assignment = map.assignment(id)?;
         let (mut epoch, mut floor) = (assignment.epoch, floor_of(assignment));
         let mut home = assignment.home;
-        let handed = self.switches.handed(id).filter(|handed| *handed > epoch);
-        if let Some(handed) = handed.filter(|_| floor == epoch) {
-            // It was handed on, and the map does not say so yet.
+        let handed = self.switches.handed(id).filter(|it| it.epoch > epoch);
+        let handed = handed.filter(|_| floor == epoch);
+        let policy_of = |revision| map.policy_of(id, revision);
+        let following = handed.and_then(|it| match it.revision {
+            Some(revision) => Some((it.epoch, policy_of(revision)?)),
+            None => Some((it.epoch, map.present_policy(id)?)),
+        });
+        if let Some((handed, _)) = following {
+            // It was handed on, and the map does not say so yet; one that does not know the policy
+            // is behind.
             (home, epoch, floor) = (handed.node, handed, handed);
         }
         // A map that is behind the log here, as after a restart, makes nobody home.
         let tail = self.store.tail(id);
         let is_behind = tail.is_some_and(|tail| tail.epoch > epoch);
-        let policy = match epoch == assignment.epoch {
-            true => map.policy(id, assignment.revision)?,
-            false => map.present_policy(id)?,
+        let policy = match following {
+            Some((_, policy)) => policy,
+            None => map.policy(id, assignment.revision)?,
         };
         Some(Seat {
             keyspace: Arc::clone(&policy.keyspace),
@@ -212,8 +219,7 @@ impl Process {
             }
             self.slots.insert(id, slot);
             if !seat.is_here && self.is_ahead_of(id, None) {
-                self.quarantine(id, scene);
-                self.wanted.insert(id, Seq::FIRST);
+                self.ask_again(id, scene);
             }
             self.input(id, Input::Tick, scene);
         }
@@ -270,7 +276,7 @@ impl Process {
             self.observe(newest, scene);
         }
         let handed_to = match seat.is_here && !is_planted(NodeBug::ForgetHandedOn) {
-            true => self.reign_end(partition, seat.epoch),
+            true => self.reign_end(partition, seat.epoch).map(|it| it.to),
             false => None,
         };
         Recovered {
@@ -327,7 +333,7 @@ impl Process {
             let recovered = self.recovered(id, seat, Some(visible_upto), scene);
             let config = config_of(id, self.host.region, seat, scene);
             let core = self.open_core(config, recovered, seat, scene);
-            if seat.is_here && self.switches.handed(id) == Some(seat.epoch) {
+            if seat.is_here && self.switches.handed(id).map(|it| it.epoch) == Some(seat.epoch) {
                 invariants::handing_on::begun(self.host.index, id, seat.epoch, scene);
             }
             if let Some(slot) = self.slots.get_mut(&id) {

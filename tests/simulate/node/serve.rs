@@ -4,10 +4,11 @@
 //! **Does not own**: what callers make of it (`clients`).
 
 use domicile_core::{
-    EarlierTries, Expected as CoreExpected, Input, KeyChange, Precondition, Purpose, Ticket, Write,
+    EarlierTries, Expected as CoreExpected, Input, KeyChange, Precondition, Purpose,
+    SessionStanding, Ticket, Write,
 };
 use domicile_proto::record::RecordBody;
-use domicile_proto::{Epoch, Operation, PartitionId, Record, Seq};
+use domicile_proto::{Operation, PartitionId, Position, Record};
 
 use super::process::Process;
 use super::step::Cargo;
@@ -134,11 +135,14 @@ impl Process {
             Freshness::Home if !is_home => return self.answer(call, Answer::WrongHome(home)),
             Freshness::Session(epoch, seq) => {
                 let (epoch, seq) = (*epoch, *seq);
-                if self.store.cells(partition).applied_upto() < seq {
-                    return self.answer(call, Answer::WrongHome(home));
-                }
-                if !self.holds(partition, epoch, seq) {
-                    return self.answer(call, Answer::SessionLost);
+                let applied = self.store.cells(partition).applied_upto();
+                let core = &self.slots[&partition].core;
+                match core.session_standing(Position { epoch, seq }) {
+                    SessionStanding::Lost(_) => return self.answer(call, Answer::SessionLost),
+                    SessionStanding::Held if applied >= seq => {}
+                    // It may be here later; a home that does not know of its successor has to be
+                    // told of it first.
+                    _ => return self.answer(call, Answer::WrongHome(home)),
                 }
             }
             Freshness::Home | Freshness::Local => {}
@@ -152,23 +156,11 @@ impl Process {
             node: self.host.index,
             is_home,
             epoch: slot.core.epoch(),
+            position: slot.core.position(read.applied_upto),
             applied_upto: read.applied_upto,
             version: read.cell.as_ref().map(|cell| cell.version),
             value: read.cell.and_then(|cell| cell.value),
         };
         self.answer(call, Answer::Read(seen));
-    }
-
-    /// Whether the log here has that very record.
-    fn holds(&self, partition: PartitionId, epoch: Epoch, seq: Seq) -> bool {
-        let Some(tail) = self.store.tail(partition) else {
-            return seq == Seq::NONE;
-        };
-        let reign = tail
-            .epoch_history
-            .iter()
-            .rev()
-            .find(|(_, first)| *first <= seq);
-        seq > tail.last_seq || reign.is_some_and(|(it, _)| *it == epoch)
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use domicile_core::control::{Assignment, Command, SWITCH_PATIENCE};
-use domicile_core::{Input, Standing, handed_to};
+use domicile_core::{Handover, Input, Standing, handed_to};
 use domicile_proto::{Epoch, NodeId, PartitionId, Seq};
 
 use super::process::Process;
@@ -40,18 +40,26 @@ struct Switch {
     told_us: Option<u64>,
 }
 
+/// A reign that follows on one that was handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Handed {
+    pub(super) epoch: Epoch,
+    /// The policy that it goes by, where the log still says so.
+    pub(super) revision: Option<u64>,
+}
+
 /// Those that this process takes part in.
 #[derive(Debug, Default)]
 pub(super) struct Switches {
     running: BTreeMap<PartitionId, Switch>,
-    /// The reign that has followed, though the map may not know so far.
-    handed: BTreeMap<PartitionId, Epoch>,
+    /// What has followed, though the map may not know so far.
+    handed: BTreeMap<PartitionId, Handed>,
     is_waking: bool,
     resumed_us: u64,
 }
 
 impl Switches {
-    pub(super) fn handed(&self, partition: PartitionId) -> Option<Epoch> {
+    pub(super) fn handed(&self, partition: PartitionId) -> Option<Handed> {
         self.handed.get(&partition).copied()
     }
 }
@@ -89,12 +97,14 @@ impl Process {
             let follows = |epoch: &Epoch| epoch.counter == from.counter + 1;
             let begun = self.store.tail(partition).map(|tail| tail.epoch);
             let begun = begun.filter(|epoch| epoch.node == own);
-            let next = self.switches.handed(partition).or(begun).filter(follows);
-            let is_over = slot.is_home && slot.core.epoch() == Some(from);
+            let handed = self.switches.handed(partition).map(|it| it.epoch);
+            let next = handed.or(begun).filter(follows);
+            let is_home = slot.is_home && slot.core.epoch() == Some(from);
             let ended = match self.store.promised(partition) > Some(from) {
-                // Its core is fenced, by its own promise when it began to follow.
-                true if is_over => self.reign_end(partition, from),
-                _ => slot.core.handed_to().filter(|_| is_over),
+                _ if assignment.home != own => None,
+                // Its core is fenced, by its own promise when it began to follow, or is a copy's.
+                true => self.reign_end(partition, from).map(|it| it.to),
+                false => slot.core.handed_to().filter(|_| is_home),
             };
             let to = next.map(|next| next.node).or(ended)?;
             match assignment.moving_to {
@@ -105,7 +115,11 @@ impl Process {
                 }),
                 Some(moving_to) if moving_to == to => None,
                 // Another one was begun meanwhile, which cannot come to its end.
-                Some(_) => Some(Command::AbortSwitchover { partition, from }),
+                Some(to) => Some(Command::AbortSwitchover {
+                    partition,
+                    from,
+                    to,
+                }),
             }
         });
         begins.collect()
@@ -191,7 +205,8 @@ impl Process {
     fn is_followed(&self, partition: PartitionId, switch: &Switch) -> bool {
         let tail = self.store.tail(partition);
         let has_begun = tail.is_some_and(|tail| tail.epoch == switch.next());
-        has_begun || self.reign_end(partition, switch.from) == Some(switch.to)
+        let end = self.reign_end(partition, switch.from);
+        has_begun || end.map(|it| it.to) == Some(switch.to)
     }
 
     /// The home's part.
@@ -243,8 +258,8 @@ impl Process {
             let told_us = *switch.told_us.get_or_insert(now_us);
             if has_let_go && now_us >= told_us + TELL_US {
                 switch.told_us = Some(now_us);
-                let from = switch.from;
-                self.tell(Command::CommitSwitchover { partition, from }, scene);
+                let revision = self.revision(partition, switch);
+                self.tell(switch.commit(partition, revision), scene);
             }
             return false;
         }
@@ -253,7 +268,9 @@ impl Process {
             if let Some((keeps_up, _)) = progress {
                 switch.there_us = now_us;
                 if keeps_up {
-                    self.input(partition, Input::HandOn { to }, scene);
+                    let policy = self.host.map.present_policy(partition);
+                    let revision = policy.map_or(0, |policy| policy.revision);
+                    self.input(partition, Input::HandOn { to, revision }, scene);
                 }
             }
         }
@@ -265,8 +282,13 @@ impl Process {
         let patience_us = SWITCH_PATIENCE.as_micros() as u64 / 2;
         if is_away || now_us - switch.began_us >= patience_us {
             switch.called_off_us = Some(now_us);
-            let from = switch.from;
-            self.tell(Command::AbortSwitchover { partition, from }, scene);
+            let (from, to) = (switch.from, switch.to);
+            let abort = Command::AbortSwitchover {
+                partition,
+                from,
+                to,
+            };
+            self.tell(abort, scene);
         }
         false
     }
@@ -287,20 +309,37 @@ impl Process {
         let told = switch.told_us;
         if is_known && told.is_none_or(|told_us| scene.now_us >= told_us + TELL_US) {
             switch.told_us = Some(scene.now_us);
-            let from = switch.from;
-            self.tell(Command::CommitSwitchover { partition, from }, scene);
+            let revision = self.revision(partition, switch);
+            self.tell(switch.commit(partition, revision), scene);
         }
     }
 
     fn hand(&mut self, partition: PartitionId, switch: &Switch) {
-        let next = switch.next();
-        if self.switches.handed.insert(partition, next) != Some(next) {
+        let handed = Handed {
+            epoch: switch.next(),
+            revision: self.revision(partition, switch),
+        };
+        if self.switches.handed.insert(partition, handed) != Some(handed) {
             self.seat_again();
         }
     }
 
+    /// The policy that the reign which follows goes by, if the log here still says so.
+    fn revision(&self, partition: PartitionId, switch: &Switch) -> Option<u64> {
+        let tail = self.store.tail(partition)?;
+        let mut later = tail.epoch_history.iter().rev();
+        let next = later.find(|(epoch, _)| *epoch == switch.next());
+        let mark = next.map_or(tail.last_seq, |(_, first)| first.previous());
+        if mark < self.store.log_start(partition) {
+            return None;
+        }
+        let (epoch, _, record) = self.store.records(partition, mark).next()?.ok()?;
+        let handover = handed_to(&record.head)?;
+        ((epoch, handover.to) == (switch.from, switch.to)).then_some(handover.revision)
+    }
+
     /// The node that follows on this reign, if the log on disk ends with its end.
-    pub(super) fn reign_end(&self, partition: PartitionId, reign: Epoch) -> Option<NodeId> {
+    pub(super) fn reign_end(&self, partition: PartitionId, reign: Epoch) -> Option<Handover> {
         let tail = self.store.tail(partition)?;
         let last = self.store.records(partition, tail.last_seq).next();
         let (epoch, _, record) = last?.ok()?;
@@ -309,6 +348,15 @@ impl Process {
 }
 
 impl Switch {
+    fn commit(&self, partition: PartitionId, revision: Option<u64>) -> Command {
+        Command::CommitSwitchover {
+            partition,
+            from: self.from,
+            to: self.to,
+            revision,
+        }
+    }
+
     fn next(&self) -> Epoch {
         Epoch {
             counter: self.from.counter + 1,

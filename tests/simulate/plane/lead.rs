@@ -197,15 +197,16 @@ impl Process {
         answers: Vec<(PartitionId, Epoch, PromisedEnd)>,
         scene: &mut Scene,
     ) {
-        let Some(lead) = self.lead.as_mut().filter(|lead| lead.term == term) else {
+        if self.lead.as_ref().is_none_or(|lead| lead.term != term) {
             return;
-        };
-        let node = node_id(from);
-        for (partition, floor, end) in &answers {
-            let heard = lead.heard.entry((*partition, *floor)).or_default();
-            heard.insert(node, *end);
         }
+        let node = node_id(from);
         for (partition, floor, end) in answers {
+            // As the supervisor hears of it: one by one.
+            if let Some(lead) = &mut self.lead {
+                let heard = lead.heard.entry((partition, floor)).or_default();
+                heard.insert(node, end);
+            }
             let input = SupervisorInput::Promised {
                 node,
                 partition,

@@ -39,6 +39,8 @@ pub(crate) enum Outcome {
     Refused,
     Unknown,
     Read(Seen),
+    /// What the caller's session had seen was said to be lost.
+    SessionLost,
 }
 
 /// One call.

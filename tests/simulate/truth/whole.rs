@@ -78,7 +78,7 @@ impl Truth {
         };
         self.records.insert((partition, epoch, seq), written);
         if let Some(to) = handed_to(&record.head) {
-            self.ended.insert((partition, epoch), (seq, to));
+            self.ended.insert((partition, epoch), (seq, to.to));
         }
     }
 
@@ -129,6 +129,24 @@ impl Truth {
         let log = self.log(node, partition);
         log.cut_after(fork, at_us);
         log.cutting = None;
+    }
+
+    /// Whether a cut that came to an error has happened.
+    pub(crate) fn is_cut(
+        &mut self,
+        node: usize,
+        partition: PartitionId,
+        store: &Store,
+        at_us: u64,
+    ) -> bool {
+        let found = store.tail(partition);
+        let found = found.map_or(Seq::NONE, |tail| tail.last_seq);
+        let fork = self.log(node, partition).cutting;
+        let is_cut = fork == Some(found);
+        if is_cut {
+            self.cut(node, partition, found, at_us);
+        }
+        is_cut
     }
 
     /// A snapshot took the place of a log.

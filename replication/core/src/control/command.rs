@@ -104,6 +104,10 @@ pub enum Command {
         partition: PartitionId,
         /// The epoch in which it began.
         from: Epoch,
+        /// The new home: a change to another node is not ended by this.
+        to: NodeId,
+        /// The policy that its reign goes by, as the one before it ended; `None`: the present one.
+        revision: Option<u64>,
     },
     /// The home goes on as before.
     AbortSwitchover {
@@ -111,6 +115,8 @@ pub enum Command {
         partition: PartitionId,
         /// The epoch in which it began.
         from: Epoch,
+        /// The node that would have been the new home.
+        to: NodeId,
     },
 }
 

@@ -212,12 +212,18 @@ impl ControlMap {
                 from,
                 to,
             } => self.begin_switchover(*partition, *from, *to),
-            Command::CommitSwitchover { partition, from } => {
-                let to = self.switching(*partition, *from)?;
-                self.mint(*partition, to, Why::Planned)
-            }
-            Command::AbortSwitchover { partition, from } => {
-                self.switching(*partition, *from)?;
+            Command::CommitSwitchover {
+                partition,
+                from,
+                to,
+                revision,
+            } => self.commit_switchover(*partition, *from, *to, *revision),
+            Command::AbortSwitchover {
+                partition,
+                from,
+                to,
+            } => {
+                self.check_switching(*partition, *from, *to)?;
                 self.assign(*partition, |it| it.moving_to = None);
                 Ok(())
             }
@@ -378,16 +384,41 @@ impl ControlMap {
         Ok(())
     }
 
-    /// To whom the partition is being handed.
-    fn switching(&self, partition: PartitionId, from: Epoch) -> Result<NodeId, CommandRefused> {
-        let problem = "no switchover is under way";
+    /// Whether the partition is being handed to this node. A change to another one that was begun
+    /// meanwhile is not the one that is spoken of.
+    fn check_switching(
+        &self,
+        partition: PartitionId,
+        from: Epoch,
+        to: NodeId,
+    ) -> Result<(), CommandRefused> {
+        let refused = |problem| CommandRefused::Switchover { partition, problem };
         let before = self.check_epoch(partition, from)?;
         if before.lost.is_some() {
             let problem = "its home is being given up, and whoever follows with it";
-            return Err(CommandRefused::Switchover { partition, problem });
+            return Err(refused(problem));
         }
-        let to = before.moving_to;
-        to.ok_or(CommandRefused::Switchover { partition, problem })
+        match before.moving_to {
+            Some(other) if other == to || is_planted(Bug::EndAnySwitchover) => Ok(()),
+            Some(_) => Err(refused("it is being handed to another node")),
+            None => Err(refused("no switchover is under way")),
+        }
+    }
+
+    fn commit_switchover(
+        &mut self,
+        partition: PartitionId,
+        from: Epoch,
+        to: NodeId,
+        revision: Option<u64>,
+    ) -> Result<(), CommandRefused> {
+        self.check_switching(partition, from, to)?;
+        self.check_revision(partition, revision)?;
+        self.mint(partition, to, Why::Planned)?;
+        if let Some(revision) = revision {
+            self.assign(partition, |it| it.revision = revision);
+        }
+        Ok(())
     }
 
     /// A new reign, of a node that was checked. Above that of a planned change which may have come

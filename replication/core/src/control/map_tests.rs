@@ -199,6 +199,23 @@ fn residency_binds_whoever_takes_over() {
     assert!(refusal(&mut map, &unknown).contains("not of this cluster"));
 }
 
+fn commit(partition: PartitionId, from: Epoch, to: NodeId) -> Command {
+    Command::CommitSwitchover {
+        partition,
+        from,
+        to,
+        revision: None,
+    }
+}
+
+fn abort(partition: PartitionId, from: Epoch, to: NodeId) -> Command {
+    Command::AbortSwitchover {
+        partition,
+        from,
+        to,
+    }
+}
+
 #[test]
 fn a_switchover_is_begun_and_ended_once() {
     let mut map = cluster(false);
@@ -209,15 +226,19 @@ fn a_switchover_is_begun_and_ended_once() {
         from,
         to: node(to),
     };
-    let commit = Command::CommitSwitchover { partition, from };
-    let abort = Command::AbortSwitchover { partition, from };
-    assert!(refusal(&mut map, &commit).contains("no switchover is under way"));
-    map.apply(&begin(12)).unwrap();
-    map.apply(&begin(12)).unwrap();
+    let commit = |to| commit(partition, from, node(to));
+    let abort = |to| abort(partition, from, node(to));
+    assert!(refusal(&mut map, &commit(12)).contains("no switchover is under way"));
+    (0..2).for_each(|_| map.apply(&begin(12)).unwrap());
     assert!(refusal(&mut map, &begin(13)).contains("another switchover"));
-    map.apply(&abort).unwrap();
-    assert!(refusal(&mut map, &abort).contains("no switchover is under way"));
+    map.apply(&abort(12)).unwrap();
+    assert!(refusal(&mut map, &abort(12)).contains("no switchover is under way"));
     map.apply(&begin(13)).unwrap();
+    // What was called off comes to its end late, and is not this one.
+    for late in [commit(12), abort(12)] {
+        assert!(refusal(&mut map, &late).contains("being handed to another node"));
+    }
+    let commit = commit(13);
     map.apply(&commit).unwrap();
     let found = map.assignment(partition).unwrap();
     assert_eq!((found.home, found.epoch.counter), (node(13), 2));
@@ -417,8 +438,8 @@ fn command() -> impl Strategy<Value = Command> {
                 from,
                 to,
             },
-            2 => Command::CommitSwitchover { partition, from },
-            _ => Command::AbortSwitchover { partition, from },
+            2 => commit(partition, from, to),
+            _ => abort(partition, from, to),
         }
     });
     prop_oneof![
@@ -449,8 +470,8 @@ proptest! {
             if let Command::TakeOver { partition, from, .. }
             | Command::BeginTakeOver { partition, from, .. }
             | Command::BeginSwitchover { partition, from, .. }
-            | Command::CommitSwitchover { partition, from }
-            | Command::AbortSwitchover { partition, from } = &mut command
+            | Command::CommitSwitchover { partition, from, .. }
+            | Command::AbortSwitchover { partition, from, .. } = &mut command
                 && is_current
             {
                 *from = map.assignment(*partition).unwrap().epoch;
@@ -496,9 +517,8 @@ fn renew(map: &mut ControlMap, partition: PartitionId) {
     for (partition, assignment) in all {
         map.apply(&map.renewal(partition, assignment).unwrap())
             .unwrap();
-        let from = assignment.epoch;
-        map.apply(&Command::CommitSwitchover { partition, from })
-            .unwrap();
+        let commit = commit(partition, assignment.epoch, assignment.home);
+        map.apply(&commit).unwrap();
     }
 }
 
@@ -671,8 +691,7 @@ fn a_node_that_something_is_handed_to_is_not_forgotten() {
     let retire = Command::RetireNode { node: to };
     let refused = refusal(&mut map, &retire);
     assert!(refused.contains("being handed to the node"), "{refused}");
-    map.apply(&Command::AbortSwitchover { partition, from })
-        .unwrap();
+    map.apply(&abort(partition, from, to)).unwrap();
     map.apply(&retire).unwrap();
 }
 

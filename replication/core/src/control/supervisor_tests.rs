@@ -478,8 +478,12 @@ fn a_copy_without_the_beginning_of_the_reign_is_not_enough_where_the_policy_was_
             .unwrap();
         lead.run(Duration::from_millis(500), &[11, 12, 13]);
         for (partition, it) in lead.map.clone().assignments() {
-            let from = it.epoch;
-            let commit = Command::CommitSwitchover { partition, from };
+            let commit = Command::CommitSwitchover {
+                partition,
+                from: it.epoch,
+                to: it.home,
+                revision: None,
+            };
             lead.map.apply(&commit).unwrap();
         }
         assert_eq!(lead.home(partition), (11, 2));

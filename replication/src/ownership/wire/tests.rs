@@ -156,8 +156,17 @@ fn commands() -> Vec<Command> {
             from,
             to,
         },
-        Command::CommitSwitchover { partition, from },
-        Command::AbortSwitchover { partition, from },
+        Command::CommitSwitchover {
+            partition,
+            from,
+            to,
+            revision: Some(9),
+        },
+        Command::AbortSwitchover {
+            partition,
+            from,
+            to,
+        },
     ];
     all.extend(takeovers().chain(notes()));
     all

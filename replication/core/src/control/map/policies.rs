@@ -92,6 +92,26 @@ impl ControlMap {
         Some(policies.of(revision))
     }
 
+    /// This very policy of the partition's keyspace, if a reign may go by it.
+    #[must_use]
+    pub fn policy_of(&self, partition: PartitionId, revision: u64) -> Option<&Policy> {
+        let found = self.policy(partition, revision);
+        found.filter(|policy| policy.revision == revision)
+    }
+
+    pub(super) fn check_revision(
+        &self,
+        partition: PartitionId,
+        revision: Option<u64>,
+    ) -> Result<(), CommandRefused> {
+        let is_known = |revision| self.policy_of(partition, revision).is_some();
+        if revision.is_none_or(is_known) {
+            return Ok(());
+        }
+        let problem = "its new reign goes by a policy that no reign goes by any more";
+        Err(CommandRefused::Switchover { partition, problem })
+    }
+
     /// The policy that reigns go by which begin now.
     #[must_use]
     pub fn present_policy(&self, partition: PartitionId) -> Option<&Policy> {
