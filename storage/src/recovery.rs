@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domicile_proto::{PartitionId, Segment, SegmentHeader, Seq};
+use domicile_proto::{ChainHash, PartitionId, Segment, SegmentHeader, Seq};
 
 use crate::cells::{CellStore, PartitionCells, read_filled};
 use crate::checkpoint;
@@ -84,6 +84,7 @@ pub(crate) fn replay(
         snapshots,
         published,
         filled,
+        rebased: BTreeMap::new(),
         healed_upto,
         on_damage,
         damage: None,
@@ -135,6 +136,8 @@ struct Replay<'a> {
     published: Published,
     /// Where the log last began anew with a snapshot that the engine has, of each partition.
     filled: BTreeMap<PartitionId, Place>,
+    /// Where each log last began anew, by what was replayed.
+    rebased: BTreeMap<PartitionId, (Seq, ChainHash)>,
     /// How new cells may be that were healed, of each partition.
     healed_upto: BTreeMap<PartitionId, Seq>,
     /// What does not continue a partition's log; a log that begins anew later makes up for it.
@@ -361,10 +364,20 @@ impl Replay<'_> {
                 self.cells.partition(partition).mend();
             }
         }
-        let received = self.snapshots.received(partition);
-        if received.is_some_and(|it| it.seq == rebase.seq && it.chain == rebase.chain) {
-            self.files.lower_covered(partition, rebase.seq)?;
-            self.snapshots.adopt(partition)?;
+        self.rebased.insert(partition, (rebase.seq, rebase.chain));
+        Ok(())
+    }
+
+    /// A snapshot that was received takes the place of the last one where the log last began anew
+    /// with it. Where that was before, it is of no use yet, and the last one is.
+    fn adopt_received(&mut self) -> Result<(), StoreError> {
+        for (partition, began) in std::mem::take(&mut self.rebased) {
+            let received = self.snapshots.received(partition);
+            let is_its = received.is_some_and(|it| (it.seq, it.chain) == began);
+            if is_its && !self.misfits.contains_key(&partition) {
+                self.files.lower_covered(partition, began.0)?;
+                self.snapshots.adopt(partition)?;
+            }
         }
         Ok(())
     }
@@ -500,6 +513,7 @@ impl Replay<'_> {
     }
 
     fn finish(&mut self) -> Result<Vec<RecoveredPartition>, StoreError> {
+        self.adopt_received()?;
         if self.on_damage == OnDamage::Refuse
             && let Some((_, misfit)) = std::mem::take(&mut self.misfits).pop_first()
         {

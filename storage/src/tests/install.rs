@@ -121,6 +121,47 @@ impl Source {
     }
 }
 
+/// One like the first of two that were installed is received again, and the process ends before it
+/// is installed: what the log begins with is the second.
+#[test]
+fn a_snapshot_that_was_installed_before_does_not_replace_the_last_one() {
+    let (home, _) = open(&MemoryDisk::new());
+    let (copy_disk, mut author) = (MemoryDisk::new(), Author::default());
+    let (copy, _) = open(&copy_disk);
+    let receive = |bytes: &(SnapshotHeader, bytes::Bytes)| {
+        let mut incoming = copy.begin_incoming(bytes.0).unwrap();
+        incoming.write(&bytes.1).unwrap();
+        copy.finish_incoming(incoming).unwrap();
+    };
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..3 {
+            author.write(&home, partition(0), b"value").unwrap();
+            author.commit(&home).unwrap();
+        }
+        home.flush_once().unwrap();
+        home.snapshot(partition(0), PLAN, &mut |_| true)
+            .unwrap()
+            .unwrap();
+        let outgoing = home.outgoing_snapshot(partition(0)).unwrap().unwrap();
+        let bytes = outgoing.read(outgoing.first_offset(), 1 << 20).unwrap();
+        sent.push((*outgoing.header(), bytes));
+        receive(&sent[sent.len() - 1]);
+        copy.install_received(partition(0)).unwrap();
+    }
+    receive(&sent[0]);
+    drop(copy);
+    let left = copy_disk.crash();
+    for _ in 0..2 {
+        let options = options_with(EngineChoice::Memory);
+        let (copy, recovery) = try_open(&left, options).unwrap();
+        assert!(recovery.damaged.is_empty(), "{recovery:?}");
+        assert_eq!(copy.tail(partition(0)).unwrap().last_seq, Seq::new(6));
+        assert_eq!(copy.last_snapshot(partition(0)).unwrap().seq, Seq::new(6));
+        author.check_cells(&copy, partition(0), Seq::new(6));
+    }
+}
+
 /// Nobody but the store itself needs the log.
 fn nobody(_: PartitionId) -> Seq {
     NOTHING
