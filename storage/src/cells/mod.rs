@@ -46,7 +46,7 @@ pub use occupancy::CellStats;
 pub use partition::PartitionCells;
 pub use rows::PartitionMarks;
 pub(crate) use rows::{
-    filled_of, healed_of, read_filled, read_healed, read_refilled, refilled_row,
+    Healed, filled_of, healed_of, read_filled, read_healed, read_refilled, refilled_row,
 };
 pub use store::{CellOptions, CellStore, Freeze};
 pub use unapplied::UnappliedRecord;

@@ -253,14 +253,36 @@ pub(super) fn filled_mark(partition: PartitionId, place: Place) -> RowChange {
 pub(crate) fn read_filled(
     engine: &dyn Engine,
 ) -> Result<BTreeMap<PartitionId, Place>, EngineError> {
-    let mut filled = BTreeMap::new();
+    read_all(engine, SUFFIX_FILLED, decode_place)
+}
+
+type Decode<T> = fn(PartitionId, &[u8]) -> Result<T, EngineError>;
+
+/// One kind of mark of every partition that has it.
+fn read_all<T>(
+    engine: &dyn Engine,
+    kind: u8,
+    decode: Decode<T>,
+) -> Result<BTreeMap<PartitionId, T>, EngineError> {
+    let mut found = BTreeMap::new();
     visit_marks(engine, &mut |partition, suffix, value| {
-        if suffix == SUFFIX_FILLED {
-            filled.insert(partition, decode_place(partition, value)?);
+        if suffix == kind {
+            found.insert(partition, decode(partition, value)?);
         }
         Ok(())
     })?;
-    Ok(filled)
+    Ok(found)
+}
+
+/// One kind of mark of one partition.
+fn read_one<T>(
+    engine: &dyn Engine,
+    partition: PartitionId,
+    kind: u8,
+    decode: Decode<T>,
+) -> Result<Option<T>, EngineError> {
+    let value = engine.get(&mark_row(partition, kind))?;
+    value.map(|it| decode(partition, &it)).transpose()
 }
 
 /// The row that says that cells hold no orphan of the cut at `place` or one before it, and may be
@@ -287,14 +309,7 @@ pub(crate) struct Healed {
 pub(crate) fn read_healed(
     engine: &dyn Engine,
 ) -> Result<BTreeMap<PartitionId, Healed>, EngineError> {
-    let mut healed = BTreeMap::new();
-    visit_marks(engine, &mut |partition, suffix, value| {
-        if suffix == SUFFIX_HEALED {
-            healed.insert(partition, decode_healed(partition, value)?);
-        }
-        Ok(())
-    })?;
-    Ok(healed)
+    read_all(engine, SUFFIX_HEALED, decode_healed)
 }
 
 /// The row that says that a partition which had lost something was filled anew, and up to where it
@@ -313,29 +328,23 @@ pub(crate) fn refilled_row(partition: PartitionId, had: Position) -> RowChange {
 pub(crate) fn read_refilled(
     engine: &dyn Engine,
 ) -> Result<BTreeMap<PartitionId, Position>, EngineError> {
-    let mut refilled = BTreeMap::new();
-    visit_marks(engine, &mut |partition, suffix, value| {
-        if suffix == SUFFIX_REFILLED {
-            let had = decode_refilled(value).ok_or_else(|| EngineError::Corrupt {
-                what: "mark of a refill",
-                detail: format!("{value:02x?} of {partition}"),
-            })?;
-            refilled.insert(partition, had);
-        }
-        Ok(())
-    })?;
-    Ok(refilled)
+    read_all(engine, SUFFIX_REFILLED, decode_refilled)
 }
 
-fn decode_refilled(value: &[u8]) -> Option<Position> {
+fn decode_refilled(partition: PartitionId, value: &[u8]) -> Result<Position, EngineError> {
     let (numbers, rest) = value.as_chunks::<8>();
-    let [counter, node, seq] = <[[u8; 8]; 3]>::try_from(numbers)
-        .ok()?
-        .map(u64::from_le_bytes);
-    let node = NodeId::new(node).ok().filter(|_| rest.is_empty())?;
-    Some(Position {
-        epoch: Epoch { counter, node },
-        seq: Seq::new(seq),
+    let numbers = <[[u8; 8]; 3]>::try_from(numbers).ok();
+    let found = numbers.filter(|_| rest.is_empty()).and_then(|numbers| {
+        let [counter, node, seq] = numbers.map(u64::from_le_bytes);
+        let node = NodeId::new(node).ok()?;
+        Some(Position {
+            epoch: Epoch { counter, node },
+            seq: Seq::new(seq),
+        })
+    });
+    found.ok_or_else(|| EngineError::Corrupt {
+        what: "mark of a refill",
+        detail: format!("{value:02x?} of {partition}"),
     })
 }
 
@@ -344,8 +353,7 @@ pub(crate) fn healed_of(
     engine: &dyn Engine,
     partition: PartitionId,
 ) -> Result<Option<Healed>, EngineError> {
-    let value = engine.get(&mark_row(partition, SUFFIX_HEALED))?;
-    value.map(|it| decode_healed(partition, &it)).transpose()
+    read_one(engine, partition, SUFFIX_HEALED, decode_healed)
 }
 
 fn decode_healed(partition: PartitionId, value: &[u8]) -> Result<Healed, EngineError> {
@@ -366,8 +374,7 @@ pub(crate) fn filled_of(
     engine: &dyn Engine,
     partition: PartitionId,
 ) -> Result<Option<Place>, EngineError> {
-    let value = engine.get(&mark_row(partition, SUFFIX_FILLED))?;
-    value.map(|it| decode_place(partition, &it)).transpose()
+    read_one(engine, partition, SUFFIX_FILLED, decode_place)
 }
 
 fn decode_place(partition: PartitionId, value: &[u8]) -> Result<Place, EngineError> {

@@ -15,7 +15,7 @@ use domicile_proto::{PartitionId, Seq};
 use super::files::list_files;
 use super::format::ORPHAN_DIR;
 use super::wound::Wound;
-use crate::cells::{Freeze, filled_of, healed_of};
+use crate::cells::{Freeze, Healed, filled_of, healed_of};
 use crate::error::StoreError;
 use crate::journal::OrphanNumber;
 use crate::journal::cuts::CutMark;
@@ -37,7 +37,11 @@ impl Store {
         if is_wounded || is_unfilled || self.condemned().partitions().contains(&partition) {
             return Ok(false);
         }
-        let Some(cuts) = self.cuts_again(partition)? else {
+        let healed = healed_of(&**self.cell_store().engine(), partition)?;
+        let Some(healed) = healed else {
+            return Ok(false);
+        };
+        let Some(cuts) = self.cuts_again(partition, healed)? else {
             return Ok(false);
         };
         let _order = self.hold_flushing();
@@ -45,9 +49,8 @@ impl Store {
         self.commit_before_flush()?;
         self.cell_store().write_frozen(Freeze::Earlier)?;
         let marks = self.cell_store().stored_marks(partition)?;
-        let healed = healed_of(&**self.cell_store().engine(), partition)?;
         let last_seq = self.tail(partition).map_or(Seq::NONE, |it| it.last_seq);
-        let by_heal = healed.is_some_and(|it| marks.intent_upto <= it.upto);
+        let by_heal = marks.intent_upto <= healed.upto;
         if !by_heal || marks.intent_upto <= last_seq {
             return Ok(false);
         }
@@ -66,12 +69,15 @@ impl Store {
 
     /// All cuts of a partition, if its cells were last healed after the last of them and the keys
     /// of each are still known. Which of them were healed at once is not: all are taken.
-    fn cuts_again(&self, partition: PartitionId) -> Result<Option<Vec<CutMark>>, StoreError> {
+    fn cuts_again(
+        &self,
+        partition: PartitionId,
+        healed: Healed,
+    ) -> Result<Option<Vec<CutMark>>, StoreError> {
         let engine = self.cell_store().engine();
         let last = self.published().cuts.of(partition).last().copied();
-        let healed = healed_of(&**engine, partition)?;
         let filled = filled_of(&**engine, partition)?;
-        let is_healed = |last: &CutMark| healed.is_some_and(|it| it.place == last.place);
+        let is_healed = |last: &CutMark| healed.place == last.place;
         let is_newest = |last: &CutMark| filled.is_none_or(|it| it < last.place);
         let Some(last) = last.filter(is_healed).filter(is_newest) else {
             return Ok(None);
