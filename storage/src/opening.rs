@@ -384,6 +384,7 @@ fn open_cells(
     stalls: &Arc<Stalls>,
     cuts: &Cuts,
 ) -> Result<(CellStore, Replayed, Option<String>), StoreError> {
+    let orphans = orphans::list_orphans(&**disk, dir)?;
     let mut attempt = || {
         let engine = open_engine(&**disk, dir, options)?;
         let engine = Arc::new(WatchedEngine::new(engine, Arc::clone(stalls)));
@@ -402,7 +403,15 @@ fn open_cells(
         let cells = CellStore::open(engine, options.cells())?;
         let replayed = Replayed {
             restored_cells,
-            ..replay(files, &cells, snapshots, options.on_damage, lost, cuts)?
+            ..replay(
+                files,
+                &cells,
+                snapshots,
+                options.on_damage,
+                lost,
+                cuts,
+                &orphans,
+            )?
         };
         Ok::<_, StoreError>((cells, replayed))
     };

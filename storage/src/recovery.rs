@@ -17,7 +17,6 @@ use crate::commit::Published;
 use crate::engine::EngineError;
 use crate::error::StoreError;
 use crate::incoming::unapplied_records;
-use crate::journal::Place;
 use crate::journal::cut::Cut;
 use crate::journal::cuts::Cuts;
 use crate::journal::files::FileSet;
@@ -25,6 +24,7 @@ use crate::journal::frame::Frame;
 use crate::journal::probe;
 use crate::journal::rebase::{Entry, Rebase};
 use crate::journal::scan::{self, Damage, ScanEnd, Scanned};
+use crate::journal::{OrphanNumber, Place};
 use crate::options::OnDamage;
 use crate::orphans::{self, Found};
 pub use crate::recovered::{RecoveredPartition, Recovery};
@@ -59,6 +59,7 @@ pub(crate) fn replay(
     on_damage: OnDamage,
     lost_snapshots: BTreeMap<PartitionId, StoreError>,
     cuts: &Cuts,
+    orphans: &[(PartitionId, OrphanNumber)],
 ) -> Result<Replayed, StoreError> {
     let (replay_from, mut published) = checkpoint::load_or_begin(files, cells)?;
     let checkpoint_end = published.end;
@@ -66,7 +67,7 @@ pub(crate) fn replay(
     for (partition, place) in &filled {
         published.index.forget_before_place(*partition, *place);
     }
-    let Found { healed_upto, lost } = orphans::find(cells, cuts, &filled, &mut published)?;
+    let Found { healed_upto, lost } = orphans::find(cells, cuts, &filled, orphans, &mut published)?;
     let lost = lost.into_iter().map(|(partition, problem)| {
         let problem = format!("{partition}: {problem}");
         (partition, StoreError::corrupt(files.dir(), 0, problem))
@@ -555,7 +556,7 @@ impl Replay<'_> {
             let mut intent = intents.get(&partition).copied().unwrap_or_default();
             if let Some(wound) = &wound {
                 // What was cut was visible; what took its place need not be.
-                intent = intent.min(wound.fork());
+                intent = intent.min(wound.shown_upto());
             }
             let visible_upto = tail.visible_upto.max(intent).min(tail.last_seq);
             if let Some(wound) = wound {

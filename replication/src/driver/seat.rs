@@ -7,13 +7,13 @@
 //! (it heard of a promise), what was on its way to the disk arrives, and a new one starts from what
 //! the store has then, as it would after a restart.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use domicile_core::{Input, Moment, Partition};
 use domicile_proto::{Epoch, Keyspace, PartitionId};
 use domicile_storage::StoreError;
 
-use super::slot::Slot;
+use super::slot::{Slot, SlotState};
 use super::work::Driver;
 
 impl Driver {
@@ -47,7 +47,33 @@ impl Driver {
     /// # Panics
     /// If callers wait: a core that heard of a promise has answered them all.
     pub(crate) fn reseat(&self, slot: &Slot, keyspace: Arc<Keyspace>, core: Partition) {
-        let mut state = slot.lock();
+        self.exchange(slot, slot.lock(), keyspace, core);
+    }
+
+    /// The same of a slot that may have taken something since its log was looked at, as one that was
+    /// wounded does once it is healed; false: it has, and nothing is exchanged.
+    ///
+    /// # Panics
+    /// As there.
+    pub(crate) fn try_reseat(&self, slot: &Slot, keyspace: Arc<Keyspace>, core: Partition) -> bool {
+        let state = slot.lock();
+        let appended_upto = state.core.appended_upto();
+        let is_quiet = appended_upto == state.core.durable_upto();
+        let is_outrun = !state.installing && appended_upto > core.appended_upto();
+        if !is_quiet || is_outrun {
+            return false;
+        }
+        self.exchange(slot, state, keyspace, core);
+        true
+    }
+
+    fn exchange(
+        &self,
+        slot: &Slot,
+        mut state: MutexGuard<'_, SlotState>,
+        keyspace: Arc<Keyspace>,
+        core: Partition,
+    ) {
         let waiting = state.waiters.len();
         assert!(waiting == 0, "{}: {waiting} callers wait", slot.partition);
         slot.take_seat(&mut state, keyspace, core);

@@ -415,7 +415,11 @@ async fn reseat(node: &Arc<NodeCore>, moves: Vec<(Arc<Slot>, Seat)>) -> Result<A
         let newest = recovered.requests.iter().map(|request| request.hlc).max();
         newest.map(|hlc| node.clock.observe(hlc));
         let core = open_core(config, recovered, seat, node.clock.now())?;
-        node.driver.reseat(slot, Arc::clone(&seat.keyspace), core);
+        let place = Arc::clone(&seat.keyspace);
+        if !node.driver.try_reseat(slot, place, core) {
+            applied = Applied::InPart;
+            continue;
+        }
         let (home, is_here) = (seat.home, seat.is_here);
         tracing::info!(%partition, %home, is_here, "the partition's home has changed");
         if let (true, Some(epoch)) = (is_here, seat.epoch) {

@@ -41,6 +41,20 @@ impl OrphanNumber {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// The one before it; `None` for the first.
+    #[must_use]
+    pub(crate) const fn previous(self) -> Option<Self> {
+        match self.0 {
+            0 | 1 => None,
+            number => Some(Self(number - 1)),
+        }
+    }
+
+    /// The first and all after it up to `last`.
+    pub(crate) fn upto(last: Self) -> impl Iterator<Item = Self> {
+        (1..=last.0).map(Self)
+    }
 }
 
 impl fmt::Display for OrphanNumber {

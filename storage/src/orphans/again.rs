@@ -8,13 +8,13 @@
 //! only those keys may be wrong: they are in orphan files, and B is asked of them
 //! ```
 //! Nothing is written: what the last heal left in the engine says the same at the next open, until
-//! the next heal takes its place.
+//! the next heal takes its place. Nor need a log be whole that was healed so: a cut that leaves it
+//! shorter than its cells are new asks of the same keys, and of those that it cut.
 
 use domicile_proto::{PartitionId, Seq};
 
-use super::files::list_files;
-use super::format::ORPHAN_DIR;
-use super::wound::Wound;
+use super::files::{list_orphans, numbers_of};
+use super::wound::{HealedWith, Wound};
 use crate::cells::{Freeze, Healed, filled_of, healed_of};
 use crate::error::StoreError;
 use crate::journal::OrphanNumber;
@@ -68,27 +68,31 @@ impl Store {
     }
 
     /// All cuts of a partition, if its cells were last healed after the last of them and the keys
-    /// of each are still known. Which of them were healed at once is not: all are taken.
+    /// of each are still known.
     fn cuts_again(
         &self,
         partition: PartitionId,
         healed: Healed,
     ) -> Result<Option<Vec<CutMark>>, StoreError> {
-        let engine = self.cell_store().engine();
         let last = self.published().cuts.of(partition).last().copied();
-        let filled = filled_of(&**engine, partition)?;
-        let is_healed = |last: &CutMark| healed.place == last.place;
-        let is_newest = |last: &CutMark| filled.is_none_or(|it| it < last.place);
-        let Some(last) = last.filter(is_healed).filter(is_newest) else {
+        let Some(last) = last.filter(|last| healed.place == last.place) else {
             return Ok(None);
         };
-        let files = list_files(&*self.disk(), &self.dir().join(ORPHAN_DIR))?;
-        let numbers = files.iter().filter(|(id, _)| *id == partition);
-        let numbers: Vec<OrphanNumber> = numbers.map(|(_, number)| *number).collect();
-        let expected = std::iter::successors(Some(OrphanNumber::FIRST), |it| Some(it.next()));
-        let is_whole = numbers.last() == Some(&last.number)
-            && numbers.iter().zip(expected).all(|(it, each)| *it == each);
+        let healed = self.healed_with(partition, Some(last.number))?;
         let mark = |number| CutMark { number, ..last };
-        Ok(is_whole.then(|| numbers.into_iter().map(mark).collect()))
+        Ok(healed.map(|healed| healed.numbers.into_iter().map(mark).collect()))
+    }
+
+    /// The orphan files up to `last` as those that a partition was healed with.
+    pub(super) fn healed_with(
+        &self,
+        partition: PartitionId,
+        last: Option<OrphanNumber>,
+    ) -> Result<Option<HealedWith>, StoreError> {
+        let engine = self.cell_store().engine();
+        let healed = healed_of(&**engine, partition)?;
+        let filled = filled_of(&**engine, partition)?;
+        let files = numbers_of(&list_orphans(&*self.disk(), self.dir())?, partition);
+        Ok(HealedWith::of(healed, filled, &files, last))
     }
 }

@@ -14,11 +14,11 @@
 
 use domicile_proto::{ChainHash, Epoch, PartitionId, Seq};
 
-use super::files::{OrphanFileId, list_files};
-use super::format::{ORPHAN_DIR, OrphanFile, OrphanFork};
+use super::files::{OrphanFileId, list_orphans, numbers_of};
+use super::format::{OrphanFile, OrphanFork};
 use super::seal::seal;
 use super::settle::{log_start, settle};
-use super::wound::{Wound, WoundKind};
+use super::wound::{HealedWith, Wound, WoundKind};
 use crate::cells::{Freeze, PartitionCells, PartitionMarks, healed_row};
 use crate::error::StoreError;
 use crate::journal::cut::Cut;
@@ -177,9 +177,8 @@ impl Store {
     }
 
     fn next_orphan_number(&self, partition: PartitionId) -> Result<OrphanNumber, StoreError> {
-        let files = list_files(&*self.disk(), &self.dir().join(ORPHAN_DIR))?;
-        let own = files.into_iter().filter(|(id, _)| *id == partition);
-        let last = own.map(|(_, number)| number).max();
+        let files = list_orphans(&*self.disk(), self.dir())?;
+        let last = numbers_of(&files, partition).into_iter().max();
         let last = last.max(self.ledger().last_number(partition));
         Ok(last.map_or(OrphanNumber::FIRST, OrphanNumber::next))
     }
@@ -206,24 +205,31 @@ impl Store {
         self.cell_store().write_frozen(Freeze::Earlier)?;
         let (partition, number) = (cut.partition, cut.number);
         let marks = self.cell_store().stored_marks(partition)?;
+        let healed = self.healed_with(partition, number.previous())?;
         self.queue().submit_cut(cut)?;
         self.commit_before_flush()?;
         let last = self.published().cuts.of(partition).last().copied();
         let mark = last.filter(|mark| mark.number == number);
         let mark = mark.expect("published by the commit just made");
-        self.open_wound(cells, mark, marks);
+        self.open_wound(cells, mark, marks, healed.as_ref());
         Ok(())
     }
 
     /// What was cut is dropped from memory, and what the engine may have of it is remembered.
-    fn open_wound(&self, cells: &PartitionCells, mark: CutMark, marks: PartitionMarks) {
+    fn open_wound(
+        &self,
+        cells: &PartitionCells,
+        mark: CutMark,
+        marks: PartitionMarks,
+        healed: Option<&HealedWith>,
+    ) {
         let visible_upto = cells.applied_upto();
         let (base, intent_upto) = {
             let wounds = &mut self.published().wounds;
             let wound = wounds
                 .entry(mark.partition)
                 .and_modify(|wound| wound.add(mark))
-                .or_insert_with(|| Wound::new(mark, marks, visible_upto));
+                .or_insert_with(|| Wound::new(mark, marks, visible_upto).known_by(healed));
             (wound.base(), wound.intent_upto())
         };
         cells.wound();

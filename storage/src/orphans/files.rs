@@ -116,9 +116,8 @@ impl Store {
     /// What the operating system says of the directory.
     pub fn orphan_files(&self) -> Result<OrphanList, StoreError> {
         let disk = self.disk();
-        let dir = self.dir().join(ORPHAN_DIR);
         let mut list = OrphanList::default();
-        for (partition, number) in list_files(&*disk, &dir)? {
+        for (partition, number) in list_orphans(&*disk, self.dir())? {
             match self.open_orphans(OrphanFileId { partition, number }) {
                 Ok(reader) => list.files.push(*reader.header()),
                 Err(error) => list.damaged.push(error),
@@ -248,21 +247,31 @@ impl Store {
     }
 }
 
-/// The orphan files in a directory by their names, in order; none without the directory.
+/// The orphan files of a data directory by their names, in order; none without their directory.
 ///
 /// # Errors
 /// What the operating system says.
-pub(super) fn list_files(
+pub(crate) fn list_orphans(
     disk: &dyn Disk,
     dir: &Path,
 ) -> Result<Vec<(PartitionId, OrphanNumber)>, StoreError> {
-    let names = match disk.list(dir) {
+    let dir = dir.join(ORPHAN_DIR);
+    let names = match disk.list(&dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(|error| StoreError::io("list", dir, error))?,
+        names => names.map_err(|error| StoreError::io("list", &dir, error))?,
     };
     let mut files: Vec<_> = names.iter().filter_map(|name| of_name(name)).collect();
     files.sort_unstable();
     Ok(files)
+}
+
+/// Those of one partition.
+pub(super) fn numbers_of(
+    files: &[(PartitionId, OrphanNumber)],
+    partition: PartitionId,
+) -> Vec<OrphanNumber> {
+    let own = files.iter().filter(|(id, _)| *id == partition);
+    own.map(|(_, number)| *number).collect()
 }
 
 /// An iterator over the records of an orphan file, in order. After an error it ends.

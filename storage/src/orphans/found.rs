@@ -13,14 +13,15 @@ use std::collections::BTreeMap;
 
 use domicile_proto::{PartitionId, Seq};
 
-use super::wound::{Wound, WoundKind};
+use super::files::numbers_of;
+use super::wound::{HealedWith, Wound, WoundKind};
 use crate::cells::{CellStore, PartitionMarks, healed_row, read_healed};
 use crate::commit::Published;
 use crate::engine::{EngineError, RowChange};
-use crate::journal::Place;
 use crate::journal::cut::Cut;
 use crate::journal::cuts::Cuts;
 use crate::journal::tails::Tails;
+use crate::journal::{OrphanNumber, Place};
 
 /// What the engine says of cells after cuts.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ pub(crate) struct Found {
 }
 
 /// Makes `published` know the cuts, and finds the wounds; the cells of those are closed. `filled`
-/// says for which rebase the engine was filled.
+/// says for which rebase the engine was filled, `files` which orphan files there are.
 ///
 /// # Errors
 /// What the engine says.
@@ -40,6 +41,7 @@ pub(crate) fn find(
     cells: &CellStore,
     cuts: &Cuts,
     filled: &BTreeMap<PartitionId, Place>,
+    files: &[(PartitionId, OrphanNumber)],
     published: &mut Published,
 ) -> Result<Found, EngineError> {
     let mut found = Found::default();
@@ -55,11 +57,9 @@ pub(crate) fn find(
     }
     for partition in cuts.partitions() {
         let marks = marks_of(cells, partition);
-        let known = [
-            healed.get(&partition).map(|it| it.place),
-            filled.get(&partition).copied(),
-        ];
-        let known = known.into_iter().flatten().max();
+        let healed = healed.get(&partition).copied();
+        let filled = filled.get(&partition).copied();
+        let known = healed.map(|it| it.place).max(filled);
         let unhealed = cuts.of(partition).iter();
         let unhealed = unhealed.filter(|mark| known.is_none_or(|known| mark.place > known));
         let wound = unhealed.fold(None, |wound: Option<Wound>, mark| match wound {
@@ -70,6 +70,9 @@ pub(crate) fn find(
             }
         });
         let Some(wound) = wound else { continue };
+        let before = wound.cuts()[0].number.previous();
+        let healed = HealedWith::of(healed, filled, &numbers_of(files, partition), before);
+        let wound = wound.known_by(healed.as_ref());
         match wound.kind() {
             WoundKind::Clean => {
                 // Before anything that follows the cut is flushed.

@@ -34,6 +34,7 @@ mod wound;
 
 pub use cut::{AfterCut, CutPlan, CutReport};
 pub use decisions::OrphanState;
+pub(crate) use files::list_orphans;
 pub use files::{Orphan, OrphanCounts, OrphanFileId, OrphanList, OrphanScan};
 pub(crate) use format::ORPHAN_DIR;
 pub use format::{OrphanFile, OrphanFork};

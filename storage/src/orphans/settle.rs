@@ -12,7 +12,7 @@ use std::path::Path;
 use domicile_proto::{NodeId, PartitionId, Seq};
 
 use super::decisions;
-use super::files::list_files;
+use super::files::list_orphans;
 use super::format::{ORPHAN_DIR, OrphanFile, decisions_path_of, path_of, sealed_path_of};
 use super::ledger::Ledger;
 use super::reader::OrphanReader;
@@ -107,7 +107,7 @@ pub(crate) fn check_files(
 ) -> Result<Vec<OrphanFile>, StoreError> {
     let dir = data.join(ORPHAN_DIR);
     let mut files = Vec::new();
-    for (partition, number) in list_files(disk, &dir)? {
+    for (partition, number) in list_orphans(disk, data)? {
         let mut reader = OrphanReader::open(disk, &path_of(&dir, partition, number), node)?;
         while reader.next()?.is_some() {}
         let path = decisions_path_of(&dir, partition, number);

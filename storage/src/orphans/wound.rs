@@ -7,17 +7,45 @@
 //! applied mark, intent mark        cells hold every record up to the one, none above the other
 //! intent <= fork                   clean: nothing that is cut was flushed
 //! fork < intent <= last cut record open: the cells of keys that were cut may be orphans
-//! last cut record < intent         lost: the engine has what its own log never had (cells that
-//!                                        were healed or received, and whose log never came)
+//! last cut record < intent         lost: the engine has what its own log never had, unless all
+//!                                        that is newer are keys that were healed: then it is open
 //! ```
 
 use bytes::Bytes;
 use domicile_proto::Seq;
 
-use crate::cells::PartitionMarks;
-use crate::journal::Place;
+use crate::cells::{Healed, PartitionMarks};
 use crate::journal::cuts::CutMark;
+use crate::journal::{OrphanNumber, Place};
 use crate::planted::{Bug, is_planted};
+
+/// The orphan files that have the keys which were healed last, of all cuts before: which of them
+/// were healed at once is not known.
+#[derive(Debug)]
+pub(crate) struct HealedWith {
+    pub(crate) numbers: Vec<OrphanNumber>,
+    /// How new the cells may be that they got.
+    pub(crate) upto: Seq,
+}
+
+impl HealedWith {
+    /// The files up to `last`, the last cut before the heal or the last that the journal knows, if
+    /// each of them is among `files` still, and nothing was `filled` in since.
+    pub(crate) fn of(
+        healed: Option<Healed>,
+        filled: Option<Place>,
+        files: &[OrphanNumber],
+        last: Option<OrphanNumber>,
+    ) -> Option<Self> {
+        let healed = healed.filter(|healed| filled.is_none_or(|it| it < healed.place))?;
+        let numbers: Vec<OrphanNumber> = OrphanNumber::upto(last?).collect();
+        let is_whole = numbers.iter().all(|number| files.contains(number));
+        is_whole.then_some(Self {
+            numbers,
+            upto: healed.upto,
+        })
+    }
+}
 
 /// What is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +105,27 @@ impl Wound {
         }
     }
 
+    /// The same wound of cells that nobody could heal, if they are newer than their log by no more
+    /// than they were healed: the keys of `healed`, and those that were cut since, are to be asked
+    /// of. As it is otherwise.
+    pub(crate) fn known_by(self, healed: Option<&HealedWith>) -> Self {
+        let first = *self.cuts.first().expect("at least one cut");
+        let known = healed.filter(|healed| self.marks.intent_upto <= healed.upto);
+        let Some(healed) = known.filter(|_| self.kind() == WoundKind::Lost) else {
+            return self;
+        };
+        let numbers = healed.numbers.iter();
+        let earlier = numbers.map(|number| CutMark {
+            number: *number,
+            ..first
+        });
+        let (visible_upto, cuts) = (self.visible_upto, self.cuts);
+        let mut again = Self::again(earlier.collect(), self.marks, first.end);
+        cuts.into_iter().for_each(|cut| again.add(cut));
+        again.visible_upto = again.visible_upto.min(visible_upto);
+        again
+    }
+
     /// A further cut: what was healed for the one before is to be healed again.
     pub(crate) fn add(&mut self, cut: CutMark) {
         self.cuts.push(cut);
@@ -117,6 +166,15 @@ impl Wound {
         match self.is_again {
             true => self.marks.applied_upto,
             false => self.marks.applied_upto.min(self.fork()),
+        }
+    }
+
+    /// Every record up to here was shown, as the engine is as new as it is.
+    pub(crate) fn shown_upto(&self) -> Seq {
+        match self.is_again {
+            // As new as another home was when it was asked.
+            true => self.base(),
+            false => self.marks.intent_upto.min(self.fork()),
         }
     }
 

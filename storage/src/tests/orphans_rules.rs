@@ -302,8 +302,8 @@ fn a_cut_that_came_to_an_error_after_it_is_reported_by_the_next_call() {
     assert!(told_later > 1, "{told_later} syncs failed after the cut");
 }
 
-/// What cells were healed with is newer than the log, and the log goes back again: nobody can tell
-/// which of them are wrong.
+/// What cells were healed with is newer than the log, the log goes back again, and an orphan file
+/// is not there any more: nobody can tell which of them are wrong.
 #[test]
 fn cells_that_nobody_can_heal_are_replaced_by_a_snapshot() {
     let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
@@ -317,6 +317,10 @@ fn cells_that_nobody_can_heal_are_replaced_by_a_snapshot() {
     let first = new_home();
     store.cut(partition(0), FORK, first.plan()).unwrap();
     first.heal(&store).unwrap();
+    let names = disk.list(Path::new("/data/orphans")).unwrap();
+    let file = names.iter().find(|name| name.ends_with(".orphans"));
+    let path = Path::new("/data/orphans").join(file.unwrap());
+    disk.remove_file(&path).unwrap();
     let second = Home::new(&store, &old.author, Seq::new(5), 3);
     let report = store.cut(partition(0), Seq::new(5), second.plan()).unwrap();
     assert_eq!(report.cells, AfterCut::NeedsSnapshot);
@@ -345,33 +349,38 @@ fn cells_that_nobody_can_heal_are_replaced_by_a_snapshot() {
     second.check(&store, "in the same process");
 }
 
+/// A store whose log was cut, and whose cells a first home healed: it says that it wrote one key
+/// that the next one never does. Of its log one record has come, of two that it had.
+fn healed_ahead(disk: &MemoryDisk, options: StoreOptions) -> (Arc<Store>, Home) {
+    let (store, _) = try_open(disk, options).unwrap();
+    let mut old = Old::default();
+    old.reign(&store, Past::Flushed).unwrap();
+    assert!(!store.wound_again(partition(0)).unwrap(), "never cut");
+    let first = new_home();
+    store.cut(partition(0), FORK, first.plan()).unwrap();
+    assert!(!store.wound_again(partition(0)).unwrap(), "wounded already");
+    let keys = store.wounded_keys(partition(0), 100).unwrap();
+    let mut cells = first.answer(keys);
+    let (known, lost) = (cells[1].1.clone(), cells.last_mut().unwrap());
+    assert_eq!((lost.0.as_ref(), &lost.1), (&b"lost"[..], &None));
+    lost.1 = Some(known.unwrap());
+    store.heal(partition(0), &cells, first.asked_at).unwrap();
+    first.ship(&store, FORK.next()).unwrap();
+    (store, first)
+}
+
 /// The home that healed them is lost before its log came, and the next one says something else.
 #[test]
 fn cells_healed_by_a_home_whose_log_did_not_come_are_healed_by_the_next_one() {
     for is_reopened in [false, true] {
         let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
         let given = || options_with(EngineChoice::Given(Arc::clone(&engine) as _));
-        let (mut store, _) = try_open(&disk, given()).unwrap();
-        let mut old = Old::default();
-        old.reign(&store, Past::Flushed).unwrap();
-        assert!(!store.wound_again(partition(0)).unwrap(), "never cut");
-        let first = new_home();
-        store.cut(partition(0), FORK, first.plan()).unwrap();
-        assert!(!store.wound_again(partition(0)).unwrap(), "wounded already");
-        // It says that it wrote one key that the next one never does.
-        let keys = store.wounded_keys(partition(0), 100).unwrap();
-        let mut cells = first.answer(keys);
-        let (known, lost) = (cells[1].1.clone(), cells.last_mut().unwrap());
-        assert_eq!((lost.0.as_ref(), &lost.1), (&b"lost"[..], &None));
-        lost.1 = Some(known.unwrap());
-        store.heal(partition(0), &cells, first.asked_at).unwrap();
+        let (mut store, first) = healed_ahead(&disk, given());
         if is_reopened {
             drop(store);
             (store, _) = try_open(&disk, given()).unwrap();
         }
         assert_eq!(store.wound(partition(0)), None);
-        // Of the first home's log one record has come.
-        first.ship(&store, FORK.next()).unwrap();
         let second = Home::new(&store, &first.author, FORK.next(), 2);
         assert!(store.wound_again(partition(0)).unwrap());
         let wound = store.wound(partition(0)).unwrap();
@@ -380,6 +389,35 @@ fn cells_healed_by_a_home_whose_log_did_not_come_are_healed_by_the_next_one() {
         second.ship(&store, NOTHING).unwrap();
         second.check(&store, "healed by the next home");
         assert!(!store.wound_again(partition(0)).unwrap(), "not ahead");
+    }
+}
+
+/// As well, and the next home has less in common with it than what came.
+#[test]
+fn a_log_that_is_cut_again_before_the_healing_home_s_log_came_is_healed_by_the_next_home() {
+    for (is_reopened, is_flushed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (disk, engine) = (MemoryDisk::new(), Arc::new(MemoryEngine::new()));
+        let given = || options_with(EngineChoice::Given(Arc::clone(&engine) as _));
+        let (mut store, first) = healed_ahead(&disk, given());
+        if is_flushed {
+            store.flush_once().unwrap();
+        }
+        let second = Home::new(&store, &first.author, FORK, 2);
+        let report = store.cut(partition(0), FORK, second.plan()).unwrap();
+        assert_eq!(report.cells, AfterCut::Wounded);
+        if is_reopened {
+            drop(store);
+            let (reopened, recovery) = try_open(&disk, given()).unwrap();
+            store = reopened;
+            assert_eq!(recovery.wounded, [partition(0)]);
+        }
+        let wound = store.wound(partition(0)).unwrap();
+        assert_eq!((wound.fork, wound.orphans.len()), (FORK, 2));
+        let keys = store.wounded_keys(partition(0), 100).unwrap();
+        assert_eq!(keys.last().unwrap(), "lost");
+        second.heal(&store).unwrap();
+        second.ship(&store, NOTHING).unwrap();
+        second.check(&store, "healed by the next home");
     }
 }
 

@@ -326,8 +326,15 @@ impl Process {
     fn reseat(&mut self, scene: &mut Scene) {
         self.seating.is_running = false;
         let moves = std::mem::take(&mut self.seating.moves);
-        let is_whole = moves.iter().all(|it| it.is_rested);
-        for it in moves.iter().filter(|it| it.is_rested) {
+        // One that was wounded takes something again once it is healed.
+        let is_at_rest =
+            |it: &Move, node: &Self| it.is_rested && node.slots[&it.partition].is_quiet();
+        let mut is_whole = true;
+        for it in &moves {
+            if !is_at_rest(it, self) {
+                is_whole = false;
+                continue;
+            }
             let (id, seat) = (it.partition, &it.seat);
             let visible_upto = self.slots[&id].core.visible_upto();
             let recovered = self.recovered(id, seat, Some(visible_upto), scene);
