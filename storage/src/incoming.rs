@@ -3,7 +3,7 @@
 //! **Owns**: the one decoding of it, and that nothing about its content can fail afterwards.
 //! **Does not own**: whether it continues the partition's log (the core decides).
 
-use domicile_proto::{AckLevel, ChainHash, RecordHead, Segment, SegmentHeader, Seq};
+use domicile_proto::{AckLevel, ChainHash, RecordHead, RecordKind, Segment, SegmentHeader, Seq};
 
 use crate::cells::UnappliedRecord;
 use crate::error::StoreError;
@@ -14,6 +14,7 @@ pub struct CheckedSegment {
     segment: Segment,
     chain: ChainHash,
     levels: Vec<AckLevel>,
+    ends_reign: bool,
     records: Vec<UnappliedRecord>,
 }
 
@@ -26,8 +27,9 @@ impl CheckedSegment {
     /// wrote it.
     pub fn new(segment: Segment, buffer_bytes: usize) -> Result<Self, StoreError> {
         let first_seq = segment.header().first_seq;
-        let mut levels: Vec<AckLevel> = Vec::new();
+        let (mut levels, mut ends_reign) = (Vec::new(), false);
         let records = unapplied_records(&segment, first_seq, buffer_bytes, |head| {
+            ends_reign |= head.kind == RecordKind::ReignEnd;
             if !levels.contains(&head.level) {
                 levels.push(head.level);
             }
@@ -37,6 +39,7 @@ impl CheckedSegment {
             segment,
             chain,
             levels,
+            ends_reign,
             records,
         })
     }
@@ -45,6 +48,12 @@ impl CheckedSegment {
     #[must_use]
     pub fn levels(&self) -> &[AckLevel] {
         &self.levels
+    }
+
+    /// Whether one of its records is the end of a reign, for which nobody asked and all wait.
+    #[must_use]
+    pub fn ends_reign(&self) -> bool {
+        self.ends_reign
     }
 
     /// The header.

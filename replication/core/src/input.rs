@@ -129,23 +129,21 @@ pub struct Awaited {
 }
 
 impl Awaited {
-    /// What a record asked at `level` waits for, where there are `copies` copies.
+    /// What a segment waits for whose records were asked at `levels`, where there are `copies`
+    /// copies. For the end of a reign whoever writes waits: until its successor has it nobody is
+    /// home, and nobody else follows.
     #[must_use]
-    pub fn by(level: AckLevel, copies: usize) -> Self {
-        let durable = level.durable_needed(copies);
-        Self {
-            received: level.received_needed(copies) > durable,
-            durable: durable > 0,
+    pub fn of(levels: &[AckLevel], ends_reign: bool, copies: usize) -> Self {
+        let mut awaited = Self {
+            received: false,
+            durable: ends_reign,
+        };
+        for level in levels {
+            let durable = level.durable_needed(copies);
+            awaited.received |= level.received_needed(copies) > durable;
+            awaited.durable |= durable > 0;
         }
-    }
-
-    /// What either waits for.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            received: self.received || other.received,
-            durable: self.durable || other.durable,
-        }
+        awaited
     }
 }
 
@@ -169,5 +167,36 @@ impl Input {
             Self::Tick => "tick",
             Self::Poisoned => "poisoned",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_awaited_is_what_any_record_waits_for() {
+        let awaited = |levels: &[AckLevel], ends_reign| Awaited::of(levels, ends_reign, 2);
+        assert_eq!(awaited(&[AckLevel::Async], false), Awaited::default());
+        let durable = Awaited {
+            received: false,
+            durable: true,
+        };
+        assert_eq!(awaited(&[AckLevel::Async], true), durable);
+        let received = Awaited {
+            received: true,
+            durable: false,
+        };
+        assert_eq!(
+            awaited(&[AckLevel::Async, AckLevel::SEMI_SYNC], false),
+            received
+        );
+        assert_eq!(
+            awaited(&[AckLevel::SEMI_SYNC], true),
+            Awaited {
+                received: true,
+                ..durable
+            }
+        );
     }
 }

@@ -448,7 +448,7 @@ impl World {
             header: *segment.header(),
             chain: segment.chain(),
             reign: epoch(reign),
-            awaited: Awaited::by(level, copies),
+            awaited: Awaited::of(&[level], false, copies),
         }
     }
 

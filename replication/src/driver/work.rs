@@ -227,13 +227,12 @@ impl Driver {
         let (header, chain) = (*segment.header(), segment.chain());
         let hlc = segment.first_hlc();
         let copies = state.core.config().copies();
-        let levels = segment.levels().iter();
-        let awaited = levels.map(|level| Awaited::by(*level, copies));
+        let awaited = Awaited::of(segment.levels(), segment.ends_reign(), copies);
         let input = Input::Received {
             header,
             chain,
             reign,
-            awaited: awaited.fold(Awaited::default(), Awaited::or),
+            awaited,
         };
         let rejected = self.step(
             slot,

@@ -1,7 +1,7 @@
 //! Looking for a home that changes, until the caller's time is up.
 //!
 //! **Owns**: which failures mean "ask again", how soon, what is said when the time is up, and that
-//! nobody waits for a home that has a successor.
+//! nobody waits for a home that has a successor, or is sent away from one that is about to be home.
 //! **Does not own**: where the home is (slots), doing the request.
 
 use std::future::{Future, pending};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use domicile_proto::{PartitionId, Reason, RegionId};
 
-use super::interior::NodeCore;
+use super::interior::{NodeCore, Route};
 use crate::call::Forwarding;
 use crate::error::Error;
 use crate::peers::{ANSWER_LOST, PeerLink};
@@ -18,6 +18,13 @@ use crate::peers::{ANSWER_LOST, PeerLink};
 /// How soon a home is looked for again: a change of home is known here within a round trip of its
 /// end. Half of it is what a caller waits longer than it must, on average.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How often it is looked whether a home has come.
+const HOMECOMING_POLL: Duration = Duration::from_millis(1);
+
+/// How long whoever was sent to this node waits for it to become home. The end of the reign before
+/// was written before anybody was sent: it is here or about to arrive, and has to be synced.
+const HOMECOMING_MAX: Duration = Duration::from_millis(250);
 
 /// One request, over all its attempts.
 #[derive(Debug)]
@@ -81,6 +88,59 @@ impl NodeCore {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// As [`NodeCore::route`], for what may have been sent here by the home that hands a partition
+    /// on: that waits until it has come.
+    pub(super) async fn route_in_time(
+        &self,
+        partition: PartitionId,
+        forwarding: Forwarding,
+        within: Duration,
+    ) -> Result<Route, Error> {
+        let route = self.route(partition, forwarding);
+        let is_refused = |error: &Error| error.reason() == Reason::WrongHome;
+        if !route.as_ref().is_err_and(is_refused) || !self.is_coming_home(partition) {
+            return route;
+        }
+        self.homecoming(partition, within).await;
+        self.route(partition, forwarding)
+    }
+
+    /// Waits a moment, and until a partition is at home here, as an answer says that it is now, for
+    /// as long as it is about to be.
+    pub(super) async fn homecoming(&self, partition: PartitionId, within: Duration) {
+        let deadline = Instant::now() + within.min(HOMECOMING_MAX);
+        loop {
+            tokio::time::sleep(HOMECOMING_POLL).await;
+            if !self.is_coming_home(partition) || Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+
+    /// Whether a partition is being handed on to this node, or was, and is not at home here so far.
+    fn is_coming_home(&self, partition: PartitionId) -> bool {
+        let (Some(plane), Some(slot)) = (&self.plane, self.driver.slot(partition)) else {
+            return false;
+        };
+        let map = plane.map();
+        let Some(assignment) = map.assignment(partition).filter(|it| it.lost.is_none()) else {
+            return false;
+        };
+        let handed = self.ownership.handed(partition).map(|it| it.epoch);
+        let handed = handed.filter(|epoch| *epoch > assignment.epoch);
+        let home = handed.map_or(assignment.home, |epoch| epoch.node);
+        let own = self.store.node_id();
+        !slot.is_home() && (home == own || assignment.moving_to == Some(own))
+    }
+
+    /// Whether an answer names this region as the home.
+    pub(super) fn is_named<T>(&self, outcome: &Result<T, Error>) -> bool {
+        let error = outcome.as_ref().err();
+        let error = error.filter(|error| error.reason() == Reason::WrongHome);
+        let name = error.and_then(|error| error.metadata().get("home"));
+        name.is_some_and(|name| *name == self.topology.own.name.as_str())
     }
 
     /// The link to the region that an answer names as the home: whoever has handed a partition on

@@ -20,10 +20,14 @@ impl NodeCore {
         domicile_proto::limits::check_key(&call.key)?;
         self.check_residency(&call.keyspace)?;
         let mut chase = self.chase(call.timeout.unwrap_or(TIMEOUT_DEFAULT), call.forwarding);
+        let partition = call.keyspace.partition_of(&call.key);
         loop {
             let outcome = self.read_once(call.clone(), chase.left()).await;
+            let is_named = self.is_named(&outcome);
             match chase.settle(outcome) {
                 Some(outcome) => return outcome,
+                // It would only be sent back.
+                None if is_named => self.homecoming(partition, chase.left()).await,
                 None => chase.pause().await,
             }
         }
@@ -41,7 +45,8 @@ impl NodeCore {
             };
             return self.read_slot(&slot, call.key);
         }
-        match self.route(partition, call.forwarding)? {
+        let route = self.route_in_time(partition, call.forwarding, timeout);
+        match route.await? {
             Route::Here(slot) => self.read_slot(&slot, call.key),
             Route::There(link) => {
                 let from = self.topology.own.name.as_str();

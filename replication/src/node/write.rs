@@ -95,15 +95,18 @@ impl NodeCore {
             let (write, left) = (write.clone(), chase.left());
             let route = match named {
                 Some(link) => Ok(Route::There(link)),
-                None => self.route(partition, forwarding),
+                None => self.route_in_time(partition, forwarding, left).await,
             };
             let outcome = match route {
                 Ok(route) => self.write_by(keyspace, route, write, left).await,
                 Err(error) => Err(error),
             };
             named = self.named_by(&outcome);
+            let is_named = self.is_named(&outcome);
             match chase.settle(outcome) {
                 Some(outcome) => return outcome,
+                // It would only be sent back.
+                None if is_named => self.homecoming(partition, chase.left()).await,
                 None => chase.pause().await,
             }
         }

@@ -205,13 +205,12 @@ impl Process {
         let bytes = segment.bytes().len();
         let segment = CheckedSegment::new(segment, bytes).expect("made by a home");
         let copies = self.slots[&partition].core.config().copies();
-        let levels = segment.levels().iter();
-        let awaited = levels.map(|level| Awaited::by(*level, copies));
+        let awaited = Awaited::of(segment.levels(), segment.ends_reign(), copies);
         let input = Input::Received {
             header,
             chain: segment.chain(),
             reign,
-            awaited: awaited.fold(Awaited::default(), Awaited::or),
+            awaited,
         };
         let rejected = self.step(partition, input, Cargo::Segment(segment), scene);
         let cause = match rejected {

@@ -62,8 +62,9 @@ pub(super) struct Pause {
     /// The longest time between two of its acknowledgements that follow each other, of which the
     /// second came after the switchover was asked for.
     pub(super) gap: Duration,
-    /// The median of such times once the gap was over and the switchover answered: what the way
-    /// from this client to the new home costs, and its rest between two writes.
+    /// The median of such times once the gap was over and the switchover answered, or only the
+    /// latter if none came after the gap: what the way from this client to the new home costs, and
+    /// its rest between two writes.
     pub(super) usual: Duration,
 }
 
@@ -86,13 +87,14 @@ pub(super) fn pause(told: &[Told], window: Window) -> Option<Pause> {
             .map(|two| (two[1].at, two[1].at - two[0].at))
     };
     let (gap_over, gap) = gaps().max_by_key(|(_, gap)| *gap)?;
-    let since = gap_over.max(window.answered);
-    let mut after: Vec<Duration> = gaps()
-        .filter(|(at, _)| *at > since)
-        .map(|(_, gap)| gap)
-        .collect();
-    after.sort_unstable();
-    let usual = *after.get(after.len() / 2)?;
+    let usual = |since: Instant| {
+        let others = gaps().filter(|(at, _)| *at > since && *at != gap_over);
+        let mut others: Vec<Duration> = others.map(|(_, gap)| gap).collect();
+        others.sort_unstable();
+        others.get(others.len() / 2).copied()
+    };
+    // One that has nothing to do with it, at the end of the time that is looked at, may be longer.
+    let usual = usual(gap_over.max(window.answered)).or_else(|| usual(window.answered))?;
     Some(Pause { gap, usual })
 }
 
@@ -185,6 +187,10 @@ mod tests {
         let found = pause(&acks, window).unwrap();
         assert_eq!((found.gap, found.usual), (ms(200), ms(82)));
         assert_eq!(found.of_switchover(), ms(118));
+        // The longest one comes last.
+        let hiccup = [(3, OLD), (203, 8), (285, 8), (367, 8), (667, 8)];
+        let found = pause(&told(start, &hiccup), window).unwrap();
+        assert_eq!((found.gap, found.usual), (ms(300), ms(82)));
         // A gap before the switchover was asked for is not of it, one after the next neither.
         let late = Window {
             asked: start + ms(290),
