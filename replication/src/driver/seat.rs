@@ -50,8 +50,8 @@ impl Driver {
         self.exchange(slot, slot.lock(), keyspace, core);
     }
 
-    /// The same of a slot that may have taken something since its log was looked at, as one that was
-    /// wounded does once it is healed; false: it has, and nothing is exchanged.
+    /// The same of a slot that may have taken something since its log was looked at, as one that
+    /// was wounded does once it is healed; false: it has, and nothing is exchanged.
     ///
     /// # Panics
     /// As there.
