@@ -144,7 +144,12 @@ impl From<StoreError> for Error {
 
 impl From<domicile_storage::engine::EngineError> for Error {
     fn from(error: domicile_storage::engine::EngineError) -> Self {
-        Self::new(Reason::StorePoisoned, error.to_string()).caused_by(error)
+        let reason = match &error {
+            // It is whole again in a moment.
+            domicile_storage::engine::EngineError::Filling { .. } => Reason::Recovering,
+            _ => Reason::StorePoisoned,
+        };
+        Self::new(reason, error.to_string()).caused_by(error)
     }
 }
 

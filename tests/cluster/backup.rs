@@ -133,7 +133,9 @@ async fn copies_of_a_restored_home_are_found_diverged_or_go_on() {
     for round in 0..5 {
         put(&cluster, "fast", &format!("late {round}")).await;
     }
-    wait_value(&cluster, "us", "fast", "k/1", "late 4").await;
+    for copy in ["us", "ap"] {
+        wait_value(&cluster, copy, "fast", "k/1", "late 4").await;
+    }
     let before = partition(&cluster, "eu", "fast");
     let lost_upto = before.durable_upto;
 

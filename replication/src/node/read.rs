@@ -43,7 +43,11 @@ impl NodeCore {
                 let message = format!("no partition {partition}");
                 return Err(Error::new(Reason::KeyspaceNotFound, message));
             };
-            return self.read_slot(&slot, call.key);
+            match self.read_slot(&slot, call.key.clone()) {
+                // Closed since it was looked at, as something takes their place: the home has them.
+                Err(error) if error.reason() == Reason::Recovering && !slot.is_home() => {}
+                outcome => return outcome,
+            }
         }
         let route = self.route_in_time(partition, call.forwarding, timeout);
         match route.await? {
