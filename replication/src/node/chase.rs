@@ -109,7 +109,7 @@ impl NodeCore {
 
     /// Waits a moment, and until a partition is at home here, as an answer says that it is now, for
     /// as long as it is about to be.
-    pub(super) async fn homecoming(&self, partition: PartitionId, within: Duration) {
+    async fn homecoming(&self, partition: PartitionId, within: Duration) {
         let deadline = Instant::now() + within.min(HOMECOMING_MAX);
         loop {
             tokio::time::sleep(HOMECOMING_POLL).await;
@@ -135,22 +135,33 @@ impl NodeCore {
         !slot.is_home() && (home == own || assignment.moving_to == Some(own))
     }
 
-    /// Whether an answer names this region as the home.
-    pub(super) fn is_named<T>(&self, outcome: &Result<T, Error>) -> bool {
-        let error = outcome.as_ref().err();
-        let error = error.filter(|error| error.reason() == Reason::WrongHome);
-        let name = error.and_then(|error| error.metadata().get("home"));
-        name.is_some_and(|name| *name == self.topology.own.name.as_str())
+    /// The region that an answer names as the home: whoever has handed a partition on knows of its
+    /// successor before the map does here.
+    pub(super) fn named_by<T>(&self, outcome: &Result<T, Error>) -> Option<RegionId> {
+        let error = outcome.as_ref().err()?;
+        let error = Some(error).filter(|error| error.reason() == Reason::WrongHome)?;
+        let name = error.metadata().get("home")?;
+        Some(self.topology.region_named(name)?.id)
     }
 
-    /// The link to the region that an answer names as the home: whoever has handed a partition on
-    /// knows of its successor before the map does here.
-    pub(super) fn named_by<T>(&self, outcome: &Result<T, Error>) -> Option<Arc<PeerLink>> {
-        let error = outcome.as_ref().err()?;
-        let name = error.metadata().get("home")?;
-        let region = self.topology.region_named(name)?.id;
-        let is_other = error.reason() == Reason::WrongHome && region != self.topology.own.id;
-        self.link(region).filter(|_| is_other)
+    /// The link to a region that is named, if it is another one.
+    pub(super) fn link_to_named(&self, named: Option<RegionId>) -> Option<Arc<PeerLink>> {
+        let other = named.filter(|region| *region != self.topology.own.id);
+        self.link(other?)
+    }
+
+    /// Passes the time between two attempts. Where this region was named as the home it is waited
+    /// for: the next attempt would only be sent back.
+    pub(super) async fn pause(
+        &self,
+        chase: &Chase,
+        partition: PartitionId,
+        named: Option<RegionId>,
+    ) {
+        match named == Some(self.topology.own.id) {
+            true => self.homecoming(partition, chase.left()).await,
+            false => tokio::time::sleep(PAUSE).await,
+        }
     }
 }
 
@@ -176,10 +187,6 @@ impl Chase {
             (false, false) => return Some(Err(self.unknown.take().unwrap_or(error))),
         }
         None
-    }
-
-    pub(super) async fn pause(&self) {
-        tokio::time::sleep(PAUSE).await;
     }
 }
 

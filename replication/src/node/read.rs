@@ -23,12 +23,10 @@ impl NodeCore {
         let partition = call.keyspace.partition_of(&call.key);
         loop {
             let outcome = self.read_once(call.clone(), chase.left()).await;
-            let is_named = self.is_named(&outcome);
+            let named = self.named_by(&outcome);
             match chase.settle(outcome) {
                 Some(outcome) => return outcome,
-                // It would only be sent back.
-                None if is_named => self.homecoming(partition, chase.left()).await,
-                None => chase.pause().await,
+                None => self.pause(&chase, partition, named).await,
             }
         }
     }

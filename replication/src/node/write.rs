@@ -93,7 +93,7 @@ impl NodeCore {
         let (mut chase, mut named) = (self.chase(timeout, forwarding), None);
         loop {
             let (write, left) = (write.clone(), chase.left());
-            let route = match named {
+            let route = match self.link_to_named(named) {
                 Some(link) => Ok(Route::There(link)),
                 None => self.route_in_time(partition, forwarding, left).await,
             };
@@ -102,12 +102,9 @@ impl NodeCore {
                 Err(error) => Err(error),
             };
             named = self.named_by(&outcome);
-            let is_named = self.is_named(&outcome);
             match chase.settle(outcome) {
                 Some(outcome) => return outcome,
-                // It would only be sent back.
-                None if is_named => self.homecoming(partition, chase.left()).await,
-                None => chase.pause().await,
+                None => self.pause(&chase, partition, named).await,
             }
         }
     }

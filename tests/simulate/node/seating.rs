@@ -327,11 +327,9 @@ impl Process {
         self.seating.is_running = false;
         let moves = std::mem::take(&mut self.seating.moves);
         // One that was wounded takes something again once it is healed.
-        let is_at_rest =
-            |it: &Move, node: &Self| it.is_rested && node.slots[&it.partition].is_quiet();
         let mut is_whole = true;
         for it in &moves {
-            if !is_at_rest(it, self) {
+            if !it.is_rested || !self.slots[&it.partition].is_quiet() {
                 is_whole = false;
                 continue;
             }
